@@ -1,0 +1,86 @@
+"""Fills the README's table from benchmarks/results/*.json, which `lazytorch bench --json` writes.
+
+python benchmarks/readme.py
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
+LEFT_OUT = ("eager", "lazytorch")  # they have columns of their own
+
+
+def filled(readme: str, results: list[dict[str, Any]]) -> str:
+    """The README's text with one table for each result between its marks."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    tables = "\n\n".join("\n".join(table(result)) for result in results)
+    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """Lines of Markdown: the machine, then a row for each comparison."""
+    machine, comparisons = result["machine"], result["comparisons"]
+    others = list(
+        dict.fromkeys(n for one in comparisons for n in one["sides"] if n not in LEFT_OUT)
+    )
+    peers = [name for name in others if any(starts(one, name) for one in comparisons)]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    yield f"**{where}**, torch {machine['torch']}, {machine['date'][:10]}"
+    yield ""
+    headings = [
+        "model, batch, type", "eager ms", *(f"{name} ms" for name in others), "lazytorch ms",
+        "times eager", "lazytorch start s", *(f"{name} start s" for name in peers),
+        "MiB, eager's", "error, eager's",
+    ]  # fmt: skip
+    yield row(headings)
+    yield row(["---", *["---:"] * (len(headings) - 1)])
+    for one in comparisons:
+        sides = one["sides"]
+        eager, ours = sides["eager"], sides["lazytorch"]
+        cells = [f"{one['model']}, {one['batch']}, {one['dtype']}", ms(eager)]
+        cells += [ms(sides.get(name)) for name in others]
+        cells += [f"**{ms(ours)}**" + (f" ({ours['fault']})" if ours["fault"] else "")]
+        cells += [f"{ours['speedup']:.2f}", starts(one, "lazytorch")]
+        cells += [starts(one, name) for name in peers]
+        cells += [f"{mib(ours)}, {mib(eager)}", f"{ours['error']:.1e}, {eager['error']:.1e}"]
+        yield row(cells)
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def ms(side: dict[str, Any] | None) -> str:
+    if side is None:
+        return ""
+    value = side["median_ms"]
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def mib(side: dict[str, Any]) -> str:
+    return "?" if side["memory_bytes"] is None else f"{side['memory_bytes'] / 2**20:.1f}"
+
+
+def starts(one: dict[str, Any], name: str) -> str:
+    """Cold start: seconds to the first result and to full speed; empty if not measured."""
+    cold = one["sides"].get(name, {}).get("cold_start_s")
+    return f"{cold['first']:.2f} / {cold['full']:.2f}" if cold else ""
+
+
+def main() -> None:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    if not files:
+        sys.exit(
+            "nothing in benchmarks/results: lazytorch bench MODEL ... --json writes such a file"
+        )
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(), [json.loads(file.read_text()) for file in files]))
+
+
+if __name__ == "__main__":
+    main()

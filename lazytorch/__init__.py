@@ -1,0 +1,30 @@
+"""lazytorch: a lazy graph compiler for PyTorch."""
+
+from lazytorch.compile import compile, disable, reset, trace
+from lazytorch.compiled import Compiled
+from lazytorch.lazy import (
+    arange,
+    empty,
+    eval,
+    eye,
+    from_dlpack,
+    from_numpy,
+    full,
+    lazy,
+    ones,
+    rand,
+    randn,
+    tensor,
+    zeros,
+)
+from lazytorch.report import report
+from lazytorch.text import parse
+from lazytorch.view import view
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Compiled", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack", "from_numpy",
+    "full", "lazy", "ones", "parse", "rand", "randn", "report", "reset", "tensor", "trace", "view",
+    "zeros",
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""How much memory a way of running a model needs, beside the model's own weights and inputs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def held(device: torch.device) -> int:
+    """Bytes of all tensors that are alive: what the allocator says, on the CPU what Python reaches.
+
+    Two readings around a compilation tell how many copies of weights it keeps.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    storages: dict[int, int] = {}
+    for x in gc.get_objects():
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.device.type != "cpu":
+            continue
+        if x.layout is torch.strided:
+            storage = x.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        else:  # packed by a library, which keeps to itself how much that takes
+            storages[~id(x)] = x.numel() * x.itemsize
+    return sum(storages.values())
+
+
+def peak(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes that one call has allocated at its highest, beyond what was there before it.
+
+    From the allocator's own count; on the CPU, from the allocations that torch's profiler sees.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    assert profiled.profiler is not None
+    results = profiled.profiler.kineto_results
+    assert results is not None
+    events: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
+    now = highest = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    return highest
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without the lines that torch's profiler writes to standard error past Python."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

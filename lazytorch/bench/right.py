@@ -1,0 +1,105 @@
+"""Checks a model of the zoo in every use: compiled and lazy, new inputs and weights, training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lazytorch import zoo
+from lazytorch.accuracy import Accuracy, accuracy, tf32_on
+from lazytorch.bench.case import converted, tensors
+from lazytorch.compile import compile
+from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.lazy import lazy
+
+CALLS = 3
+BATCH_NORM_BATCH = 2
+"""Batch of the training checks: batch norm over one 1x1 map has no variance."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: `use` says which."""
+
+    use: str
+    accuracy: Accuracy
+
+
+def check(name: str, dtype: torch.dtype, device: torch.device) -> Iterator[Check]:
+    """Every use of a model: three calls each, with new inputs and changed weights in between."""
+    module, args, kwargs = zoo.build(name, dtype, device)
+    exact_module = copy.deepcopy(module).double()
+    fast = compile(module, wait=True)
+    moved = lazy(copy.deepcopy(module))
+    for call in range(CALLS):
+        args, kwargs = zoo.inputs(name, dtype, device, seed=call)
+        with torch.no_grad():
+            eager = tensors(module(*args, **kwargs))
+            wide = converted((args, kwargs), torch.float64, None)
+            exact = tensors(exact_module(*wide[0], **wide[1]))
+            ours = tensors(fast(*args, **kwargs))
+            deferred = [
+                torch.clone(x.force())
+                for x in tensors(moved(*args, **kwargs))
+                if isinstance(x, LazyTensor)
+            ]
+            yield Check(f"compiled, call {call}", accuracy(ours, eager, exact, tf32_on(device)))
+            yield Check(f"lazy, call {call}", accuracy(deferred, eager, exact, tf32_on(device)))
+            for model in (module, exact_module, moved):
+                change(model)
+    yield from check_training(name, dtype, device)
+
+
+def change(module: nn.Module) -> None:
+    """Change every weight in place, by a factor that every dtype holds exactly."""
+    for parameter in module.parameters():
+        parameter.mul_(1.0078125)
+
+
+def check_training(name: str, dtype: torch.dtype, device: torch.device) -> Iterator[Check]:
+    """Training mode, dropout and batch norm included: eager's numbers for a seed, equal buffers."""
+    module, args, kwargs = zoo.build(name, dtype, device, BATCH_NORM_BATCH, train=True)
+    theirs = copy.deepcopy(module)
+    fast = compile(module, wait=True)
+    for call in range(2):
+        with torch.no_grad():
+            torch.manual_seed(call)
+            ours = tensors(fast(*args, **kwargs))
+            torch.manual_seed(call)
+            eager = tensors(theirs(*args, **kwargs))
+        yield Check(f"training, call {call}", close(ours, eager))
+        buffers = [list(m.buffers()) for m in (module, theirs)]
+        yield Check(f"buffers, call {call}", close(*buffers))
+
+
+def close(ours: list[Any], eager: list[Any]) -> Accuracy:
+    """Nearness to eager itself, where there is no float64 run with the same random numbers."""
+    limit = {2: 3e-2, 4: 1e-4, 8: 1e-10}
+    worst = Accuracy(0.0, 0.0, 0.0)
+    for i, (a, b) in enumerate(zip(ours, eager, strict=True)):
+        if not b.dtype.is_floating_point:
+            error = 0.0 if torch.equal(a, b) else float("inf")
+            bound = 0.0
+        else:
+            a, b = a.detach().double(), b.detach().double()
+            size = float(b.square().mean().sqrt()) or 1.0
+            error = float((a - b).square().mean().sqrt()) / size if b.numel() else 0.0
+            bound = limit[eager[i].dtype.itemsize]
+        if not error <= worst.error:
+            fault = "" if error <= bound else f"tensor {i} is {error:.2e} away from eager's"
+            worst = Accuracy(error, 0.0, error, fault or worst.fault)
+    return worst
+
+
+def faults(name: str, dtype: torch.dtype, device: torch.device) -> list[str]:
+    """What is wrong with a model, in words; empty when everything is right."""
+    return [
+        f"{found.use}: {found.accuracy.fault}"
+        for found in check(name, dtype, device)
+        if not found.accuracy.right
+    ]

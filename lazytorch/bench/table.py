@@ -1,0 +1,108 @@
+"""Comparisons as tables for people and as JSON for scripts.
+
+What the columns mean: `ms` is the median with half the distance between the quartiles, `speed`
+eager's time by the side's, `first` and `full` the seconds from a built model to its first result
+and to its first call at full speed (cold/warm), `MiB` the peak of memory beside weights and inputs,
+`error` the distance from a float64 run, relative to the size of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lazytorch.bench.compare import Comparison, Measured
+from lazytorch.bench.start import Start
+from lazytorch.types import dtype_name
+
+
+def table(one: Comparison) -> Table:
+    """One row for each side; what is wrong with a result stands below."""
+    case = one.case
+    started = any(side.start for side in one.sides.values())
+    faults = [f"{name}: {fault(side)}" for name, side in one.sides.items() if not side.right]
+    made = Table(
+        title=f"{case.model}, batch {case.batch}, {dtype_name(case.dtype)}, {case.device}",
+        caption="\n".join(faults) or None,
+        caption_style="bold red",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    made.add_column("", overflow="fold")
+    for heading in ("ms", "speed", *(STARTED if started else ()), "MiB", "error", "right"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name, side in one.sides.items():
+        style = "bold" if name == "lazytorch" else None
+        made.add_row(name, *cells(one, name, side, started), style=style)
+    return made
+
+
+STARTED = ("first, s", "full, s")
+
+
+def cells(one: Comparison, name: str, side: Measured, started: bool) -> list[str]:
+    """The texts of a row after the side's name."""
+    low, high = side.timing.quartiles
+    half = 1e3 * (high - low) / 2
+    found = [f"{significant(1e3 * side.timing.median)} ±{half:.2g}", f"{one.speedup(name):.2f}x"]
+    if started:
+        found += start_cells(side.start)
+    found.append("" if side.memory is None else f"{side.memory / 2**20:.1f}")
+    found.append(f"{side.accuracy.error:.1e}")
+    found.append("yes" if side.right else "NO")
+    return found
+
+
+def fault(side: Measured) -> str:
+    """What is wrong with the results, empty if nothing is."""
+    faults = (side.accuracy.fault, *(start.fault for start in side.start or ()))
+    return next(filter(None, faults), "")
+
+
+def start_cells(start: tuple[Start, Start] | None) -> list[str]:
+    """Seconds to the first result and to full speed."""
+    if start is None:
+        return ["", ""]
+    cold, warm = start
+    return [f"{cold.first:.2f}/{warm.first:.2f}", f"{cold.full:.2f}/{warm.full:.2f}"]
+
+
+def significant(x: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{x:.3f}" if x < 1 else f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 100 else f"{x:.0f}"
+
+
+def as_json(comparisons: Iterable[Comparison], machine: dict[str, str | int]) -> dict[str, Any]:
+    """Everything that was measured, with the machine that it was measured on."""
+    return {"machine": machine, "comparisons": [comparison_json(one) for one in comparisons]}
+
+
+def comparison_json(one: Comparison) -> dict[str, Any]:
+    """One model: milliseconds, seconds, bytes, and errors relative to the result's size."""
+    case = one.case
+    sides: dict[str, Any] = {}
+    for name, side in one.sides.items():
+        low, high = side.timing.quartiles
+        found: dict[str, Any] = {
+            "median_ms": 1e3 * side.timing.median,
+            "quartiles_ms": [1e3 * low, 1e3 * high],
+            "speedup": one.speedup(name),
+            "memory_bytes": side.memory,
+            "error": side.accuracy.error,
+            "eager_error": side.accuracy.eager,
+            "fault": fault(side),
+        }
+        for when, start in zip(("cold", "warm"), side.start or (), strict=False):
+            found[f"{when}_start_s"] = {"first": start.first, "full": start.full}
+        sides[name] = found
+    return {
+        "model": case.model,
+        "batch": case.batch,
+        "dtype": dtype_name(case.dtype),
+        "device": str(case.device),
+        "sides": sides,
+    }

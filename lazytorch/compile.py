@@ -1,0 +1,71 @@
+"""`lt.compile`, `lt.trace`, `lt.disable`, `lt.reset`: the doors to compiled use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+
+from lazytorch.compiled import Compiled
+from lazytorch.frontend import trees
+from lazytorch.frontend.record import record
+from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.ir import Graph
+from lazytorch.options import Options
+from lazytorch.report import Report
+
+
+@overload
+def compile(fn: Callable[..., Any], **options: Any) -> Compiled: ...
+@overload
+def compile(**options: Any) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function or an `nn.Module`; a decorator too, with and without arguments.
+
+    Nothing happens until the first call. Options are the fields of `Options`.
+    """
+    chosen = Options(**options)
+    if fn is None:
+        return lambda f: Compiled(f, chosen)
+    return Compiled(fn, chosen)
+
+
+def disable(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a function eager: a compiled function that calls it is cut there, and calls it at
+    every replay with real tensors. A decorator too."""
+
+    @functools.wraps(fn)
+    def eager(*args: Any, **kwargs: Any) -> Any:
+        leaves, spec = trees.flatten((args, kwargs))
+        lazies = [x for x in leaves if isinstance(x, LazyTensor)]
+        if not lazies:
+            return fn(*args, **kwargs)
+        recorder = lazies[0].recorder
+        tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+
+        def call(*values: torch.Tensor) -> Any:
+            filled = list(leaves)
+            for i, value in zip(tensors, values, strict=True):
+                filled[i] = value
+            real_args, real_kwargs = trees.unflatten(spec, filled)
+            return fn(*real_args, **real_kwargs)
+
+        operands = [recorder.read(recorder.lazy(leaves[i])) for i in tensors]
+        return recorder.eager(call, operands, f"{fn.__qualname__} is kept eager")
+
+    return eager
+
+
+def reset() -> None:
+    """Clear every compiled function's plans and the list of events; kernels stay on disk."""
+    for compiled in Compiled.alive:
+        compiled.release()
+    Report.events.clear()
+
+
+def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that `fn` records on these arguments, before any pass."""
+    leaves, spec = trees.flatten((args, kwargs))
+    return record(fn, leaves, spec, fullgraph=True).piece.graph

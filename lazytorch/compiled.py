@@ -1,0 +1,339 @@
+"""A compiled function: plans by signature, run stage by stage, with eager's gradients."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import torch
+
+from lazytorch import passes
+from lazytorch.frontend import trees
+from lazytorch.frontend.epoch import Epoch
+from lazytorch.frontend.module import Attributes
+from lazytorch.frontend.sources import Cut, Piece, Recorded
+from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.guards import Key, flat, signature
+from lazytorch.ir import Graph
+from lazytorch.lower.program import lower
+from lazytorch.lower.prologue import split
+from lazytorch.ops.library import onednn_packs
+from lazytorch.options import Options
+from lazytorch.report import Event, Report
+from lazytorch.runtime.backward import (
+    Call,
+    Replay,
+    autocast_state,
+    plan_tensors,
+    random_state,
+    realias,
+    refuse_written,
+    written_inputs,
+)
+from lazytorch.runtime.build import Builds
+from lazytorch.runtime.stage import Stage, StaleError
+from lazytorch.trail import Trail
+from lazytorch.view.explain import explain
+
+
+class Plan:
+    """What one signature compiled to: the first stage, and the attributes it relies on."""
+
+    def __init__(self, stage: Stage, attributes: Attributes) -> None:
+        self.stage = stage
+        self.attributes = attributes
+        self.epoch = Epoch.now
+
+    def holds(self) -> bool:
+        """Whether the attributes are as they were when the plan was recorded."""
+        if not self.attributes.same_outside():
+            return False
+        if self.epoch == Epoch.now:
+            return True
+        epoch = Epoch.now
+        if not self.attributes.same_modules():
+            return False
+        self.epoch = epoch
+        return True
+
+
+class Compiled:
+    """A function or module that records itself once per signature and replays afterwards.
+
+    Called like the original. `explain()` says what happened, `source()` shows what runs,
+    `refresh()` rereads weights that were written from outside torch's sight.
+    """
+
+    alive: ClassVar[weakref.WeakSet[Compiled]] = weakref.WeakSet()
+
+    def __init__(self, fn: Callable[..., Any], options: Options) -> None:
+        functools.update_wrapper(self, fn, updated=())
+        self.fn = fn
+        self.options = options
+        self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
+        self.builds = Builds(options)
+        self.lock = threading.RLock()
+        self.stages: list[tuple[str, float, int, int]] = []
+        Epoch.install()
+        Compiled.alive.add(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original returns; a call that no plan holds for is recorded first."""
+        leaves, spec = trees.flatten((args, kwargs))
+        leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
+        key = signature(leaves, spec)
+        for plan in self.plans.get(key, ()):
+            if plan.holds():
+                try:
+                    return self.execute(plan, leaves, spec)
+                except StaleError as error:
+                    Report.add(Event("recompile", self.name, error.message, 0.0))
+                    self.plans[key].remove(plan)
+                    break
+        return self.first_call(key, leaves, spec)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("fn", "options"):
+            raise AttributeError(name)
+        return getattr(self.fn, name)
+
+    @property
+    def name(self) -> str:
+        """The function's or the module's class name."""
+        return getattr(self.fn, "__qualname__", type(self.fn).__name__)
+
+    # Compiling.
+
+    def first_call(self, key: Key, leaves: list[Any], spec: trees.Spec) -> Any:
+        """Record and compile for a signature that has no plan, then run it."""
+        with self.lock:
+            started = time.perf_counter()
+            known = self.plans.get(key)
+            reason = self.reason(key)
+            attributes = Attributes(self.fn)
+            trail = Trail(self, leaves)
+            stage = trail.extend(spec, ())
+            plan = Plan(stage, attributes)
+            entry = self.plans.setdefault(key, [])
+            entry.insert(0, plan)
+            del entry[self.options.max_plans :]
+            while len(self.plans) > self.options.max_plans:
+                self.plans.popitem(last=False)
+            if known is not None or len(self.plans) > 1:
+                Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+        return self.execute(plan, leaves, spec, trail)
+
+    def reason(self, key: Key) -> str:
+        """Why no plan fits, in words."""
+        if not self.plans:
+            return "first call"
+        if key in self.plans:
+            return "an attribute of a module, a closure or a global changed"
+        last = next(reversed(self.plans))
+        changed = [f"{a!r} -> {b!r}" for a, b in zip(flat(last), flat(key), strict=False) if a != b]
+        return "another signature: " + "; ".join(changed[:3])
+
+    def lowered(self, piece: Piece, recorded: Recorded | None) -> Stage:
+        """A stage of a recorded piece."""
+        began = time.perf_counter()
+        self.stages.append(("recorded", 0.0, 0, len(piece.graph)))
+
+        def observe(name: str, before: Graph, after: Graph) -> None:
+            nonlocal began
+            now = time.perf_counter()
+            self.stages.append((name, now - began, len(before), len(after)))
+            began = now
+
+        graph = passes.optimize(piece.graph, pipeline(), observe)
+        prologue, main = split(graph)
+        target = self.builds.target(graph)
+        stage = Stage(
+            piece,
+            graph,
+            lower(prologue, target, "prologue", owned=False),
+            lower(main, target, "program"),
+            tuple(graph.inputs.index(x) for x in prologue.inputs),
+            tuple(range(len(graph.inputs))),
+            recorded,
+        )
+        self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
+        self.builds.start([*stage.prologue.calls, *stage.main.calls])
+        return stage
+
+    # Running.
+
+    def execute(
+        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None = None
+    ) -> Any:
+        """Run the plan's stages, with gradients where eager would have them."""
+        if torch.is_grad_enabled():
+            tensors = plan_tensors(plan.stage, leaves)
+            if any(t.requires_grad for t in tensors):
+                return self.differentiable(plan, leaves, spec, tensors, trail)
+        with torch.no_grad():
+            stage, outputs = self.forward(plan.stage, leaves, spec, trail)
+        assert stage.recorded is not None
+        return assemble(stage.recorded, outputs)
+
+    def forward(
+        self, stage: Stage, leaves: list[Any], spec: trees.Spec, trail: Trail | None
+    ) -> tuple[Stage, tuple[Any, ...]]:
+        """Run stage after stage, choosing by the value of each cut; the last one's outputs."""
+        done: list[tuple[Any, ...]] = []
+        cuts: list[Cut] = []
+        for value, outputs in trail.ran if trail is not None else ():
+            # The first call ran these pieces already, while it recorded.
+            done.append(outputs)
+            stage = cast(Stage, stage.follow(value))
+        while True:
+            outputs = stage.run(leaves, done)
+            if stage.cut is None:
+                return stage, outputs
+            value, outputs = stage.cut.resolve(outputs)
+            done.append(outputs)
+            cuts.append(replace(stage.cut, value=value))
+            following = stage.follow(value)
+            if following is None:
+                following = self.branch(stage, cuts, leaves, spec, done)
+            stage = following
+
+    def branch(
+        self,
+        stage: Stage,
+        cuts: list[Cut],
+        leaves: list[Any],
+        spec: trees.Spec,
+        done: list[tuple[Any, ...]],
+    ) -> Stage:
+        """Record what follows a value of a cut that was not seen before.
+
+        Pieces that recording runs on the way will run again in `forward` only if they are new
+        branches themselves; their results are appended to `done`.
+        """
+        with self.lock:
+            started = time.perf_counter()
+            path = Trail(self, leaves, done)
+            following = path.extend(spec, tuple(cuts))
+            stage.add(cuts[-1].value, following)
+            where = cuts[-1].where
+            reason = f"a value at {where} that was not seen before"
+            Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+            for value, outputs in path.ran:
+                done.append(outputs)
+                cuts.append(replace(cast(Cut, following.cut), value=value))
+                following = cast(Stage, following.follow(value))
+        return following
+
+    def differentiable(
+        self,
+        plan: Plan,
+        leaves: list[Any],
+        spec: trees.Spec,
+        tensors: list[torch.Tensor],
+        trail: Trail | None,
+    ) -> Any:
+        """Run under an autograd node whose backward is torch's own on the saved inputs."""
+        first = plan.stage
+        arguments = [
+            i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad
+        ]
+        ids = {id(leaves[i]) for i in arguments}
+        state = [t for t in tensors if t.requires_grad and id(t) not in ids]
+        saved = [leaves[i] for i in arguments] + state
+        written = written_inputs(first, leaves)
+        refuse_written(written)
+        call = Call(
+            self.fn, leaves, spec, arguments, state,
+            [(source, t.detach().clone()) for source, t in written],
+            [], random_state(), autocast_state(), tuple,
+        )  # fmt: skip
+        last: list[Stage] = []
+
+        def run() -> tuple[Any, ...]:
+            stage, outputs = self.forward(first, leaves, spec, trail)
+            recorded = cast(Recorded, stage.recorded)
+            last.append(stage)
+            graph = stage.piece.graph
+            call.results = [
+                i
+                for i, leaf in enumerate(recorded.leaves)
+                if leaf.requires_grad
+                and leaf.output is not None
+                and graph.aliases[leaf.output] is None
+            ]
+            carried = [cast(int, recorded.leaves[i].output) for i in call.results]
+            return (*[outputs[k] for k in carried], outputs)
+
+        call.run = run
+        carried = Replay.apply(call, *saved)
+        stage = last[0]
+        recorded = cast(Recorded, stage.recorded)
+        outputs = list(call.outputs[-1])
+        for i, value in zip(call.results, carried, strict=True):
+            outputs[cast(int, recorded.leaves[i].output)] = value
+        realias(stage, outputs, leaves)
+        return assemble(recorded, tuple(outputs))
+
+    # Looking.
+
+    def refresh(self) -> None:
+        """Reread all weights: needed after a write that torch cannot see (`p.data`, NumPy)."""
+        for plans in self.plans.values():
+            for plan in plans:
+                plan.stage.refresh()
+
+    def release(self) -> None:
+        """Drop every plan and what it holds."""
+        with self.lock:
+            self.plans.clear()
+            self.stages.clear()
+
+    def wait(self) -> None:
+        """Return when every kernel is compiled and in use."""
+        self.builds.wait()
+
+    def programs(self) -> list[Stage]:
+        """Every stage of every plan, in the order of compilation."""
+        found: list[Stage] = []
+        stack = [plan.stage for plans in self.plans.values() for plan in plans]
+        while stack:
+            stage = stack.pop(0)
+            found.append(stage)
+            stack = list(stage.branches.values()) + stack
+        return found
+
+    def source(self) -> str:
+        """The programs that run and their generated kernels."""
+        texts: list[str] = []
+        for stage in self.programs():
+            if stage.prologue_inputs or stage.prologue.calls:
+                texts.append(stage.prologue.source)
+            texts.append(stage.main.source)
+            kernels = {**stage.prologue.kernels(), **stage.main.kernels()}
+            texts += [kernel.source for kernel in kernels.values()]
+        return "\n\n".join(texts)
+
+    def explain(self) -> str:
+        """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
+        return explain(self)
+
+
+def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
+    """The function's result from the program's outputs."""
+    return trees.unflatten(
+        recorded.spec,
+        [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
+    )
+
+
+def pipeline() -> tuple[passes.Pass, ...]:
+    """The passes, told what they need to know of this machine."""
+    chosen = partial(passes.select, packs=onednn_packs, threads=torch.get_num_threads())
+    return (*passes.REWRITES, chosen, passes.fuse)

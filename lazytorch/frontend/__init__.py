@@ -1,0 +1,3 @@
+"""Records what Python code does to tensors as graphs."""
+
+from lazytorch.frontend import aten as aten

@@ -1,0 +1,78 @@
+"""Cells and views: what eager means by tensors that share memory, expressed without mutation.
+
+A cell is a whole storage. Its value is a node; a tensor on it is the cell and the path of views
+that leads to it. A write rewrites the cell's value through the path backwards, so every other
+tensor on the cell sees it at its next read.
+"""
+
+from __future__ import annotations
+
+from lazytorch.errors import DTypeError, LazyTorchError, ShapeError
+from lazytorch.ir import Builder, Node
+from lazytorch.ops.base import View
+from lazytorch.ops.layout import Expand, write_through
+from lazytorch.ops.pointwise import Cast
+from lazytorch.types import TensorType, dtype_name
+
+Path = tuple[View, ...]
+
+
+class Cell:
+    """One storage: its present value, and how often it was written."""
+
+    __slots__ = ("__weakref__", "initial", "offset", "typed", "value", "version")
+
+    def __init__(self, value: Node, offset: int = 0) -> None:
+        assert isinstance(value.type, TensorType)
+        self.initial = value
+        self.value = value
+        self.typed = value.type
+        self.offset = offset  # elements before the value's first one in the real storage
+        self.version = 0
+
+    def write(self, b: Builder, path: Path, value: Node) -> None:
+        """Replace what `path` shows by `value`, which has its shape and dtype."""
+        value = write_through(b, self.value, path, value)
+        self.value = value
+        self.version += 1
+
+
+def fitted(b: Builder, value: Node, target: TensorType, operation: str) -> Node:
+    """`value` as an in-place operation would store it into `target`, or eager's refusal."""
+    have = value.type
+    if not isinstance(have, TensorType):
+        raise LazyTorchError(f"{operation}: a {have} cannot be stored into a tensor")
+    for size, stride in zip(target.shape, target.strides, strict=True):
+        if stride == 0 and size > 1:
+            raise LazyTorchError(
+                f"{operation}: unsupported operation: more than one element of the written-to "
+                "tensor refers to a single memory location. Please clone() the tensor before "
+                "performing the operation."
+            )
+    if have.shape != target.shape:
+        raise ShapeError(
+            f"{operation}: output with shape {list(target.shape)} doesn't match the broadcast "
+            f"shape {list(have.shape)}"
+        )
+    if have.dtype is not target.dtype:
+        import torch
+
+        if not torch.can_cast(have.dtype, target.dtype):
+            raise DTypeError(
+                f"{operation}: result type {dtype_name(have.dtype)} can't be cast to the desired "
+                f"output type {dtype_name(target.dtype)}"
+            )
+        value = b(Cast(target.dtype), value)
+    return value
+
+
+def copied(b: Builder, source: Node, target: TensorType) -> Node:
+    """What `target.copy_(source)` stores: converted and broadcast."""
+    have = source.type
+    if not isinstance(have, TensorType):
+        raise LazyTorchError(f"copy_: a {have} cannot be copied into a tensor")
+    if have.dtype is not target.dtype:
+        source = b(Cast(target.dtype), source)
+    if have.shape != target.shape:
+        source = b(Expand(target.shape), source)
+    return source

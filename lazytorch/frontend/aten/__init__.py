@@ -1,0 +1,26 @@
+"""Imports of torch's overloads, one file for each family; loading this fills the tables."""
+
+import lazytorch.ops as ops
+from lazytorch.frontend.aten import (
+    conv,
+    create,
+    index,
+    layout,
+    linalg,
+    loss,
+    moves,
+    nn,
+    norm,
+    pointwise,
+    pool,
+    random,
+    reduce,
+)
+from lazytorch.frontend.imports import import_pointwise
+
+import_pointwise()
+
+__all__ = [
+    "conv", "create", "index", "layout", "linalg", "loss", "moves", "nn", "norm", "ops",
+    "pointwise", "pool", "random", "reduce",
+]  # fmt: skip

@@ -1,0 +1,190 @@
+"""Elementwise overloads whose arguments are more than operands in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lazytorch.frontend.imports import imports
+from lazytorch.ir import Builder, Node
+from lazytorch.ops.activation import (
+    Elu,
+    Gelu,
+    Hardtanh,
+    LeakyRelu,
+    LogSigmoid,
+    Softplus,
+)
+from lazytorch.ops.base import operand_dtype
+from lazytorch.ops.compare import MaskedFill
+from lazytorch.ops.pointwise import (
+    Add,
+    Addcdiv,
+    Addcmul,
+    Cast,
+    Clamp,
+    ClampMax,
+    ClampMin,
+    Div,
+    FloorDivide,
+    Mul,
+    Sub,
+    TruncDivide,
+)
+from lazytorch.types import Number, TensorType, kind_of
+
+Operand = Node | Number
+ADD, SUB, MUL = Add(), Sub(), Mul()  # made once: they are imported most
+
+
+@imports("add.Tensor", "add.Scalar")
+def add(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
+    """self + alpha * other."""
+    if alpha.__class__ is int and alpha == 1:
+        return b(ADD, self, other)
+    term = scaled(b, self, other, alpha)
+    return b(ADD, self, term) if isinstance(term, Node) else term
+
+
+@imports("sub.Tensor", "sub.Scalar")
+def sub(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
+    """self - alpha * other."""
+    if alpha.__class__ is int and alpha == 1:
+        return b(SUB, self, other)
+    term = scaled(b, self, other, alpha)
+    return b(SUB, self, term) if isinstance(term, Node) else term
+
+
+@imports("rsub.Tensor", "rsub.Scalar")
+def rsub(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
+    """other - alpha * self."""
+    if alpha.__class__ is int and alpha == 1:
+        return b(SUB, other, self)
+    term = scaled(b, other, self, alpha)
+    return b(SUB, other, term) if isinstance(term, Node) else term
+
+
+def scaled(b: Builder, base: Operand, x: Operand, alpha: Operand) -> Any:
+    """alpha * x in the dtype in which it meets `base`; NotImplemented where torch may refuse."""
+    dtype = operand_dtype((typed(base), typed(x)))
+    if kind_of(operand_dtype((typed(alpha),))) > kind_of(dtype) or kind_of(dtype) == 0:
+        return NotImplemented
+    if isinstance(x, Node) and isinstance(x.type, TensorType) and x.type.dtype is not dtype:
+        x = b(Cast(dtype), x)
+    return b(MUL, x, alpha)
+
+
+def typed(x: Operand) -> Any:
+    """A node's type, or the number itself."""
+    return x.type if isinstance(x, Node) else x
+
+
+@imports("div.Tensor_mode", "div.Scalar_mode")
+def div(b: Builder, self: Operand, other: Operand, rounding_mode: str | None) -> Any:
+    """self / other, rounded as asked."""
+    if rounding_mode is None:
+        return b(Div(), self, other)
+    if rounding_mode == "floor":
+        return b(FloorDivide(), self, other)
+    if kind_of(operand_dtype((typed(self), typed(other)))) != 2:
+        return NotImplemented  # integers round towards zero exactly, which needs no division
+    return b(TruncDivide(), self, other)
+
+
+@imports("clamp", "clamp.Tensor")
+def clamp(b: Builder, self: Node, min: Operand | None = None, max: Operand | None = None) -> Any:
+    """self within one or two bounds."""
+    if min is None:
+        return NotImplemented if max is None else b(ClampMax(), self, max)
+    return b(ClampMin(), self, min) if max is None else b(Clamp(), self, min, max)
+
+
+@imports("masked_fill.Scalar", "masked_fill.Tensor")
+def masked_fill(b: Builder, self: Node, mask: Node, value: Operand) -> Any:
+    """self with a value where the mask holds."""
+    if not isinstance(self.type, TensorType):
+        return NotImplemented
+    if kind_of(operand_dtype((typed(value),))) > kind_of(self.type.dtype):
+        return NotImplemented  # torch decides by the value whether it fits
+    return b(MaskedFill(), self, mask, value)
+
+
+@imports("addcmul")
+def addcmul(b: Builder, self: Node, tensor1: Node, tensor2: Node, value: Operand = 1) -> Any:
+    """self + value * tensor1 * tensor2."""
+    return b(Addcmul(), self, tensor1, tensor2, value)
+
+
+@imports("addcdiv")
+def addcdiv(b: Builder, self: Node, tensor1: Node, tensor2: Node, value: Operand = 1) -> Any:
+    """self + value * tensor1 / tensor2."""
+    return b(Addcdiv(), self, tensor1, tensor2, value)
+
+
+@imports("gelu")
+def gelu(b: Builder, self: Node, approximate: str = "none") -> Any:
+    """Gelu, exact or by tanh."""
+    return b(Gelu(approximate), self) if approximate in ("none", "tanh") else NotImplemented
+
+
+@imports("leaky_relu")
+def leaky_relu(b: Builder, self: Node, negative_slope: Operand = 0.01) -> Any:
+    """A leaky relu with a known slope."""
+    return attributed(b, LeakyRelu, self, negative_slope)
+
+
+@imports("elu")
+def elu(
+    b: Builder, self: Node, alpha: Operand = 1, scale: Operand = 1, input_scale: Operand = 1
+) -> Any:
+    """Elu, and selu and celu, which torch writes as elu."""
+    return attributed(b, Elu, self, alpha, scale, input_scale)
+
+
+@imports("selu")
+def selu(b: Builder, self: Node) -> Any:
+    """Elu with the two constants of its paper."""
+    return attributed(b, Elu, self, 1.6732632423543772, 1.0507009873554805, 1.0)
+
+
+@imports("celu")
+def celu(b: Builder, self: Node, alpha: Operand = 1.0) -> Any:
+    """Elu whose slope is continuous."""
+    if isinstance(alpha, Node) or alpha == 0:
+        return NotImplemented
+    return attributed(b, Elu, self, alpha, 1.0, 1 / alpha)
+
+
+@imports("softplus")
+def softplus(b: Builder, self: Node, beta: Operand = 1, threshold: Operand = 20) -> Any:
+    """Softplus with known steepness."""
+    return attributed(b, Softplus, self, beta, threshold)
+
+
+@imports("hardtanh")
+def hardtanh(b: Builder, self: Node, min_val: Operand = -1, max_val: Operand = 1) -> Any:
+    """A clamp between two known bounds."""
+    return attributed(b, Hardtanh, self, min_val, max_val)
+
+
+@imports("relu6")
+def relu6(b: Builder, self: Node) -> Any:
+    """A clamp between 0 and 6."""
+    return attributed(b, Hardtanh, self, 0.0, 6.0)
+
+
+def attributed(b: Builder, kind: Any, x: Node, *numbers: Operand) -> Any:
+    """An activation whose parameters are attributes, unless one of them is a value."""
+    if not is_floating(x) or any(isinstance(n, Node) for n in numbers):
+        return NotImplemented
+    return b(kind(*[float(n) for n in numbers]), x)  # type: ignore[arg-type]  # no node is left
+
+
+def is_floating(x: Node) -> bool:
+    """Whether a node is a tensor of real floating numbers."""
+    return isinstance(x.type, TensorType) and x.type.dtype.is_floating_point
+
+
+@imports("log_sigmoid")
+def log_sigmoid(b: Builder, self: Node) -> Any:
+    """The logarithm of the sigmoid."""
+    return b(LogSigmoid(), self)

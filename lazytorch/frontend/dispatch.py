@@ -1,0 +1,183 @@
+"""What happens to one overload: import, view, in-place, out=, decompose, or keep as `Aten`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import DispatchKey
+
+from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.frontend.imports import IMPORTERS, VIEWERS
+from lazytorch.frontend.mutation import call_copy, call_mutating
+from lazytorch.frontend.tensor import LazyTensor, make
+from lazytorch.frontend.values import differentiable, items, nodes
+from lazytorch.ir import Node
+from lazytorch.ops.layout import AsStrided, Detach
+from lazytorch.types import TensorType, TupleType
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recorder import Recorder
+
+Handler = Callable[["Recorder", Any, tuple[Any, ...], dict[str, Any]], Any]
+aten = torch.ops.aten
+
+_NUMBERS = {aten._local_scalar_dense.default, aten.item.default}
+
+
+@cache
+def handler(func: Any) -> Handler:
+    """How calls of this overload are recorded; decided once."""
+    if func in _SPECIAL:
+        return _SPECIAL[func]
+    if func in VIEWERS:
+        return call_view
+    if func in IMPORTERS:
+        return call_value
+    if func.namespace == "profiler":
+        return run_directly
+    schema = func._schema
+    if schema.is_mutable:
+        return call_mutating
+    if any(a.alias_info is not None for a in schema.arguments) and not composite(func):
+        return call_aten_view
+    return call_composite if composite(func) else call_value
+
+
+def composite(func: Any) -> bool:
+    """Whether torch defines the overload by other overloads."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), DispatchKey.CompositeImplicitAutograd
+    )
+
+
+def call_value(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A pure overload: import it or keep it as `Aten`, then wrap the result."""
+    needed, enabled = differentiable(func, args, kwargs)
+    result = nodes(r, func, args, kwargs)
+    if needed and not enabled:
+        result = detach_all(r, result)
+    return r.wrap(result, enabled)
+
+
+def detach_all(r: Recorder, result: Any) -> Any:
+    """Results made under no_grad."""
+    if result.__class__ is Node:
+        if isinstance(result.type, TensorType):
+            return r.detached(result)
+        if isinstance(result.type, TupleType):
+            return tuple(detach_all(r, x) for x in items(r.b, result))
+        return result
+    if isinstance(result, tuple | list):
+        return type(result)(detach_all(r, x) for x in result)
+    return result
+
+
+def call_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A window on the first argument's memory."""
+    x = r.lazy(args[0])
+    try:
+        steps = VIEWERS[func](x.typed, *args[1:], **kwargs)
+    except LazyTorchError as error:
+        error.where = error.where or r.b.where
+        error.values = error.values or {"operand": x.typed}
+        raise
+    if steps is NotImplemented:  # a copy for these arguments
+        return call_value(r, func, args, kwargs)
+    flag = x.requires_grad and torch.is_grad_enabled() and func._opname != "detach"
+    if steps.__class__ is list:
+        return [r.view(x, path, flag) for path in steps]
+    return r.view(x, steps, flag)
+
+
+def call_as_strided(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A window on the whole storage, whatever view of it the argument is."""
+    x = r.lazy(args[0])
+    bound = dict(zip(("size", "stride", "storage_offset"), args[1:], strict=False)) | kwargs
+    start = bound.get("storage_offset")
+    start = int(x.storage_offset() if start is None else start) - x.cell.offset
+    if x.typed.dtype is not x.cell.typed.dtype:
+        raise UnsupportedError("as_strided of a view with another dtype", where=r.b.where)
+    step = AsStrided(tuple(bound["size"]), tuple(bound["stride"]), start, x.cell.typed.strides)
+    typed = step.infer(x.cell.typed)
+    assert isinstance(typed, TensorType)
+    flag = x.requires_grad and torch.is_grad_enabled()
+    stop = (Detach(),) if Detach() in x.path else ()
+    return make(r.kind, r, x.cell, (*stop, step), typed, start, flag)
+
+
+def call_aten_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A view that has no rule of ours."""
+    raise UnsupportedError(
+        f"{func} returns a view that is not supported yet",
+        {"operand": r.lazy(args[0]).typed if isinstance(args[0], torch.Tensor) else args[0]},
+        r.b.where,
+    )
+
+
+def call_composite(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An overload that torch itself defines by others: record those."""
+    with r.resumed():
+        return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+
+def call_number(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`item()`."""
+    return r.item(r.lazy(args[0]))
+
+
+def call_equal(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.equal`: a bool that depends on values."""
+    a, b = args
+    if tuple(a.shape) != tuple(b.shape):
+        return False
+    same = r.call(aten.eq.Tensor, (a, b), {})
+    return bool(r.number(r.call(aten.all.default, (same,), {}), bool))
+
+
+def call_lift_fresh(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.tensor(...)` of Python numbers: a constant, since those numbers are guarded."""
+    return r.literal(args[0])
+
+
+def call_same(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`detach_` and `requires_grad_`-like calls on a fresh tensor: the tensor itself."""
+    if isinstance(args[0], LazyTensor) and args[0].requires_grad:
+        raise UnsupportedError(
+            "detach_() of a tensor that requires grad is not supported",
+            where=r.b.where,
+            hint="use y = x.detach()",
+        )
+    return args[0]
+
+
+def run_directly(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Not an operation on values: profiler ranges, metadata."""
+    return func(*args, **kwargs)
+
+
+def call_inplace_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`t_`, `squeeze_`, ... change a tensor's own geometry."""
+    raise UnsupportedError(
+        f"{func} changes the geometry of a tensor in place",
+        where=r.b.where,
+        hint=f"use the form without underscore: y = x.{func._opname.rstrip('_')}(...)",
+    )
+
+
+_SPECIAL: dict[Any, Handler] = {
+    aten.copy_.default: call_copy,
+    aten.as_strided.default: call_as_strided,
+    aten.equal.default: call_equal,
+    aten.lift_fresh.default: call_lift_fresh,
+    aten.lift.default: call_lift_fresh,
+    aten.detach_.default: call_same,
+    aten.is_same_size.default: lambda r, f, a, k: tuple(a[0].shape) == tuple(a[1].shape),
+    **dict.fromkeys(_NUMBERS, call_number),
+    **{
+        getattr(aten, name).default: call_inplace_view
+        for name in ("t_", "transpose_", "squeeze_", "unsqueeze_", "as_strided_", "swapaxes_")
+    },
+}

@@ -1,0 +1,70 @@
+"""The state torch is put into while a function is recorded, and taken out of again."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recorder import Recorder
+
+
+class RecordingMode(TorchDispatchMode):
+    """Sees every overload: factories, random calls and closure tensors as well as lazy ones."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch otherwise wraps every call against dynamo, 0.6 us each
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self.recorder.call(func, args, kwargs or {})
+
+
+def below_autograd() -> Any:
+    """Calls go past autograd, so that composites (linear, layer_norm, attention) arrive whole."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+@contextmanager
+def recording(mode: RecordingMode) -> Generator[None]:
+    """Record everything this thread does until the end of the block."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    compiling = torch.compiler._is_compiling_flag
+    with ExitStack() as stack:
+        # The private fast path of nn.TransformerEncoder reads weights that are not there.
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        # Libraries ask is_compiling() and skip checks that would read values.
+        torch.compiler._is_compiling_flag = True
+        stack.callback(setattr, torch.compiler, "_is_compiling_flag", compiling)
+        # Autocast remembers casts of weights, which would be lazy ones.
+        torch.clear_autocast_cache()
+        stack.callback(torch.clear_autocast_cache)
+        if torch.is_inference_mode_enabled():
+            # Views of outside tensors fail under inference mode; leaving it turns gradients on.
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        stack.enter_context(below_autograd())
+        stack.enter_context(mode)
+        yield
+
+
+@contextmanager
+def paused() -> Generator[None]:
+    """Leave all modes: what runs inside is eager."""
+    with _disable_current_modes():
+        yield

@@ -1,0 +1,158 @@
+"""In-place and out= overloads: their functional counterpart, then a write through the target."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import DispatchKey
+
+from lazytorch.errors import ShapeError
+from lazytorch.frontend.alias import copied, fitted
+from lazytorch.frontend.tensor import LazyTensor, Traced
+from lazytorch.frontend.values import differentiable, items, nodes, static_argument
+from lazytorch.ir import Node
+from lazytorch.ops.aten import AtenMutating
+from lazytorch.types import TensorType, TupleType
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recorder import Recorder
+
+aten = torch.ops.aten
+
+
+def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An in-place or out= overload: its functional counterpart, then a write."""
+    functional, outs = counterpart(func)
+    if functional is None:
+        return call_functionalized(r, func, args, kwargs)
+    if outs:
+        return call_out(r, func, functional, outs, args, kwargs)
+    target = args[0]
+    x = r.lazy(target)
+    needed, enabled = differentiable(func, args, kwargs)
+    value = nodes(r, functional, args, kwargs)
+    if isinstance(value, tuple | list):
+        value = value[0]
+    value = fitted(r.b, value, x.typed, func._opname)
+    if needed and not enabled:
+        value = r.detached(value)
+    r.write(x, value)
+    mark_written(r, x, target, needed and enabled)
+    return target
+
+
+def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool) -> None:
+    """An in-place operation with a differentiable operand makes the target require grad."""
+    r.stored(target, x)
+    if enabled and r.kind is Traced and x.typed.dtype.is_floating_point and target is x:
+        x.requires_grad = True
+
+
+@cache
+def counterpart(func: Any) -> tuple[Any, tuple[str, ...]]:
+    """The functional overload with the same arguments, and the names of out= arguments."""
+    schema = func._schema
+    outs = tuple(a.name for a in schema.arguments if a.is_out)
+    name = schema.name.split("::")[1]
+    wanted = [a.name for a in schema.arguments if not a.is_out]
+    packet_name = name if outs else name.removesuffix("_")
+    if not outs and packet_name == name:
+        return None, ()
+    if name == "normal_":  # `normal` draws with other arguments
+        packet_name = "normal_functional"
+    packet = getattr(getattr(torch.ops, func.namespace), packet_name, None)
+    if packet is None:
+        return None, ()
+    same = [func._overloadname] if not outs else []
+    for variant in (*same, *packet.overloads()):
+        candidate = getattr(packet, variant, None)
+        if candidate is None or candidate._schema.is_mutable:
+            continue
+        names = [a.name for a in candidate._schema.arguments]
+        if names == wanted or (not outs and variant == func._overloadname):
+            return candidate, outs
+    return None, ()
+
+
+def call_out(
+    r: Recorder,
+    func: Any,
+    functional: Any,
+    outs: tuple[str, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """`out=`: compute, then write into the given tensors."""
+    more = {k: v for k, v in kwargs.items() if k not in outs}
+    results = nodes(r, functional, args, more)
+    if results.__class__ is Node:
+        results = items(r.b, results) if isinstance(results.type, TupleType) else [results]
+    targets = [kwargs[name] for name in outs]
+    for target, value in zip(targets, results, strict=True):
+        x = r.lazy(target)
+        have = value.type
+        assert isinstance(have, TensorType)
+        if x.typed.shape != have.shape:
+            raise ShapeError(
+                f"{func}: out= has shape {list(x.typed.shape)}, the result {list(have.shape)}",
+                where=r.b.where,
+                hint="an out= tensor that would be resized is not supported while recording",
+            )
+        r.write(x, fitted(r.b, value, x.typed, func._opname))
+        r.stored(target, x)
+    return targets[0] if len(targets) == 1 else tuple(targets)
+
+
+def call_functionalized(
+    r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A mutating overload without counterpart: run on copies, write the copies back."""
+    bound = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
+    changed = [
+        bound[a.name]
+        for a in func._schema.arguments
+        if a.alias_info is not None and a.alias_info.is_write and a.name in bound
+    ]
+    if not all(isinstance(x, torch.Tensor) for x in changed):
+        return call_each(r, func, args, kwargs)
+    operands: list[Node] = []
+    static = tuple(static_argument(r, a, operands) for a in args)
+    named = tuple((k, static_argument(r, v, operands)) for k, v in kwargs.items())
+    written = [r.lazy(x) for x in changed]
+    positions = tuple(operands.index(r.read(x)) for x in written)
+    result = r.b(AtenMutating(str(func), static, named, None, positions), *operands)
+    values = items(r.b, result)
+    for x, value in zip(written, values[len(values) - len(written) :], strict=True):
+        r.write(x, fitted(r.b, value, x.typed, func._opname))
+    for target, x in zip(changed, written, strict=True):
+        r.stored(target, x)
+    returned = values[: len(values) - len(written)]
+    aliased = [x.alias_info for x in func._schema.returns]
+    if aliased and all(info is not None for info in aliased):
+        return changed[0] if len(changed) == 1 else tuple(changed)
+    wrapped = tuple(r.wrap(x, False) for x in returned)
+    return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
+
+
+def call_each(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A `_foreach_` overload: torch's own loop over the tensors."""
+    with r.resumed():
+        return func._op_dk(DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
+
+
+def call_copy(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`copy_`: converted and broadcast into the target."""
+    target, source = args[0], args[1]
+    x = r.lazy(target)
+    needed, enabled = differentiable(func, args[:2], {})
+    source = r.lazy(source)
+    if source.typed.device != x.typed.device:
+        source = r.call(aten._to_copy.default, (source,), {"device": x.typed.device})
+    value = copied(r.b, r.read(source), x.typed)
+    if needed and not enabled:
+        value = r.detached(value)
+    r.write(x, fitted(r.b, value, x.typed, "copy_"))
+    mark_written(r, x, target, needed and enabled)
+    return target

@@ -1,0 +1,251 @@
+"""The recorder: turns torch calls on lazy tensors into nodes, for lazy and for compiled use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
+
+import torch
+from typing_extensions import override
+
+from lazytorch.errors import UnsupportedError, Where
+from lazytorch.frontend import dispatch
+from lazytorch.frontend.alias import Cell, Path
+from lazytorch.frontend.refuse import refuse_unusual
+from lazytorch.frontend.tensor import LazyTensor, make
+from lazytorch.frontend.values import items
+from lazytorch.frontend.where import Lines
+from lazytorch.ir import Builder, Node, Op
+from lazytorch.ops.aten import Aten
+from lazytorch.ops.layout import AsStrided, Detach
+from lazytorch.types import ScalarType, TensorType, TupleType, tensor_type
+
+
+class RecordingBuilder(Builder):
+    """A Builder that tells its recorder of every effect."""
+
+    __slots__ = ("recorder",)
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    @override
+    def __call__(self, op: Op, *inputs: Any) -> Node:
+        node = Builder.__call__(self, op, *inputs)
+        return self.recorder.effect(node) if op.effect else node
+
+
+class Recorder:
+    """What both uses share; they say how real tensors come in and how values get out."""
+
+    kind: type[LazyTensor] = LazyTensor
+
+    def __init__(self) -> None:
+        self.b = RecordingBuilder(self)
+        self.lines = Lines()
+        self.module = ""
+        self.shadows: dict[int, LazyTensor] = {}
+        self.kept: list[torch.Tensor] = []  # so that no id in `shadows` is given away
+        self.storages: dict[int, tuple[Cell, torch.Tensor]] = {}
+
+    # What the two uses differ in.
+
+    def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
+        """An input node for a real tensor."""
+        raise NotImplementedError
+
+    def bind_storage(self, tensor: torch.Tensor) -> Node:
+        """An input node for the whole storage of a real tensor, as a flat tensor."""
+        raise NotImplementedError
+
+    def overlap(self, tensor: torch.Tensor) -> NoReturn:
+        """A storage turned out to be shared after a tensor on it came in alone."""
+        raise NotImplementedError
+
+    def is_shared(self, storage: int) -> bool:
+        """Whether tensors of different geometry on this storage are expected."""
+        raise NotImplementedError
+
+    def effect(self, node: Node) -> Node:
+        """An effect was built: keep it in order."""
+        raise NotImplementedError
+
+    def stored(self, target: torch.Tensor, x: LazyTensor) -> None:
+        """A value was written through `target`, for which `x` stands."""
+        raise NotImplementedError
+
+    def eager(self, call: Callable[..., Any], operands: list[Node], what: str) -> Any:
+        """What a function that must see real values returns."""
+        raise NotImplementedError
+
+    def observed(self, op: Aten, operands: list[Node]) -> Any:
+        """The result of an operation whose size depends on values."""
+        raise NotImplementedError
+
+    def literal(self, tensor: torch.Tensor) -> LazyTensor:
+        """A tensor made of Python numbers."""
+        raise NotImplementedError
+
+    def resumed(self) -> AbstractContextManager[None]:
+        """The recording mode again, for torch code that runs while one call is handled."""
+        raise NotImplementedError
+
+    def force(self, x: LazyTensor) -> torch.Tensor:
+        """The value of `x`."""
+        raise NotImplementedError
+
+    def number(self, x: LazyTensor, kind: type) -> Any:
+        """The value of a one-element tensor as a Python number."""
+        raise NotImplementedError
+
+    def item(self, x: LazyTensor) -> Any:
+        """`x.item()`."""
+        raise NotImplementedError
+
+    def describe(self, x: LazyTensor) -> str:
+        """`repr(x)`."""
+        raise NotImplementedError
+
+    # Recording.
+
+    def here(self) -> Where | None:
+        """The user's line."""
+        return self.lines.here(self.module)
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record one call of an overload and return lazy results."""
+        self.b.where = self.lines.here(self.module)
+        return dispatch.handler(func)(self, func, args, kwargs)
+
+    def lift(self, tensor: torch.Tensor) -> LazyTensor:
+        """The lazy tensor that stands for a real one; one per tensor."""
+        found = self.shadows.get(id(tensor))
+        if found is not None:
+            return found
+        refuse_unusual(tensor, self.b.where)
+        typed = TensorType(tuple(tensor.shape), tensor.dtype, tensor.device, tuple(tensor.stride()))
+        key = tensor.untyped_storage()._cdata
+        entry = self.storages.get(key)
+        path: Path = ()
+        offset = 0
+        if entry is None:
+            if self.is_shared(key):
+                cell = Cell(self.bind_storage(tensor))
+            else:
+                cell = Cell(self.bind(tensor, typed), int(tensor.storage_offset()))
+            self.storages[key] = (cell, tensor)
+        else:
+            cell, first = entry
+            if not self.is_shared(key) and not same_geometry(first, tensor):
+                self.overlap(tensor)
+        if self.is_shared(key):
+            if tensor.dtype is not cell.typed.dtype:
+                raise UnsupportedError(
+                    "two tensors share memory with different dtypes",
+                    {"one": cell.typed, "other": typed},
+                    self.b.where,
+                )
+            offset = int(tensor.storage_offset())
+            path = (AsStrided(typed.shape, typed.strides, offset),)
+        shadow = make(self.kind, self, cell, path, typed, offset, tensor.requires_grad)
+        self.shadows[id(tensor)] = shadow
+        self.kept.append(tensor)
+        return shadow
+
+    def lazy(self, tensor: torch.Tensor) -> LazyTensor:
+        """A lazy tensor as it is, a real one lifted."""
+        return tensor if isinstance(tensor, LazyTensor) else self.lift(tensor)
+
+    def read(self, x: LazyTensor) -> Node:
+        """The node that holds the present value of `x`."""
+        cell = x.cell
+        if x.seen == cell.version:
+            assert x.node is not None
+            return x.node
+        node = cell.value
+        for step in x.path:
+            node = self.b(step, node)
+        x.node = node
+        x.seen = cell.version
+        return node
+
+    def write(self, x: LazyTensor, value: Node) -> None:
+        """Store a fitted value through `x`; every tensor on its memory sees it."""
+        x.cell.write(self.b, x.path, value)
+
+    def operand(self, value: Any) -> Any:
+        """An argument as importers take it: tensors become nodes, also inside lists."""
+        if isinstance(value, torch.Tensor):
+            return self.read(self.lazy(value))
+        if value.__class__ is list or value.__class__ is tuple:
+            return [self.operand(v) for v in value]
+        return value
+
+    def wrap(self, value: Any, differentiable: bool) -> Any:
+        """Lazy tensors for the nodes of a result; a node of a tuple type is taken apart."""
+        if value.__class__ is Node:
+            typed = value.type
+            if typed.__class__ is TensorType:
+                return self.fresh(value, differentiable)
+            if isinstance(typed, TupleType):
+                return tuple(self.wrap(item, differentiable) for item in items(self.b, value))
+            if isinstance(typed, ScalarType):
+                return self.scalar(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self.wrap(v, differentiable) for v in value)
+        return value
+
+    def scalar(self, node: Node) -> Any:
+        """A number that is a value of the graph."""
+        raise UnsupportedError(f"{node.op.name()} returns a number", where=self.b.where)
+
+    def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
+        """A tensor on a storage of its own."""
+        typed = node.type
+        assert isinstance(typed, TensorType)
+        if differentiable and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
+            differentiable = False
+        x = make(self.kind, self, Cell(node), (), typed, 0, differentiable)
+        x.node = node
+        x.seen = 0
+        return x
+
+    def view(self, x: LazyTensor, steps: Path, differentiable: bool) -> LazyTensor:
+        """A window on the memory of `x`."""
+        typed = x.typed
+        offset = int(x.storage_offset()) - x.cell.offset
+        for step in steps:
+            offset += step.offset(typed)
+            inferred = step.infer(typed)
+            assert isinstance(inferred, TensorType)
+            offset = offset * typed.dtype.itemsize // inferred.dtype.itemsize
+            typed = inferred
+        return make(self.kind, self, x.cell, x.path + steps, typed, offset, differentiable)
+
+    def detached(self, node: Node) -> Node:
+        """A result made under no_grad from something differentiable: no gradient goes through."""
+        return self.b(Detach(), node)
+
+
+def same_geometry(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors on one storage show the same elements in the same way."""
+    return (
+        a.dtype is b.dtype
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+        and a.storage_offset() == b.storage_offset()
+    )
+
+
+def whole_storage(tensor: torch.Tensor) -> torch.Tensor:
+    """All elements of the tensor's storage, flat."""
+    size = tensor.untyped_storage().nbytes() // tensor.dtype.itemsize
+    return tensor.detach().as_strided((size,), (1,), 0)
+
+
+def storage_type(tensor: torch.Tensor) -> TensorType:
+    """Type of `whole_storage`."""
+    size = tensor.untyped_storage().nbytes() // tensor.dtype.itemsize
+    return tensor_type((size,), tensor.dtype, tensor.device)

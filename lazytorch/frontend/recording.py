@@ -1,0 +1,353 @@
+"""One recording of a function for compiled use: inputs by source, outputs with eager's aliasing."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NoReturn, cast
+
+import torch
+from typing_extensions import override
+
+from lazytorch.data import Data
+from lazytorch.errors import CutError, LazyTorchError, UnsupportedError
+from lazytorch.frontend import trees
+from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.modes import RecordingMode, paused
+from lazytorch.frontend.recorder import Recorder, storage_type
+from lazytorch.frontend.sources import (
+    Argument,
+    Cut,
+    Held,
+    Leaf,
+    Live,
+    OnCut,
+    Piece,
+    Recorded,
+    Source,
+    State,
+    Storage,
+)
+from lazytorch.frontend.tensor import LazyTensor, Traced
+from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
+from lazytorch.ops.aten import Aten
+from lazytorch.ops.create import Literal as TensorLiteral
+from lazytorch.types import TensorType
+
+
+class Restart(BaseException):
+    """Two tensors turned out to share a storage: record again, knowing it."""
+
+    def __init__(self, storage: int) -> None:
+        super().__init__(storage)
+        self.storage = storage
+
+
+class Recording(Recorder):
+    """Records a function once; `known` are the cuts already answered on this path."""
+
+    kind = Traced
+
+    def __init__(
+        self,
+        sources: dict[int, tuple[Source, str]],
+        shared: set[int],
+        known: tuple[Cut, ...] = (),
+        on_cut: OnCut | None = None,
+        fullgraph: bool = False,
+    ) -> None:
+        super().__init__()
+        self.mode = RecordingMode(self)
+        self.origins = sources
+        self.shared = shared
+        self.known = known
+        self.on_cut = on_cut
+        self.fullgraph = fullgraph
+        self.sources: dict[Node, Source] = {}
+        self.labels: set[str] = set()
+        self.effects: list[Node] = []
+        self.cells: list[weakref.ref[Cell]] = []
+        self.cuts = 0
+        self.notes: list[str] = []
+
+    # How real tensors come in.
+
+    def new_input(self, label: str, typed: TensorType, source: Source) -> Node:
+        """An input node with a label that is unique and readable in a graph's text."""
+        label = re.sub(r"[^\w.\[\]]", "_", label) or "x"
+        label = f"x{label}" if label.isdigit() else label
+        unique, count = label, 1
+        while unique in self.labels:
+            unique, count = f"{label}_{count}", count + 1
+        self.labels.add(unique)
+        of = source.of if isinstance(source, Storage) else source
+        node = input(unique, typed, "argument" if isinstance(of, Argument | Live) else "state")
+        self.sources[node] = source
+        return node
+
+    def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
+        """Where a real tensor is found at the next call."""
+        found = self.origins.get(id(tensor))
+        if found is None:
+            label = f"held{len(self.sources)}"
+            self.notes.append(
+                f"%{label} ({tuple(tensor.shape)}) is held by reference: no attribute, closure "
+                f"or global of the function holds it (first read at {self.b.where})"
+            )
+            return Held(tensor), label
+        return cast("tuple[Argument | State | Held, str]", found)
+
+    @override
+    def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
+        source, label = self.origin(tensor)
+        return self.new_input(label, typed, source)
+
+    @override
+    def bind_storage(self, tensor: torch.Tensor) -> Node:
+        source, label = self.origin(tensor)
+        return self.new_input(f"{label}.storage", storage_type(tensor), Storage(source))
+
+    @override
+    def is_shared(self, storage: int) -> bool:
+        return storage in self.shared
+
+    @override
+    def overlap(self, tensor: torch.Tensor) -> NoReturn:
+        raise Restart(tensor.untyped_storage()._cdata)
+
+    @override
+    def effect(self, node: Node) -> Node:
+        self.effects.append(node)
+        return node
+
+    @override
+    def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
+        x = super().fresh(node, differentiable)
+        self.cells.append(weakref.ref(x.cell))
+        return x
+
+    def literal(self, tensor: torch.Tensor) -> LazyTensor:
+        """A constant made of Python numbers in the function."""
+        return self.fresh(self.b(TensorLiteral(Data(tensor.clone()))), False)
+
+    @contextmanager
+    def resumed(self) -> Any:
+        """The mode again, for torch code that runs inside the handling of one call."""
+        with self.mode:
+            yield
+
+    def stored(self, target: torch.Tensor, x: LazyTensor) -> None:
+        """Real tensors are written when the program ends."""
+
+    @override
+    def observed(self, op: Aten, operands: list[Node]) -> Any:
+        what = f"the size of {op.overload}'s result depends on values"
+        result = self.eager(op.run, operands, what)
+        if isinstance(result, tuple | list):
+            return [self.read(x) for x in result]
+        return self.read(result)
+
+    # How values get out.
+
+    @override
+    def force(self, x: LazyTensor) -> torch.Tensor:
+        raise UnsupportedError(
+            "a compiled function cannot hand a tensor's values to other code while it is recorded",
+            {"tensor": x.typed},
+            self.here(),
+            "mark the function that needs the values lt.disable, or do it outside",
+        )
+
+    @override
+    def describe(self, x: LazyTensor) -> str:
+        return f"<traced {x.typed}>"
+
+    @override
+    def item(self, x: LazyTensor) -> Any:
+        kind = x.typed.dtype
+        if kind is torch.bool:
+            return bool(self.number(x, bool))
+        if kind.is_complex:
+            return complex(self.number(x, complex))
+        return self.number(x, float if kind.is_floating_point else int)
+
+    def number(self, x: LazyTensor, kind: type) -> Any:
+        """Cut here: run what was recorded so far and go on knowing the value."""
+        if x.typed.numel != 1:
+            raise LazyTorchError(
+                "Boolean value of Tensor with more than one value is ambiguous"
+                if kind is bool
+                else "only one element tensors can be converted to Python scalars",
+                {"tensor": x.typed},
+                self.here(),
+            )
+        value = self.read(x)
+        if isinstance(value.op, TensorLiteral):
+            return kind(value.op.data.tensor.item())
+        if self.fullgraph:
+            raise CutError(
+                f"fullgraph=True, but the recording would be cut: {kind.__name__}() of a tensor "
+                "decides how Python goes on",
+                {"tensor": x.typed},
+                self.here(),
+                "use torch.where, or leave fullgraph=False",
+            )
+        return self.cut([value], kind, None).value
+
+    def eager(self, call: Callable[..., Any], operands: list[Node], what: str) -> Any:
+        """Cut here: run `call` eagerly on the operands' values, at every call of the function."""
+        if self.fullgraph:
+            raise CutError(
+                f"fullgraph=True, but the recording would be cut: {what}", where=self.here()
+            )
+        position = self.cuts
+        spec, parts = self.cut(operands, bool, call).value
+        results: list[Any] = []
+        for part in parts:
+            if isinstance(part, TensorType):
+                index = sum(isinstance(x, Node) for x in results)
+                label = f"result{position}_{index}"
+                results.append(self.new_input(label, part, Live(position, index)))
+            else:
+                results.append(part)
+        return trees.unflatten(spec, [self.wrap(x, False) for x in results])
+
+    def cut(self, nodes: list[Node], kind: type, call: Callable[..., Any] | None) -> Cut:
+        """End the piece in `nodes`, and go on knowing what came of them."""
+        position = self.cuts
+        self.cuts += 1
+        if position < len(self.known):
+            cut = self.known[position]
+        else:
+            cut = self.new_cut(nodes, kind, call)
+        self.rebase(position, cut)
+        return cut
+
+    def new_cut(self, nodes: list[Node], kind: type, call: Callable[..., Any] | None) -> Cut:
+        """Run the piece up to here."""
+        if self.on_cut is None:
+            raise CutError(
+                "one straight graph cannot follow a value that decides how Python goes on",
+                where=self.here(),
+                hint="lt.compile can; lt.trace shows a function without such places",
+            )
+        live: list[int] = []
+        values: list[Node] = []
+        for i, ref in enumerate(self.cells):
+            cell = ref()
+            if cell is not None and not isinstance(cell.value.op, TensorLiteral):
+                live.append(i)
+                values.append(cell.value)
+        cut = Cut(str(self.here()), tuple(live), kind, call, len(nodes))
+        outputs = [*nodes, *values]
+        with paused():
+            value = self.on_cut(self.piece(outputs, [None] * len(outputs), cut))
+        return replace(cut, value=value)
+
+    def rebase(self, piece: int, cut: Cut) -> None:
+        """Go on from the values that piece `piece` left behind."""
+        self.effects.clear()
+        for cell, _ in self.storages.values():
+            if cell.version:
+                cell.value = cell.initial  # the piece wrote it back: read it anew
+                cell.version += 1
+        first = 1 if cut.call is None else sum(isinstance(x, TensorType) for x in cut.value[1])
+        place = {index: first + i for i, index in enumerate(cut.live)}
+        for i, ref in enumerate(self.cells):
+            cell = ref()
+            if cell is None or isinstance(cell.value.op, TensorLiteral):
+                continue
+            if i not in place:
+                raise UnsupportedError(
+                    "the function took another way than when it was first recorded",
+                    {"cut": cut.where},
+                    hint="its Python control flow must depend on its arguments and modules alone",
+                )
+            source = Live(piece, place[i])
+            cell.value = self.new_input(f"live{piece}_{place[i]}", cell.typed, source)
+            cell.version += 1
+
+    # The finished piece.
+
+    def finish(self, result: Any) -> Recorded:
+        """The last piece, with every leaf of the result as an output, an alias or a constant."""
+        leaves, spec = trees.flatten(result)
+        outputs: list[Node] = []
+        aliases: list[Alias | None] = []
+        made: list[Leaf] = []
+        bases: dict[Cell, int] = {}
+        shadows = {
+            id(x): tensor for x, tensor in zip(self.shadows.values(), self.kept, strict=True)
+        }
+        pending: list[tuple[int, LazyTensor]] = []
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor):
+                x = self.lazy(leaf)
+                pending.append((len(made), x))
+                made.append(Leaf(None))
+            else:
+                trees.refuse_object(leaf, "the result")
+                made.append(Leaf(None, leaf))
+        number = {node: i for i, node in enumerate(self.sources)}
+        owners: dict[Cell, list[LazyTensor]] = {}
+        for _, x in pending:
+            owners.setdefault(x.cell, []).append(x)
+        real = {cell for cell, _ in self.storages.values()}
+        for position, x in pending:
+            node = self.read(x)
+            cell = x.cell
+            offset = int(x.storage_offset()) - cell.offset
+            alias: Alias | None = None
+            if cell in real:
+                index = number[cell.initial]
+                same = id(x) in shadows and not x.path
+                alias = (
+                    Alias("input", index)
+                    if same
+                    else Alias("input", index, x.typed.shape, x.typed.strides, offset)
+                )
+            elif len(owners[cell]) > 1:
+                if cell not in bases:
+                    bases[cell] = len(outputs)
+                    outputs.append(cell.value)
+                    aliases.append(None)
+                index = bases[cell]
+                if x is owners[cell][0] and not x.path:
+                    made[position] = Leaf(index, None, bool(x.requires_grad))
+                    continue
+                first = next((p for p, y in pending if y is x), position)
+                if first != position:
+                    made[position] = made[first]
+                    continue
+                alias = Alias("output", index, x.typed.shape, x.typed.strides, offset)
+            made[position] = Leaf(len(outputs), None, bool(x.requires_grad))
+            outputs.append(node)
+            aliases.append(alias)
+        piece = self.piece(outputs, aliases, None)
+        return Recorded(piece, made, spec, self.notes)
+
+    def piece(self, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
+        """The graph of everything recorded since the last cut, with the inputs that it needs.
+
+        Aliases count all inputs so far; they are renumbered to the inputs that the graph keeps.
+        """
+        everything = list(self.sources)
+        effects = list(self.effects)
+        for cell, _ in self.storages.values():
+            if cell.value is not cell.initial:
+                effects.append(self.b(Write(), cell.initial, cell.value))
+        reached = set(postorder([*effects, *outputs]))
+        reached |= {everything[a.index] for a in aliases if a is not None and a.source == "input"}
+        used = [node for node in everything if node in reached]
+        number = {node: i for i, node in enumerate(used)}
+        renumbered = tuple(
+            replace(a, index=number[everything[a.index]])
+            if a is not None and a.source == "input"
+            else a
+            for a in aliases
+        )
+        graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
+        return Piece(graph, tuple(self.sources[x] for x in used), cut)

@@ -1,0 +1,121 @@
+"""What a recording says besides graphs: where inputs come from, cuts, and the result's leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.frontend import trees
+from lazytorch.frontend.module import Slot
+from lazytorch.ir import Graph
+from lazytorch.ops.aten import value_type
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Leaf `index` of the call's arguments."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A parameter, a buffer, a tensor in a closure or a global: looked up again at every call."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor that no place was found for: held by reference, read at every call."""
+
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The whole storage of another source, flat: several tensors share it."""
+
+    of: Argument | State | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Output `index` of piece `piece`: a value that was alive when the recording was cut."""
+
+    piece: int
+    index: int
+
+
+Source = Argument | State | Held | Storage | Live
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf of the result: an output of the last piece, or a constant."""
+
+    output: int | None
+    value: Any = None
+    requires_grad: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A graph between two cuts with the sources of its inputs."""
+
+    graph: Graph
+    sources: tuple[Source, ...]
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a recording was cut, and how its value decides what comes next.
+
+    A number is looked at: output 0 as `kind`. Or `call` is a function that runs on the piece's
+    first `operands` outputs, eagerly; then `value` describes what it returned, and its tensors
+    take the operands' place among the outputs. `live` says which cells (by order of creation) the
+    further outputs belong to.
+    """
+
+    where: str
+    live: tuple[int, ...]
+    kind: type = bool
+    call: Callable[..., Any] | None = None
+    operands: int = 1
+    value: Any = None
+
+    def resolve(self, outputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+        """The value that the piece's outputs give, and the outputs with the call's results."""
+        if self.call is None:
+            return self.kind(outputs[0].item()), tuple(outputs)
+        given = outputs[: self.operands]
+        versions = [x._version for x in given]
+        leaves, spec = trees.flatten(self.call(*given))
+        if [x._version for x in given] != versions:
+            raise UnsupportedError(
+                "a function kept eager wrote into a tensor that a compiled function gave it",
+                {"at": self.where},
+                hint="let it work on a clone and return the result",
+            )
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        parts = tuple(value_type(x) if isinstance(x, torch.Tensor) else x for x in leaves)
+        return (spec, parts), (*tensors, *outputs[self.operands :])
+
+
+@dataclass
+class Recorded:
+    """The last piece of a recording and what the function returned."""
+
+    piece: Piece
+    leaves: list[Leaf]
+    spec: trees.Spec
+    notes: list[str] = field(default_factory=list[str])
+
+
+OnCut = Callable[[Piece], Any]
+"""Runs a new piece up to its cut and returns the value that decides what comes next."""

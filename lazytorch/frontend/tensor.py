@@ -1,0 +1,233 @@
+"""LazyTensor: a torch.Tensor without memory, standing for a value of a graph under construction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from typing_extensions import override
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.frontend.alias import Cell, Path
+from lazytorch.ir import Node
+from lazytorch.types import TensorType
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recorder import Recorder
+
+_wrapper = torch.Tensor._make_wrapper_subclass
+
+
+class LazyTensor(torch.Tensor):
+    """A value that is not computed yet. It behaves like a torch.Tensor and a NumPy array.
+
+    Shape, dtype, device, strides and requires_grad are known; looking at a value (`print`,
+    `item`, `numpy`, `if x > 0`) computes it.
+    """
+
+    recorder: Recorder
+    cell: Cell
+    path: Path
+    typed: TensorType
+    node: Node | None  # the value at version `seen` of the cell
+    seen: int
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return owner(args, kwargs).call(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if torch.is_grad_enabled() and needs_grad(args, kwargs):
+                return func(*args, **(kwargs or {}))
+            # Nobody will ask for a gradient: go past autograd, where composites arrive whole.
+            with torch._C._AutoDispatchBelowAutograd():
+                return func(*args, **(kwargs or {}))
+
+    def force(self) -> torch.Tensor:
+        """The value as an ordinary tensor (computed now if it was not), sharing no memory."""
+        return self.recorder.force(self)
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return self.recorder.describe(self)
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else repr(self)
+
+    @override
+    def item(self) -> Any:
+        return self.recorder.item(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.recorder.number(self, bool))
+
+    def __int__(self) -> int:
+        return int(self.recorder.number(self, int))
+
+    def __index__(self) -> int:
+        return int(self.recorder.number(self, int))
+
+    def __float__(self) -> float:
+        return float(self.recorder.number(self, float))
+
+    def __complex__(self) -> complex:
+        return complex(self.recorder.number(self, complex))
+
+    @override
+    def tolist(self) -> Any:
+        return self.force().tolist()
+
+    def torch(self) -> torch.Tensor:
+        """The value as an ordinary torch.Tensor of its own, outside the graph."""
+        return self.force().clone()
+
+    @override
+    def numpy(self, *, force: bool = False) -> Any:
+        return self.torch().numpy(force=force)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.torch().numpy(force=True)
+        return array if dtype is None else array.astype(dtype)
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.torch().__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self.force().__dlpack_device__()
+
+    @override
+    def data_ptr(self) -> int:
+        raise UnsupportedError(
+            "data_ptr: a lazy tensor has no memory", {"tensor": self.typed}, hint="call x.torch()"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copy = memo.get(id(self))
+        if copy is None:
+            copy = memo[id(self)] = self.detach().clone().requires_grad_(self.requires_grad)
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.force().__reduce_ex__(protocol)
+
+
+class Traced(LazyTensor):
+    """A LazyTensor of a function being recorded, below autograd.
+
+    `requires_grad` says whether eager's tensor would require grad; torch's own flag stays off, so
+    that its engine refuses (rather than silently ignores) a backward pass started in here.
+    """
+
+    differentiable: bool
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    @override
+    def requires_grad(self) -> bool:  # type: ignore[override]
+        return self.differentiable
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.differentiable = value
+
+    @override
+    # torch itself takes the name below; only its annotation says `mode`.
+    def requires_grad_(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, requires_grad: bool = True
+    ) -> Traced:
+        self.differentiable = requires_grad
+        return self
+
+    @property
+    @override
+    def is_leaf(self) -> bool:  # type: ignore[override]
+        return not self.differentiable
+
+    @override
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedError(
+            "backward() inside a compiled function is not recorded yet",
+            where=self.recorder.here(),
+            hint="call backward() on the compiled function's result, or mark the caller lt.disable",
+        )
+
+    @override
+    def register_hook(self, hook: Any) -> Any:
+        raise UnsupportedError(
+            "a tensor hook inside a compiled function is not supported",
+            {"hook": getattr(hook, "__qualname__", hook)},
+            where=self.recorder.here(),
+            hint="register the hook outside, on a parameter or on the result",
+        )
+
+
+def make(
+    kind: type[LazyTensor],
+    recorder: Recorder,
+    cell: Cell,
+    path: Path,
+    typed: TensorType,
+    offset: int,
+    requires_grad: bool,
+) -> LazyTensor:
+    """A tensor on `cell` whose first element lies `offset` elements after the cell's first."""
+    traced = kind is Traced
+    x = _wrapper(
+        kind,
+        typed.shape,
+        typed.strides,
+        cell.offset + offset,
+        None,
+        typed.dtype,
+        torch.strided,
+        typed.device,
+        False,
+        requires_grad and not traced,
+    )
+    x.recorder = recorder
+    x.cell = cell
+    x.path = path
+    x.typed = typed
+    x.node = None
+    x.seen = -1
+    if isinstance(x, Traced):
+        x.differentiable = requires_grad
+    return x
+
+
+def needs_grad(args: Any, kwargs: Any) -> bool:
+    """Whether a tensor among the arguments requires grad."""
+    stack: list[Any] = [args, kwargs or {}]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, torch.Tensor):
+            if value.requires_grad:
+                return True
+        elif isinstance(value, tuple | list):
+            stack.extend(value)
+        elif isinstance(value, dict):
+            stack.extend(value.values())
+    return False
+
+
+def owner(args: Any, kwargs: Any) -> Recorder:
+    """The recorder of the first lazy tensor among the arguments."""
+    stack: list[Any] = [kwargs, args]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, LazyTensor):
+            return value.recorder
+        if isinstance(value, tuple | list):
+            stack.extend(reversed(value))
+        elif isinstance(value, dict):
+            stack.extend(value.values())
+    raise UnsupportedError("an operation on lazy tensors without a lazy tensor")

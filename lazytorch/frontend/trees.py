@@ -1,0 +1,115 @@
+"""Nested arguments and results: lists, dicts, dataclasses, ModelOutputs, caches, by optree.
+
+Classes that optree does not know are registered in a namespace of ours when they are first seen,
+so that nothing outside lazytorch changes its behaviour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from typing import Any, cast
+
+import optree
+import torch
+
+from lazytorch.errors import UnsupportedError
+
+NAMESPACE = "lazytorch"
+Spec = optree.PyTreeSpec
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device,
+          torch.memory_format, torch.layout, torch.Size)  # fmt: skip
+
+
+def flatten(tree: Any) -> tuple[list[Any], Spec]:
+    """Leaves and structure; None is a leaf, so that it is part of the values."""
+    leaves, spec = optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
+    if any(register(type(leaf), leaf) for leaf in leaves if not isinstance(leaf, torch.Tensor)):
+        return flatten(tree)
+    return leaves, spec
+
+
+def unflatten(spec: Spec, leaves: list[Any]) -> Any:
+    """Inverse of `flatten`."""
+    return optree.tree_unflatten(spec, leaves)
+
+
+def paths(spec: Spec) -> list[str]:
+    """A readable path for each leaf: `x.0.key`."""
+    return [".".join(str(part) for part in path) for path in spec.paths()]
+
+
+def register(kind: type, value: Any) -> bool:
+    """Teach optree a class of containers; False when it is a leaf (or known already)."""
+    if issubclass(kind, _PLAIN) or isinstance(value, type):
+        return False
+    if isinstance(value, OrderedDict) and dataclasses.is_dataclass(kind):  # transformers' outputs
+        flat = _ordered
+        back = _ordered_back(kind)
+    elif dataclasses.is_dataclass(kind):
+        flat = _fields
+        back = _fields_back(kind)
+    elif kind.__module__.startswith("transformers.cache_utils"):
+        flat = _attributes
+        back = _attributes_back(kind)
+    else:
+        return False
+    optree.register_pytree_node(kind, flat, back, namespace=NAMESPACE)
+    return True
+
+
+def holds_tensors(value: object) -> bool:
+    """Whether an object that is a leaf hides tensors in its attributes."""
+    attributes = getattr(value, "__dict__", None)
+    if attributes is None or isinstance(value, type | torch.nn.Module):
+        return isinstance(value, torch.nn.Module)
+    held = cast(Any, list(attributes.values()))  # optree does not take Any for a tree
+    leaves = optree.tree_leaves(held, none_is_leaf=True, namespace=NAMESPACE)
+    return any(isinstance(leaf, torch.Tensor) for leaf in leaves)
+
+
+def plain(value: object) -> bool:
+    """Whether a leaf compares by value: numbers, strings, dtypes."""
+    return isinstance(value, _PLAIN)
+
+
+def refuse_object(value: object, role: str) -> None:
+    """Refuse, by name, an object with tensors inside that nobody registered."""
+    if holds_tensors(value):
+        raise UnsupportedError(
+            f"{role} holds a {type(value).__qualname__}, whose tensors lazytorch cannot see",
+            hint="return its tensors, or make it a dataclass",
+        )
+
+
+def _ordered(value: Any) -> tuple[list[Any], tuple[str, ...]]:
+    return list(value.values()), tuple(value.keys())
+
+
+def _ordered_back(kind: type) -> Any:
+    return lambda keys, items: kind(**dict(zip(keys, items, strict=True)))
+
+
+def _fields(value: Any) -> tuple[list[Any], tuple[str, ...]]:
+    names = tuple(f.name for f in dataclasses.fields(value))
+    return [getattr(value, name) for name in names], names
+
+
+def _fields_back(kind: type) -> Any:
+    return lambda names, items: _with_attributes(kind, names, items)
+
+
+def _attributes(value: Any) -> tuple[list[Any], tuple[str, ...]]:
+    names = tuple(sorted(vars(value)))
+    return [vars(value)[name] for name in names], names
+
+
+def _attributes_back(kind: type) -> Any:
+    return lambda names, items: _with_attributes(kind, names, items)
+
+
+def _with_attributes(kind: type, names: tuple[str, ...], items: Any) -> Any:
+    made = object.__new__(kind)
+    for name, item in zip(names, items, strict=True):
+        object.__setattr__(made, name, item)
+    return made

@@ -1,0 +1,98 @@
+"""The nodes of a call's result: by its importer, else as one `Aten` node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.frontend.alias import fitted
+from lazytorch.frontend.imports import IMPORTERS, Written
+from lazytorch.ir import Builder, Item, Node, Operand
+from lazytorch.ops.aten import Aten, AtenRandom
+from lazytorch.types import TupleType
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recorder import Recorder
+
+_CONSTANT_LIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
+                  "randint_like", "new_zeros", "new_ones", "new_full", "new_empty",
+                  "new_empty_strided")  # fmt: skip
+
+
+def differentiable(func: Any, args: Any, kwargs: Any) -> tuple[bool, bool]:
+    """Whether some tensor among the arguments requires grad, and whether the result then does."""
+    needed = any_requires_grad(args) or (bool(kwargs) and any_requires_grad(kwargs.values()))
+    if not needed:
+        return False, False
+    enabled = torch.is_grad_enabled() and func._opname not in _CONSTANT_LIKE
+    return True, enabled
+
+
+def any_requires_grad(values: Any) -> bool:
+    """Whether a tensor in a (nested) list of arguments requires grad."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.requires_grad:
+                return True
+        elif isinstance(value, tuple | list) and any_requires_grad(value):
+            return True
+    return False
+
+
+def nodes(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The nodes of a call's result; statistics that the overload updates are written."""
+    importer = IMPORTERS.get(func)
+    if importer is not None:
+        operands = [r.operand(a) for a in args]
+        more = {k: r.operand(v) for k, v in kwargs.items()} if kwargs else kwargs
+        result = importer(r.b, *operands, **more)
+        if result.__class__ is Written:
+            for position, value in result.writes:
+                name = func._schema.arguments[position].name
+                target = args[position] if position < len(args) else kwargs[name]
+                x = r.lazy(target)
+                r.write(x, fitted(r.b, value, x.typed, func._opname))
+                r.stored(target, x)
+            result = result.results
+        if result is not NotImplemented:
+            return result
+    return aten_nodes(r, func, args, kwargs)
+
+
+def aten_nodes(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call as one `Aten` node."""
+    operands: list[Node] = []
+    static = tuple(static_argument(r, a, operands) for a in args)
+    named = tuple((k, static_argument(r, v, operands)) for k, v in kwargs.items())
+    random = torch.Tag.nondeterministic_seeded in func.tags
+    if torch.Tag.dynamic_output_shape in func.tags:
+        return r.observed(Aten(str(func), static, named), operands)
+    kind = AtenRandom if random else Aten
+    return r.b(kind(str(func), static, named), *operands)
+
+
+def static_argument(r: Recorder, value: Any, operands: list[Node]) -> Any:
+    """An argument as an attribute; tensors become `Operand`s."""
+    if isinstance(value, torch.Tensor):
+        operands.append(r.read(r.lazy(value)))
+        return Operand(len(operands) - 1)
+    if isinstance(value, Node):
+        operands.append(value)
+        return Operand(len(operands) - 1)
+    if isinstance(value, tuple | list):
+        return tuple(static_argument(r, v, operands) for v in value)
+    if isinstance(value, torch.Generator):
+        raise UnsupportedError(
+            "a generator= argument inside a recording is not supported",
+            where=r.b.where,
+            hint="use the default generator with torch.manual_seed",
+        )
+    return value
+
+
+def items(b: Builder, node: Node) -> list[Node]:
+    """The elements of a tuple."""
+    assert isinstance(node.type, TupleType)
+    return [b(Item(i), node) for i in range(len(node.type.items))]

@@ -1,0 +1,230 @@
+"""Generates, compiles and launches C++ kernels for fused elementwise groups on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.lower.cpp import toolchain
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
+from lazytorch.lower.expression import Expression, check, print_body
+from lazytorch.lower.index import Loops, kernel_loops
+from lazytorch.lower.kernel import NAME, Kernel, Launch, describe, group_shape, named
+from lazytorch.ops.fused import Fused
+from lazytorch.types import Strides, TensorType
+
+SHORT = 8
+"""Innermost loops shorter than this fill no vector: another loop becomes the vector loop."""
+
+BLOCK = 4096
+"""Elements walked at a time when rows interleave, so that a cache line is read once."""
+
+ACROSS = 64
+"""Elements of a row walked at a time when an operand lies across the rows."""
+
+QUICK = 32768
+"""Kernels of fewer elements keep Python's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Which loop becomes SIMD code, and how the others are walked (see loops.h)."""
+
+    loops: Loops
+    vector: int
+    row: int | None
+    block: int
+
+    @property
+    def steps(self) -> Strides:
+        """Every operand's stride in the vector loop."""
+        return tuple(strides[self.vector] for strides in self.loops.strides)
+
+    def arguments(self, itemsizes: Sequence[int]) -> list[int]:
+        """The run-time description of a launch, strides in bytes."""
+        sizes = self.loops.sizes
+        strides = [
+            [stride * size for stride in operand]
+            for operand, size in zip(self.loops.strides, itemsizes, strict=True)
+        ]
+        outer = [i for i in reversed(range(len(sizes))) if i not in (self.vector, self.row)]
+        rows = 1 if self.row is None else sizes[self.row]
+        described = [sizes[self.vector], rows, self.block, len(outer), *(sizes[i] for i in outer)]
+        for i in (self.vector, self.row, *outer):
+            described += [0 if i is None else operand[i] for operand in strides]
+        return described
+
+
+def choose_walk(loops: Loops) -> Walk:
+    """The innermost loop in memory becomes the vector loop, unless it is short and another is not.
+
+    Then the short loop becomes the rows, which interleave. Long rows interleave too where an
+    operand lies across them, so that what is read of it stays in the cache for the next row.
+    """
+    sizes = loops.sizes
+    last = len(sizes) - 1
+    if last == 0:
+        return Walk(loops, 0, None, 0)
+    if sizes[last] < SHORT:
+        long = [i for i in range(last) if sizes[i] >= SHORT]
+        if long:
+            return Walk(loops, long[-1], last, max(BLOCK // sizes[last], 64))
+    across = any(0 < s[last - 1] < s[last] for s in loops.strides)
+    return Walk(loops, last, last - 1, ACROSS if across and sizes[last] > 4 * ACROSS else 0)
+
+
+class CppTarget:
+    """The CPU as a target.
+
+    With `rounding`, 16-bit results are rounded where eager rounds them, and multiplication and
+    addition are never contracted. `load` compiles and loads, as the toolchain's own does.
+    """
+
+    def __init__(
+        self, rounding: bool = False, load: Callable[..., ctypes.CDLL] = toolchain.load
+    ) -> None:
+        self.rounding = rounding
+        self.load = load
+        self.addresses: dict[str, int] = {}
+
+    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+        """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+        group_shape(op, operands)
+        outputs = output_types(op)
+        for x in (*operands, *outputs):
+            check(x.dtype)
+            if x.device.type != "cpu":
+                raise UnsupportedError(f"a C++ kernel cannot read {x}")
+        steps = choose_walk(kernel_loops(operands, outputs)).steps
+        source = kernel_source(op, operands, outputs, steps, self.rounding)
+        return named(describe(op.body), source)
+
+    def build(self, kernels: Sequence[Kernel]) -> None:
+        """Compile the kernels that are not built yet as one translation unit, and load it."""
+        missing = {x.name: x.source for x in kernels if x.name not in self.addresses}
+        if not missing:
+            return
+        library = self.load("\n".join(missing.values()), contract=not self.rounding)
+        for name in missing:
+            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            assert address is not None
+            self.addresses[name] = address
+
+    def launcher(
+        self,
+        kernel: Kernel,
+        operands: tuple[TensorType, ...],
+        outputs: tuple[TensorType, ...],
+    ) -> Launch:
+        """A function that allocates the outputs and runs a built kernel."""
+        if kernel.name not in self.addresses:
+            raise LazyTorchError(f"kernel {kernel.name} is not built")
+        return make_launch(self.addresses[kernel.name], operands, outputs)
+
+
+def output_types(op: Fused) -> tuple[TensorType, ...]:
+    """The types of a group's outputs, all tensors."""
+    return tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
+
+
+def kernel_source(
+    op: Fused,
+    operands: tuple[TensorType, ...],
+    outputs: tuple[TensorType, ...],
+    steps: Strides,
+    rounding: bool,
+) -> str:
+    """A tile of the group as a C++ function, and the exported function that launches it.
+
+    `steps` counts only as 0 (one element, loaded before the loop), 1 (neighbours) or anything
+    else, a run-time argument.
+    """
+    printer = CppPrinter(rounding)
+    pointers: list[str] = []
+    inputs: list[Expression] = []
+    for k, (x, step) in enumerate(zip((*operands, *outputs), steps, strict=True)):
+        write = k >= len(operands)
+        kind, at = MEMORY[x.dtype], "0" if step == 0 else "i" if step == 1 else f"i * s{k}"
+        restrict = "*__restrict" if write else "*"
+        const = "" if write else "const "
+        pointers.append(f"{const}{kind} {restrict} p{k} = ({const}{kind}*)(p[{k}] + r * row[{k}]);")
+        if step not in (0, 1):
+            pointers.append(f"const int64_t s{k} = step[{k}] / int64_t(sizeof({kind}));")
+        if not write and step == 0:
+            pointers.append(f"const {LOCAL[x.dtype]} x{k} = {loaded(f'p{k}[0]', x.dtype)};")
+            inputs.append(Expression(printer, f"x{k}", x.dtype))
+        elif not write:
+            inputs.append(printer.bind(loaded(f"p{k}[{at}]", x.dtype), x.dtype))
+    for k, (x, step, value) in enumerate(
+        zip(outputs, steps[len(operands) :], print_body(printer, op.body, inputs), strict=True),
+        len(operands),
+    ):
+        at = "i" if step == 1 else f"i * s{k}"
+        printer.lines.append(f"p{k}[{at}] = {stored(value.code, x.dtype)};")
+    return TEMPLATE.format(
+        name=NAME,
+        pointers="\n        ".join(pointers),
+        body="\n            ".join(printer.lines),
+        parameters=", ".join(f"void* p{k}" for k in range(len(steps))),
+        arguments=", ".join(f"p{k}" for k in range(len(steps))),
+        count=len(steps),
+    )
+
+
+TEMPLATE = """
+static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row, int64_t rows,
+                        int64_t size) {{
+    for (int64_t r = 0; r < rows; ++r) {{
+        {pointers}
+#pragma omp simd
+        for (int64_t i = 0; i < size; ++i) {{
+            {body}
+        }}
+    }}
+}}
+extern "C" void {name}(const int64_t* n, {parameters}) {{
+    void* const p[] = {{{arguments}}};
+    lt::launch(tile_{name}, n, {count}, p);
+}}
+"""
+
+
+def make_launch(
+    address: int, operands: tuple[TensorType, ...], outputs: tuple[TensorType, ...]
+) -> Launch:
+    """The function that a call site calls; few Python steps, because models have hundreds of them.
+
+    What it calls is at `address`. Sizes and strides were turned into its first argument already.
+    """
+    walk = choose_walk(kernel_loops(operands, outputs))
+    types = (*operands, *outputs)
+    described = walk.arguments([x.dtype.itemsize for x in types])
+    array = (ctypes.c_int64 * len(described))(*described)
+    # Letting other threads run costs more than a small kernel does.
+    prototype = ctypes.PYFUNCTYPE if walk.loops.numel < QUICK else ctypes.CFUNCTYPE
+    function = prototype(None, *[ctypes.c_void_p] * (1 + len(types)))(address)
+    n = ctypes.byref(array)  # holds the array, and is passed faster
+    new = [partial(torch.empty_strided, x.shape, x.strides, dtype=x.dtype) for x in outputs]
+    allocate = new[0]
+
+    def launch_one(*xs: torch.Tensor) -> torch.Tensor:
+        result = allocate()
+        function(n, *[x.data_ptr() for x in xs], result.data_ptr())
+        return result
+
+    def launch_several(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = tuple([allocate() for allocate in new])
+        function(n, *[x.data_ptr() for x in xs], *[x.data_ptr() for x in results])
+        return results
+
+    def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])
+
+    if not walk.loops.numel:
+        return launch_none
+    return launch_one if len(new) == 1 else launch_several

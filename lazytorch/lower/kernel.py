@@ -1,0 +1,108 @@
+"""What a target offers: kernels generated from fused groups, compiled together, then launched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.ir import Const, Graph, Input
+from lazytorch.ops.base import Pointwise
+from lazytorch.ops.fused import Fused
+from lazytorch.types import Shape, TensorType
+
+Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
+"""Called with one tensor per operand; allocates the outputs and returns them as `Fused.run` does.
+
+Operands and outputs have the very types that the launcher was made for. That is the caller's
+promise and is not checked again: a Program has guards for it.
+"""
+
+NAME = "KERNEL"
+"""Stands for the kernel's name in source text that `named` has not seen yet."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Source of one kernel. Equal structure gives an equal name, so equal layers share one.
+
+    The name covers everything the source depends on: operations, dtypes, and how operands are
+    walked; not sizes and strides, which are run-time arguments.
+    """
+
+    name: str
+    source: str
+
+
+class Target(Protocol):
+    """A way to generate code for one kind of device."""
+
+    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+        """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+        ...
+
+    def build(self, kernels: Sequence[Kernel]) -> None:
+        """Compile all kernels of a graph together, skipping those that are built already.
+
+        May be called from any thread. CompilerError when the compiler is missing or refuses.
+        """
+        ...
+
+    def launcher(
+        self,
+        kernel: Kernel,
+        operands: tuple[TensorType, ...],
+        outputs: tuple[TensorType, ...],
+    ) -> Launch:
+        """A function for one call site of a built kernel.
+
+        `operands` are the types given to `prepare`, `outputs` what the group's `infer` says.
+        """
+        ...
+
+
+def named(hint: str, source: str) -> Kernel:
+    """A kernel from source text in which `NAME` stands where its name belongs."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    name = f"{hint[:40].strip('_')}_{digest}"
+    return Kernel(name, source.replace(NAME, name))
+
+
+def describe(body: Graph) -> str:
+    """The operations of a group, as the readable part of its kernel's name."""
+    return "_".join(n.op.name() for n in body.nodes if not isinstance(n.op, Input | Const))
+
+
+def group_shape(op: Fused, operands: tuple[TensorType, ...]) -> Shape:
+    """The one shape that all outputs of a group have.
+
+    UnsupportedError when the group holds anything but elementwise operations on tensors of one
+    device, or when an output has another shape.
+    """
+    body = op.body
+    for node in body.nodes:
+        if not isinstance(node.op, Pointwise | Const | Input):
+            raise UnsupportedError(f"{node.op.name()} is not elementwise", where=node.where)
+        if node.op.effect:
+            raise UnsupportedError(f"{node.op.name()} is an effect", where=node.where)
+        if not isinstance(node.op, Const) and not isinstance(node.type, TensorType):
+            raise UnsupportedError(f"{node.op.name()} is a {node.type}", where=node.where)
+    for node, operand in zip(body.inputs, operands, strict=True):
+        if not isinstance(node.type, TensorType) or not (
+            node.type.shape == operand.shape and node.type.dtype is operand.dtype
+        ):
+            raise UnsupportedError(f"operand {operand} is given where {node.type} is expected")
+    shapes = [x.type.shape for x in body.outputs if isinstance(x.type, TensorType)]
+    if len(shapes) != len(body.outputs) or len(set(shapes)) != 1:
+        raise UnsupportedError(
+            "outputs of different shapes",
+            {f"output {i}": x.type for i, x in enumerate(body.outputs)},
+        )
+    devices = {x.device for x in operands}
+    if len(devices) > 1:
+        raise UnsupportedError(f"operands on {' and '.join(sorted(map(str, devices)))}")
+    return shapes[0]

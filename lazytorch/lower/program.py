@@ -1,0 +1,287 @@
+"""A Program: the ordered calls that a graph becomes, as straight-line Python that is what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.interpret import aliased, laid_out
+from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
+from lazytorch.lower.kernel import Kernel, Launch, Target
+from lazytorch.ops.aten import Aten
+from lazytorch.ops.fused import Fused
+from lazytorch.types import TensorType, TupleType
+
+
+class KernelCall:
+    """One call site of a fused group: torch's kernels at first, the generated one once built."""
+
+    __slots__ = ("call", "kernel", "op", "operands", "outputs", "target")
+
+    def __init__(
+        self, op: Fused, operands: tuple[TensorType, ...], kernel: Kernel, target: Target
+    ) -> None:
+        typed = op.infer(*operands)
+        items = typed.items if isinstance(typed, TupleType) else (typed,)
+        self.op = op
+        self.operands = operands
+        self.outputs = tuple(t for t in items if isinstance(t, TensorType))
+        self.kernel = kernel
+        self.target = target
+        self.call: Launch = op.run
+
+    def swap(self) -> None:
+        """Go over to the generated kernel, which must be built."""
+        launch = self.target.launcher(self.kernel, self.operands, self.outputs)
+        wanted = [t.strides for t in self.operands]
+
+        def first(*xs: torch.Tensor) -> Any:
+            # A library kernel may lay its result out otherwise than its type says; that shows at
+            # the first call and stays so, since a plan always runs on the same types.
+            if all(tuple(x.stride()) == s for x, s in zip(xs, wanted, strict=True)):
+                self.call = launch
+                return launch(*xs)
+            self.call = restrided
+            return restrided(*xs)
+
+        def restrided(*xs: torch.Tensor) -> Any:
+            return launch(*[as_typed(x, t) for x, t in zip(xs, self.operands, strict=True)])
+
+        self.call = first
+
+
+def as_typed(x: torch.Tensor, typed: TensorType) -> torch.Tensor:
+    """`x` with the strides of its type, copied if it has others."""
+    return own(x, typed, shared=False)
+
+
+@dataclass
+class Program:
+    """Straight-line Python over torch calls and generated kernels."""
+
+    source: str
+    run: Callable[..., tuple[Any, ...]]
+    calls: list[KernelCall]
+    refused: dict[Node, str] = field(default_factory=dict[Node, str])
+
+    def kernels(self) -> dict[str, Kernel]:
+        """The distinct kernels by name."""
+        return {call.kernel.name: call.kernel for call in self.calls}
+
+
+def lower(graph: Graph, target: Target | None, name: str, owned: bool = True) -> Program:
+    """The program of a graph: its own arithmetic, then results, then writes to inputs.
+
+    With `owned`, outputs follow the graph's aliases and share no memory otherwise; without, they
+    are handed on as they are (a prologue's values).
+    """
+    return Lowering(graph, target, name, owned).program()
+
+
+class Lowering:
+    """One graph on its way to a program."""
+
+    def __init__(self, graph: Graph, target: Target | None, name: str, owned: bool) -> None:
+        self.graph = graph
+        self.target = target
+        self.name = name
+        self.owned = owned
+        self.names: dict[Node, str] = {x: identifier(i, x) for i, x in enumerate(graph.inputs)}
+        owning = tuple(
+            x
+            for x, alias in zip(graph.outputs, graph.aliases, strict=True)
+            if alias is None or not owned
+        )  # a view of an input or an output is made from that tensor itself
+        self.needed = Graph(graph.inputs, owning, graph.effects)
+        self.space: dict[str, Any] = {"own": own, "aliased": aliased}
+        self.lines: list[str] = []
+        self.calls: list[KernelCall] = []
+        self.refused: dict[Node, str] = {}
+
+    def program(self) -> Program:
+        """Print, compile, and keep what belongs together."""
+        writes = [node for node in self.needed.nodes if isinstance(node.op, Write)]
+        self.compute()
+        results = self.results()
+        for node in writes:
+            self.write(node, {x.inputs[0] for x in writes})
+        texts = [self.aliased(i, results) for i in range(len(results))]
+        self.lines.append(f"return ({''.join(text + ', ' for text in texts)})")
+        header = f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"
+        source = "\n".join([header, *("    " + line for line in self.lines)])
+        exec(compile(source, f"<lazytorch {self.name}>", "exec"), self.space)
+        return Program(source, self.space[self.name], self.calls, self.refused)
+
+    def compute(self) -> None:
+        """A line for every node that is not a write; values are deleted once nothing reads them."""
+        dying, read = last_uses(self.needed)
+        for node in self.needed.nodes:
+            if node in self.names or isinstance(node.op, Write):
+                continue
+            if isinstance(node.op, Const):
+                self.names[node] = constant_text(node.op.value, self.space)
+                continue
+            name = self.names[node] = f"v{len(self.lines)}"
+            operands = [self.names[x] for x in node.inputs]
+            if isinstance(node.op, Item):
+                line = f"{name} = {operands[0]}[{node.op.index}]"
+            else:
+                line = f"{name} = {self.callee(node)}({', '.join(operands)})"
+            dead = [self.names[x] for x in dying.get(node, ())]
+            if node not in read:
+                dead.append(name)
+            self.lines.append(line + (f"; del {', '.join(dead)}" if dead else ""))
+
+    def results(self) -> list[str]:
+        """Names of the outputs that own their memory, in place before any input is written."""
+        names: list[str] = []
+        seen: set[object] = set()
+        for i, (node, alias) in enumerate(zip(self.graph.outputs, self.graph.aliases, strict=True)):
+            name = self.names.get(node, "")
+            if self.owned and alias is None and isinstance(node.type, TensorType):
+                base = root(node)
+                constant = isinstance(base, Node) and not base.inputs  # an input, a literal
+                shared = base in seen or constant
+                seen.add(base)
+                self.space[f"type{i}"] = node.type
+                self.lines.append(f"r{i} = own({name}, type{i}, {shared})")
+                name = f"r{i}"
+            names.append(name)
+        return names
+
+    def write(self, node: Node, written: set[Node]) -> None:
+        """Copy into an input; what still shows an input that is written is copied out first."""
+        target, value = node.inputs
+        text = self.names[value]
+        base = root(value)
+        if isinstance(base, Node) and base in written:
+            text += ".clone()"
+        self.lines.append(f"{self.names[target]}.copy_({text})")
+
+    def aliased(self, i: int, results: list[str]) -> str:
+        """The expression of output i."""
+        alias = self.graph.aliases[i]
+        if alias is None or not self.owned:
+            return results[i]
+        if alias.source == "input":
+            base = self.names[self.graph.inputs[alias.index]]
+        else:
+            base = results[alias.index]
+        if alias.strides is None:
+            results[i] = base
+            return base
+        self.space[f"alias{i}"] = replace(alias, index=0)
+        self.lines.append(f"r{i} = aliased(alias{i}, ({base},))")
+        results[i] = f"r{i}"
+        return results[i]
+
+    def callee(self, node: Node) -> str:
+        """The name under which the node's kernel is called."""
+        op = node.op
+        if isinstance(op, Fused) and self.target is not None:
+            operands = tuple(x.type for x in node.inputs if isinstance(x.type, TensorType))
+            try:
+                kernel = self.target.prepare(op, operands)
+            except UnsupportedError as error:
+                self.refused[node] = error.message
+            else:
+                call = KernelCall(op, operands, kernel, self.target)
+                self.calls.append(call)
+                slot = f"k{len(self.calls) - 1}_{kernel.name}"
+                self.space[slot] = call
+                return f"{slot}.call"
+        label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
+        function = unique(label, op, self.space)
+        self.space[function] = op.run
+        return function
+
+
+def identifier(i: int, x: Node) -> str:
+    """A Python name for an input."""
+    assert isinstance(x.op, Input)
+    text = "".join(c if c.isalnum() else "_" for c in x.op.label)
+    return f"{text}_{i}" if text[0].isalpha() else f"x_{text}_{i}"
+
+
+def constant_text(value: Any, space: dict[str, Any]) -> str:
+    """A number as Python text; what has no literal gets a name."""
+    text = repr(value)
+    if "inf" in text or "nan" in text:
+        text = f"c{len(space)}"
+        space[text] = value
+    return text
+
+
+def callee(
+    node: Node,
+    target: Target | None,
+    space: dict[str, Any],
+    calls: list[KernelCall],
+    refused: dict[Node, str],
+) -> str:
+    """The name under which the node's kernel is called."""
+    op = node.op
+    if isinstance(op, Fused) and target is not None:
+        operands = tuple(x.type for x in node.inputs if isinstance(x.type, TensorType))
+        try:
+            kernel = target.prepare(op, operands)
+        except UnsupportedError as error:
+            refused[node] = error.message
+        else:
+            call = KernelCall(op, operands, kernel, target)
+            calls.append(call)
+            slot = f"k{len(calls) - 1}_{kernel.name}"
+            space[slot] = call
+            return f"{slot}.call"
+    label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
+    function = unique(label, op, space)
+    space[function] = op.run
+    return function
+
+
+def unique(label: str, op: Op, space: dict[str, Any]) -> str:
+    """A name for the operation's bound kernel; equal operations share one."""
+    text, count = label, 1
+    while text in space:
+        bound = getattr(space[text], "__self__", None)
+        if bound == op:
+            return text
+        text, count = f"{label}_{count}", count + 1
+    return text
+
+
+def last_uses(graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
+    """For each node, the operands that nothing reads after it; and all nodes that are read."""
+    kept = {*graph.outputs, *graph.inputs}
+    final: dict[Node, Node] = {}
+    for node in graph.nodes:
+        for x in node.inputs:
+            final[x] = node
+            if isinstance(node.op, Write):
+                kept.add(x)
+    dying: dict[Node, list[Node]] = {}
+    for x, node in final.items():
+        if x not in kept and not isinstance(x.op, Const):
+            dying.setdefault(node, []).append(x)
+    return dying, kept | set(final)
+
+
+def root(node: Node) -> object:
+    """What owns the memory that `node` shows: a node, or one element of a node's tuple."""
+    while node.op.view:
+        source = node.inputs[0]
+        if isinstance(node.op, Item) and not source.op.view:
+            return source, node.op.index
+        node = source
+    return node
+
+
+def own(value: torch.Tensor, typed: TensorType, shared: bool) -> torch.Tensor:
+    """A result in memory of its own, with the strides that eager gives."""
+    if not shared and tuple(value.stride()) == typed.strides:
+        return value
+    return laid_out(value, typed)

@@ -1,0 +1,113 @@
+"""Arithmetic with torch's rules in Triton's language; generated kernels call it as `lt`.
+
+The only module here, besides generated ones, that imports triton: it is imported by those alone.
+"""
+# What looks like Python below is Triton's language, whose types are no Python types.
+# pyright: basic, reportOptionalOperand=false, reportGeneralTypeIssues=false
+# pyright: reportAssignmentType=false
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+if knobs.runtime.interpret:
+    # The interpreter has no CUDA library, and its bfloat16 conversions do not round.
+    from lazytorch.lower.triton import interpreted as libdevice
+    from lazytorch.lower.triton.interpreted import from_bfloat16, to_bfloat16
+else:
+    from triton.language.extra import libdevice
+
+    @triton.jit
+    def from_bfloat16(x):
+        """Widened to float32."""
+        return x.to(tl.float32)
+
+    @triton.jit
+    def to_bfloat16(x):
+        """Rounded to nearest even."""
+        return x.to(tl.bfloat16)
+
+
+@triton.jit
+def remainder(x, y):
+    """X modulo y with the sign of y; exact, as fmod is."""
+    r = libdevice.fmod(x, y)
+    return tl.where((r != 0) & ((r < 0) ^ (y < 0)), r + y, r)
+
+
+@triton.jit
+def floor_divide(x, y):
+    """X / y rounded down as c10's `div_floor_floating` does."""
+    r = libdevice.fmod(x, y)
+    exact = x / y
+    q = (x - r) / y
+    q = tl.where((r != 0) & ((r < 0) ^ (y < 0)), q - 1, q)
+    down = tl.floor(q)
+    down = tl.where(q - down > 0.5, down + 1, down)
+    down = tl.where(q != 0, down, libdevice.copysign(q * 0, exact))
+    return tl.where(y == 0, exact, down)
+
+
+@triton.jit
+def floor_divide_integers(x, y, SIGNED: tl.constexpr):
+    """X / y rounded down; the smallest integer by -1 wraps. By 0 it is undefined."""
+    if SIGNED:
+        d = tl.where(y == -1, 1, y)
+        q = x // d
+        q = tl.where((x % d != 0) & ((x < 0) ^ (d < 0)), q - 1, q)
+        return tl.where(y == -1, -x, q)
+    else:
+        return x // y
+
+
+@triton.jit
+def fmod_integers(x, y, SIGNED: tl.constexpr):
+    """X modulo y with the sign of x. By 0 it is undefined."""
+    if SIGNED:
+        return x % tl.where(y == -1, 1, y)
+    else:
+        return x % y
+
+
+@triton.jit
+def remainder_integers(x, y, SIGNED: tl.constexpr):
+    """X modulo y with the sign of y. By 0 it is undefined."""
+    if SIGNED:
+        r = x % tl.where(y == -1, 1, y)
+        return tl.where((r != 0) & ((r < 0) ^ (y < 0)), r + y, r)
+    else:
+        return x % y
+
+
+@triton.jit
+def power(x, y, PLACES: tl.constexpr, SIGNED: tl.constexpr):
+    """X to the power y, which has PLACES binary digits; below 0 only 1 and -1 have powers."""
+    result = x * 0 + 1
+    base = x
+    digits = x * 0 + y
+    for _ in tl.static_range(PLACES):
+        result = tl.where((digits & 1) != 0, result * base, result)
+        base = base * base
+        digits = digits >> 1
+    if SIGNED:
+        alternating = tl.where((y & 1) != 0, x, x * x)
+        negative = tl.where((x == 1) | (x == -1), alternating, 0)
+        return tl.where(y < 0, negative, result)
+    else:
+        return result
+
+
+@triton.jit
+def shift_left(x, y, BITS: tl.constexpr):
+    """X * 2**y; 0 where y is no place of x."""
+    return tl.where((y < 0) | (y >= BITS), 0, x << y)
+
+
+@triton.jit
+def shift_right(x, y, BITS: tl.constexpr, SIGNED: tl.constexpr):
+    """X / 2**y rounded down; only the sign is left where y is no place of x."""
+    outside = (y < 0) | (y >= BITS)
+    if SIGNED:
+        return x >> tl.where(outside, BITS - 1, y)
+    else:
+        return tl.where(outside, 0, x >> y)

@@ -1,0 +1,131 @@
+"""Compiles generated Triton kernels ahead of their first launch, several at a time."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lazytorch.errors import CompilerError
+from lazytorch.lower.kernel import Kernel
+
+ALIGNMENT = 16
+"""Bytes of the widest load; its address must be a multiple of them."""
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU (`TRITON_INTERPRET=1`)."""
+    if "TRITON_INTERPRET" not in os.environ:
+        return False
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+class Binaries:
+    """The kernels that are compiled, and the devices that they are wanted on.
+
+    A kernel is compiled for tensors that begin at multiples of 16 bytes, as nearly all do; for
+    the others once more, when they are first met.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+        self.wanted: dict[str, dict[int, None]] = {}
+        self.loaded: dict[tuple[str, int, bool], Any] = {}
+        self.lock = threading.Lock()
+
+    def expect(self, kernel: Kernel, device: torch.device) -> None:
+        """Remember that a kernel is to be built for a device."""
+        with self.lock:
+            self.wanted.setdefault(kernel.name, {})[device.index or 0] = None
+
+    def build(self, kernels: Sequence[Kernel]) -> None:
+        """Compile and load what is not loaded yet; CompilerError when the compiler refuses."""
+        missing: dict[tuple[str, int], Kernel] = {}
+        for kernel in kernels:
+            for index in tuple(self.wanted.get(kernel.name, (0,))):
+                if (kernel.name, index, True) not in self.loaded:
+                    missing[kernel.name, index] = kernel
+        if len(missing) < 2:
+            for (_, index), kernel in missing.items():
+                self.load(kernel, index)
+            return
+        with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+            tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
+        for task in tasks:
+            task.result()
+
+    def load(self, kernel: Kernel, index: int, aligned: bool = True) -> Any:
+        """The kernel on a device: Triton's compiled kernel, or what its interpreter runs."""
+        found = self.loaded.get((kernel.name, index, aligned))
+        if found is None:
+            try:
+                found = self.compile(kernel, index, aligned)
+            except ImportError as error:
+                raise CompilerError(f"triton cannot be imported: {error}") from error
+            self.loaded[kernel.name, index, aligned] = found
+        return found
+
+    def compile(self, kernel: Kernel, index: int, aligned: bool) -> Any:
+        """Run the kernel's source and compile what it defines."""
+        with self.lock:
+            module = self.modules.get(kernel.name)
+            if module is None:
+                module = self.modules[kernel.name] = run_source(kernel)
+        function = getattr(module, kernel.name)
+        if interpreting():
+            return function
+        from triton.errors import TritonError
+        from triton.runtime import driver
+
+        try:
+            with self.lock:  # the first of several threads starts the driver, alone
+                driver.active.get_current_target()
+            with torch.cuda.device(index):  # of this thread
+                compiled = compile_kernel(module, function, aligned, target=None)
+                compiled.run  # noqa: B018  # loads it, and builds its launcher
+        except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
+        return compiled
+
+
+def compile_kernel(module: ModuleType, function: Any, aligned: bool, target: Any) -> Any:
+    """Triton's compiled kernel for the arguments that a generated module announces.
+
+    `target` None means the current device.
+    """
+    import triton
+    from triton.compiler import ASTSource
+
+    signature: dict[str, str] = module.SIGNATURE
+    divisors: dict[str, int] = dict(module.DIVISIBILITY)
+    if aligned:
+        divisors |= {x: ALIGNMENT for x, kind in signature.items() if kind.startswith("*")}
+    attributes = {
+        (k,): [["tt.divisibility", divisors[x]]] for k, x in enumerate(signature) if x in divisors
+    }
+    source = ASTSource(function, signature, {}, attributes)
+    compiled: Any = triton.compile(source, target=target, options=module.OPTIONS)
+    return compiled
+
+
+def run_source(kernel: Kernel) -> ModuleType:
+    """The module that a kernel's source defines.
+
+    Triton reads the source of its functions, and so do tracebacks; both ask `linecache`, so no
+    file is needed.
+    """
+    file = f"<lazytorch {kernel.name}>"
+    lines = kernel.source.splitlines(keepends=True)
+    linecache.cache[file] = (len(kernel.source), None, lines, file)
+    module = ModuleType(kernel.name)
+    exec(compile(kernel.source, file, "exec"), module.__dict__)
+    return module

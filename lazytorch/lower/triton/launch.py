@@ -1,0 +1,128 @@
+"""Writes the function that a call site of a Triton kernel calls, with as few steps as can be."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+
+from lazytorch.errors import LazyTorchError
+from lazytorch.lower.kernel import Kernel, Launch
+from lazytorch.lower.triton.binary import ALIGNMENT, Binaries, interpreting
+from lazytorch.types import TensorType
+
+# What Triton's compiled launcher takes after the grid and the stream, by version of triton. It is
+# not public; in other versions kernels are launched as Triton documents it, at more cost.
+LAUNCHERS = {
+    "3.6": "f, False, False, None, None, m, None, None, None, {arguments}",
+    "3.7": "f, False, False, m, None, None, None, None, None, notes, kinds, ({arguments},)",
+}
+
+
+def make_launch(
+    binaries: Binaries,
+    kernel: Kernel,
+    operands: int,
+    outputs: tuple[TensorType, ...],
+    grid: int,
+    numbers: tuple[int, ...],
+) -> Launch:
+    """The function for one call site: `operands` tensors in, the outputs allocated and filled.
+
+    `numbers` are the arguments after the pointers. It launches on the current stream of the
+    outputs' device, from any thread, also while a CUDA graph is captured.
+    """
+    device = outputs[0].device
+    index = device.index or 0
+    loaded = binaries.loaded.get((kernel.name, index, True))
+    if loaded is None:
+        raise LazyTorchError(f"kernel {kernel.name} is not built for {device}")
+    xs = [f"x{k}" for k in range(operands)]
+    ys = [f"y{k}" for k in range(len(outputs))]
+    space: dict[str, Any] = {f"new{k}": allocator(x) for k, x in enumerate(outputs)}
+    lines = [f"{y} = new{k}()" for k, y in enumerate(ys)]
+    if math.prod(outputs[0].shape):
+        if interpreting():
+            lines += interpreted(loaded, grid, [*xs, *ys, *map(str, numbers)], space)
+        else:
+            unaligned = partial(binaries.load, kernel, index, aligned=False)
+            lines += launched(loaded, unaligned, index, grid, [*xs, *ys], numbers, space)
+    lines.append(f"return {', '.join(ys)}")
+    text = "\n    ".join([f"def launch({', '.join(xs)}):", *lines])
+    exec(compile(text, f"<lazytorch launch of {kernel.name}>", "exec"), space)
+    launch: Launch = space["launch"]
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        return partial(on_device, index, launch)
+    return launch
+
+
+def allocator(x: TensorType) -> partial[torch.Tensor]:
+    """Makes an output."""
+    return partial(torch.empty_strided, x.shape, x.strides, dtype=x.dtype, device=x.device)
+
+
+def on_device(index: int, launch: Launch, *xs: torch.Tensor) -> Any:
+    """Launch where kernel and tensors are, whatever device is current."""
+    with torch.cuda.device(index):
+        return launch(*xs)
+
+
+def interpreted(function: Any, grid: int, arguments: list[str], space: dict[str, Any]) -> list[str]:
+    """Lines that run a kernel in the interpreter."""
+    import numpy
+
+    from lazytorch.lower.triton.interpreted import ALONE
+
+    space |= {"function": function, "alone": ALONE, "errstate": numpy.errstate}
+    call = f"function[({grid},)]({', '.join(arguments)})"
+    return [f"with alone, errstate(all='ignore'): {call}"]
+
+
+def launched(
+    compiled: Any,
+    unaligned: partial[Any],
+    index: int,
+    grid: int,
+    tensors: list[str],
+    numbers: tuple[int, ...],
+    space: dict[str, Any],
+) -> list[str]:
+    """Lines that launch a compiled kernel on the current stream."""
+    import triton
+
+    version = ".".join(triton.__version__.split(".")[:2])
+    if version not in LAUNCHERS:
+        space |= {"function": compiled.src.fn, "options": options(compiled)}
+        arguments = ", ".join([*tensors, *map(str, numbers)])
+        return [f"function[({grid},)]({arguments}, **options)"]
+
+    def elsewhere() -> tuple[int, tuple[int, ...]]:
+        other = unaligned()
+        return other.function, other.packed_metadata
+
+    run = compiled.run
+    space |= {
+        "start": run.launch,
+        "stream": torch._C._cuda_getCurrentRawStream,  # pyright: ignore[reportPrivateUsage]
+        "aligned": (compiled.function, compiled.packed_metadata),
+        "unaligned": elsewhere,
+        "notes": getattr(run, "arg_annotations", None),
+        "kinds": getattr(run, "kernel_signature", None),
+    }
+    pointers = [f"p{k}" for k in range(len(tensors))]
+    arguments = LAUNCHERS[version].format(arguments=", ".join([*pointers, *map(str, numbers)]))
+    return [
+        *(f"{p} = {x}.data_ptr()" for p, x in zip(pointers, tensors, strict=True)),
+        f"f, m = unaligned() if ({' | '.join(pointers)}) & {ALIGNMENT - 1} else aligned",
+        f"start({grid}, 1, 1, stream({index}), {arguments})",
+    ]
+
+
+def options(compiled: Any) -> dict[str, Any]:
+    """The options that a kernel was compiled with, as its launch by name takes them."""
+    return {
+        name: getattr(compiled.metadata, name)
+        for name in ("num_warps", "enable_fp_fusion", "enable_reflect_ftz")
+    }

@@ -1,0 +1,31 @@
+"""The operations, one file for each family; loading this fills the registry."""
+
+from lazytorch.ops import (
+    activation,
+    aten,
+    attention,
+    compare,
+    conv,
+    copies,
+    create,
+    elementary,
+    fused,
+    index,
+    layout,
+    library,
+    linalg,
+    loss,
+    norm,
+    pointwise,
+    pool,
+    random,
+    recurrent,
+    reduce,
+    windows,
+)
+
+__all__ = [
+    "activation", "aten", "attention", "compare", "conv", "copies", "create", "elementary",
+    "fused", "index", "layout", "library", "linalg", "loss", "norm", "pointwise", "pool", "random",
+    "recurrent", "reduce", "windows",
+]  # fmt: skip

@@ -1,0 +1,116 @@
+"""Whatever is not a primitive: a torch overload with its arguments, typed by its fake kernel."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lazytorch.errors import LazyTorchError, ShapeError
+from lazytorch.ir import Attribute, Op, Operand
+from lazytorch.types import ScalarType, TensorType, TupleType, Type
+
+
+class Aten(Op):
+    """`overload(*args, **kwargs)`; `Operand(i)` among the arguments stands for operand i.
+
+    `observed` is the type that a real run gave, for overloads whose fake kernel cannot know it.
+    """
+
+    overload: str
+    args: tuple[Attribute, ...] = ()
+    kwargs: tuple[tuple[str, Attribute], ...] = ()
+    observed: Any = None
+
+    def infer(self, *xs: Type) -> Type:
+        if self.observed is not None:
+            return self.observed
+        return fake_type(self, xs)
+
+    def run(self, *xs: Any) -> Any:
+        args, kwargs = self.filled(xs)
+        return resolve(self.overload)(*args, **kwargs)
+
+    def filled(self, xs: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the operands in their places."""
+        args = tuple([fill(a, xs) for a in self.args])
+        return args, {name: fill(a, xs) for name, a in self.kwargs}
+
+
+class AtenRandom(Aten):
+    """An overload that draws from a generator: it must happen, in order."""
+
+    effect: ClassVar[bool] = True
+
+
+class AtenView(Aten):
+    """An overload whose result is a view of its first operand."""
+
+    view: ClassVar[bool] = True
+
+
+class AtenMutating(Aten):
+    """An overload that writes into operands: run on copies, results then the written copies."""
+
+    mutated: tuple[int, ...] = ()
+
+    def run(self, *xs: Any) -> Any:
+        values = [x.clone() if i in self.mutated else x for i, x in enumerate(xs)]
+        results = super().run(*values)
+        if results is None:
+            results = ()
+        listed = tuple(results) if isinstance(results, tuple | list) else (results,)
+        return (*listed, *[values[i] for i in self.mutated])
+
+
+def fill(value: Attribute, xs: tuple[Any, ...]) -> Any:
+    """`value` with every `Operand` replaced by the operand it names."""
+    if value.__class__ is Operand:
+        return xs[value.index]
+    if value.__class__ is tuple:
+        return [fill(v, xs) for v in value]
+    return value
+
+
+@lru_cache(maxsize=4096)
+def resolve(overload: str) -> Any:
+    """The torch overload object named `aten.add.Tensor`."""
+    namespace, name, variant = overload.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), variant)
+
+
+@lru_cache(maxsize=16384)
+def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
+    """What torch's fake kernel says of the result; ShapeError with torch's words if it refuses."""
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        values = tuple([fake_value(x, mode) for x in xs])
+        try:
+            return value_type(op.run(*values))
+        except LazyTorchError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            raise ShapeError(f"{op.overload}: {str(error).splitlines()[0]}") from error
+
+
+def fake_value(x: Type, mode: FakeTensorMode) -> Any:
+    """A stand-in of type `x` without memory."""
+    if isinstance(x, TensorType):
+        return torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device=x.device)
+    if isinstance(x, ScalarType):
+        return x.kind(1)
+    if isinstance(x, TupleType):
+        return tuple(fake_value(item, mode) for item in x.items)
+    raise TypeError(f"{x} has no stand-in")
+
+
+def value_type(value: Any) -> Type:
+    """The type of a result: a tensor, a number, or a tuple or list of results."""
+    if isinstance(value, torch.Tensor):
+        return TensorType(tuple(value.shape), value.dtype, value.device, tuple(value.stride()))
+    if isinstance(value, tuple | list):
+        return TupleType(tuple(value_type(v) for v in value))
+    if isinstance(value, bool | int | float | complex):
+        return ScalarType(type(value))
+    raise TypeError(f"a result of type {type(value).__name__} has no place in a graph")

@@ -1,0 +1,127 @@
+"""Scaled dot product attention."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar, cast
+
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lazytorch.errors import ShapeError
+from lazytorch.ir import Op
+from lazytorch.ops.checks import check_alike, check_devices
+from lazytorch.types import TensorType, broadcast, tensor_type
+
+
+class ScaledDotProductAttention(Op):
+    """`softmax(query @ key.T * scale + mask) @ value`; a fourth operand is the mask.
+
+    query is (..., L, E), key (..., S, E), value (..., S, Ev). `kernels` names the backends that
+    were enabled when it was recorded; empty means torch's usual choice.
+    """
+
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+    kernels: tuple[str, ...] = ()
+
+    def infer(
+        self,
+        query: TensorType,
+        key: TensorType,
+        value: TensorType,
+        mask: TensorType | None = None,
+    ) -> TensorType:
+        operands = {"query": query, "key": key, "value": value}
+        if mask is not None:
+            operands["mask"] = mask
+        check_alike(self, query, key, value)
+        check_devices(self, *operands.values())
+        if min(query.rank, key.rank, value.rank) < 2:
+            raise ShapeError(f"{self.name()}: expected at least 2 dimensions", operands)
+        if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+            raise ShapeError(f"{self.name()}: sizes of query, key and value do not fit", operands)
+        if mask is not None and self.is_causal:
+            raise ShapeError(f"{self.name()}: a mask and is_causal exclude each other", operands)
+        if self.enable_gqa:
+            batch = query.shape[:-2]
+        else:
+            try:
+                scores = broadcast([query.shape[:-2], key.shape[:-2]])
+                if mask is not None:
+                    whole = broadcast([(*scores, query.shape[-2], key.shape[-2]), mask.shape])
+                    scores = whole[:-2]
+                batch = broadcast([scores, value.shape[:-2]])
+            except ValueError as error:
+                raise ShapeError(f"{self.name()}: {error}", operands) from None
+        shape = (*batch, query.shape[-2], value.shape[-1])
+        typed = tensor_type(shape, query.dtype, query.device)
+        return query.dense() if self.fused(query, key, value, mask) else typed
+
+    def fused(
+        self, query: TensorType, key: TensorType, value: TensorType, mask: TensorType | None
+    ) -> bool:
+        """Whether the flash kernel runs, whose result lies in memory as the query does.
+
+        The conditions are those of the CPU: ATen/native/transformers/sdp_utils_cpp.cpp.
+        """
+        return (
+            self.dropout_p == 0
+            and not (self.kernels and "FLASH_ATTENTION" not in self.kernels)
+            and query.rank == key.rank == value.rank == 4
+            and query.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+            and query.shape[0] == key.shape[0]
+            and key.shape[:2] == value.shape[:2]
+            and (query.shape[1] == key.shape[1] or self.grouped(query, key))
+            and query.shape[-1] == key.shape[-1] == value.shape[-1]
+            and query.shape[-2] > 0
+            and key.shape[-2] > 0
+            and query.strides[-1] == key.strides[-1] == value.strides[-1] == 1
+            and (mask is None or self.mask_fits(query, key, mask))
+        )
+
+    def grouped(self, query: TensorType, key: TensorType) -> bool:
+        """Whether groups of query heads share a head of key and value."""
+        return self.enable_gqa and key.shape[1] > 0 and query.shape[1] % key.shape[1] == 0
+
+    def mask_fits(self, query: TensorType, key: TensorType, mask: TensorType) -> bool:
+        """Whether the fused kernel takes the mask."""
+        if mask.rank not in (2, 4):
+            return False
+        whole = (*query.shape[:3], key.shape[2])[-mask.rank :]
+        return all(size in (1, full) for size, full in zip(mask.shape, whole, strict=True))
+
+    def run(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        with self.allowed():
+            return functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                mask,
+                self.dropout_p,
+                self.is_causal,
+                scale=self.scale,
+                enable_gqa=self.enable_gqa,
+            )
+
+    def allowed(self) -> AbstractContextManager[object]:
+        """The recorded choice of backends, in force."""
+        if not self.kernels:
+            return nullcontext()
+        backends = [getattr(SDPBackend, name) for name in self.kernels]
+        return cast(AbstractContextManager[object], sdpa_kernel(backends))
+
+
+class RandomScaledDotProductAttention(ScaledDotProductAttention):
+    """Attention that drops weights with probability `dropout_p`: draws from torch's generator."""
+
+    effect: ClassVar[bool] = True

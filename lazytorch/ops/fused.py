@@ -1,0 +1,25 @@
+"""A group of operations that one generated kernel computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lazytorch.interpret import evaluate
+from lazytorch.ir import Graph, Op
+from lazytorch.types import TupleType, Type
+
+
+class Fused(Op):
+    """The operations in `body` as one kernel; with several outputs the result is a tuple."""
+
+    body: Graph
+
+    def infer(self, *xs: Type) -> Type:
+        outputs = tuple(x.type for x in self.body.outputs)
+        return outputs[0] if len(outputs) == 1 else TupleType(outputs)
+
+    def run(self, *xs: Any) -> Any:
+        """By torch's kernels, one by one: the meaning of the generated kernel, and its stand-in."""
+        known = evaluate(self.body, xs)
+        outputs = tuple(known[x] for x in self.body.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs

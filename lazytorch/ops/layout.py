@@ -1,0 +1,343 @@
+"""Views: operations that show their operand's memory with another shape, strides or offset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+
+import torch
+
+from lazytorch.errors import BoundsError, ShapeError
+from lazytorch.ir import Builder, Node
+from lazytorch.ops.base import View
+from lazytorch.ops.copies import (
+    Cat,
+    Clone,
+    Flip,
+    Pad,
+    Put,
+    Repeat,
+    Roll,
+    SelectScatter,
+    SliceScatter,
+    ToDevice,
+    format_strides,
+    last_element,
+    overlaps,
+    relaid,
+    suggested_format,
+    wrapped,
+)
+from lazytorch.types import Shape, Strides, TensorType, contiguous_strides
+
+OVERLAP = (
+    "unsupported operation: more than one element of the written-to tensor refers to a single "
+    "memory location. Please clone() the tensor before performing the operation."
+)
+
+
+@lru_cache(maxsize=8192)
+def view_strides(shape: Shape, strides: Strides, new: Shape) -> Strides | None:
+    """Strides with which the same memory shows `new`, None where a copy is needed.
+
+    Runs of dimensions that lie evenly in memory are cut anew; none may be cut across two runs.
+    Source: ATen/TensorUtils.cpp, `computeStride`.
+    """
+    if not prod(shape):
+        return strides if shape == new else contiguous_strides(new)
+    if not shape:
+        return (1,) * len(new)
+    result = [0] * len(new)
+    at = len(new) - 1
+    base, run, cut = strides[-1], 1, 1
+    for dim in range(len(shape) - 1, -1, -1):
+        run *= shape[dim]
+        if dim and (shape[dim - 1] == 1 or strides[dim - 1] == run * base):
+            continue
+        while at >= 0 and (cut < run or new[at] == 1):
+            result[at] = cut * base
+            cut *= new[at]
+            at -= 1
+        if cut != run:
+            return None
+        if dim:
+            base, run, cut = strides[dim - 1], 1, 1
+    return tuple(result) if at == -1 else None
+
+
+def restored(b: Builder, value: Node, base: Node) -> Node:
+    """`value` with the strides of `base`: a write does not move what it writes into."""
+    assert isinstance(base.type, TensorType)
+    return value if value.type == base.type else b(Clone(base.type.strides), value)
+
+
+def write_through(b: Builder, base: Node, steps: Sequence[View], value: Node) -> Node:
+    """`base` after `value` was written into the window that `steps` lead to.
+
+    `value` has the window's shape and dtype; the result has the type of `base`. Raises ShapeError
+    in eager's words when the window shows a place in memory more than once.
+    """
+    bases = [base]
+    for step in steps:
+        bases.append(b(step, bases[-1]))
+    types = [x.type for x in bases if isinstance(x.type, TensorType)]
+    if overlaps(types[-1]):
+        raise ShapeError(OVERLAP, {"written to": types[-1]}, b.where)
+    if any(overlaps(x) for x in types):
+        # Undone step by step, a write to one element of an expanded tensor would be lost.
+        return b(Put(tuple(steps), types[0].strides), base, value)
+    value = restored(b, value, bases[-1]) if not steps else value
+    for step, before in zip(reversed(steps), reversed(bases[:-1]), strict=True):
+        value = step.put(b, before, value)
+    return value
+
+
+class Window(View, abstract=True):
+    """A view whose inverse is the general one."""
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        assert isinstance(base.type, TensorType)
+        return b(Put((self,), base.type.strides), base, value)
+
+
+class Reshape(View):
+    """The same elements in row-major order under another shape; a copy where no view shows them.
+
+    `strides` states what eager gives where it is not `view_strides` (squeeze and unsqueeze of
+    operands with uncommon strides): it differs only for sizes of 1 or where there are no elements.
+    """
+
+    shape: Shape
+    strides: Strides | None = None
+
+    def infer(self, x: TensorType) -> TensorType:
+        if prod(self.shape) != x.numel:
+            raise ShapeError(f"shape '{list(self.shape)}' is invalid for input of size {x.numel}")
+        strides = self.strides or view_strides(x.shape, x.strides, self.shape)
+        if strides is None:
+            strides = contiguous_strides(self.shape)
+        return TensorType(self.shape, x.dtype, x.device, strides)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.reshape(self.shape)
+        if self.strides is None or tuple(y.stride()) == self.strides:
+            return y
+        free = all(
+            size == 1 or a == b
+            for size, a, b in zip(self.shape, y.stride(), self.strides, strict=True)
+        )
+        if free or not y.numel():
+            return y.as_strided(self.shape, self.strides)
+        return relaid(y, self.strides)
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        assert isinstance(base.type, TensorType)
+        return restored(b, b(Reshape(base.type.shape), value), base)
+
+
+class Permute(View):
+    """Reordered dimensions: result dimension i is operand dimension `perm[i]`."""
+
+    perm: tuple[int, ...]
+
+    def infer(self, x: TensorType) -> TensorType:
+        if sorted(self.perm) != list(range(x.rank)):
+            raise ShapeError(f"permute: {self.perm} does not name each of {x.rank} dimensions once")
+        return TensorType(
+            tuple([x.shape[p] for p in self.perm]),
+            x.dtype,
+            x.device,
+            tuple([x.strides[p] for p in self.perm]),
+        )
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.perm)
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        inverse = sorted(range(len(self.perm)), key=self.perm.__getitem__)
+        return restored(b, b(Permute(tuple(inverse)), value), base)
+
+
+class Expand(Window):
+    """Dimensions of size 1 repeated without copying; missing dimensions lead."""
+
+    shape: Shape
+
+    def infer(self, x: TensorType) -> TensorType:
+        missing = len(self.shape) - x.rank
+        if missing < 0:
+            raise ShapeError(
+                f"expand: {list(self.shape)} has fewer dimensions than the operand {list(x.shape)}"
+            )
+        strides = [0] * len(self.shape)
+        for i in range(len(self.shape) - 1, -1, -1):
+            size = x.shape[i - missing] if i >= missing else 1
+            if size != self.shape[i]:
+                if size != 1:
+                    raise ShapeError(
+                        f"The expanded size of the tensor ({self.shape[i]}) must match the "
+                        f"existing size ({size}) at non-singleton dimension {i}.  "
+                        f"Target sizes: {list(self.shape)}.  Tensor sizes: {list(x.shape)}"
+                    )
+            elif i >= missing:
+                strides[i] = x.strides[i - missing]
+            elif x.rank:
+                strides[i] = self.shape[i + 1] * strides[i + 1]
+        return TensorType(self.shape, x.dtype, x.device, tuple(strides))
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(self.shape)
+
+
+class Slice(View):
+    """`[start:stop:step]` along `dim`, with 0 <= start <= stop <= size and step > 0."""
+
+    dim: int
+    start: int
+    stop: int
+    step: int = 1
+
+    def infer(self, x: TensorType) -> TensorType:
+        if not 0 <= self.start <= self.stop <= x.shape[self.dim] or self.step < 1:
+            raise BoundsError(
+                f"slice: {self.start}:{self.stop}:{self.step} is outside dimension {self.dim} "
+                f"of {list(x.shape)}"
+            )
+        shape, strides = list(x.shape), list(x.strides)
+        shape[self.dim] = -(-(self.stop - self.start) // self.step)
+        strides[self.dim] *= self.step
+        return TensorType(tuple(shape), x.dtype, x.device, tuple(strides))
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.slice.Tensor(x, self.dim, self.start, self.stop, self.step)
+
+    def offset(self, x: TensorType) -> int:
+        return self.start * x.strides[self.dim]
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        return b(SliceScatter(self.dim, self.start, self.stop, self.step), base, value)
+
+
+class Select(View):
+    """Entry `index` along `dim`, which disappears; 0 <= index < size."""
+
+    dim: int
+    index: int
+
+    def infer(self, x: TensorType) -> TensorType:
+        if not 0 <= self.index < x.shape[self.dim]:
+            raise BoundsError(
+                f"select(): index {self.index} out of range for tensor of size {list(x.shape)} "
+                f"at dimension {self.dim}"
+            )
+        dim = self.dim
+        return TensorType(
+            x.shape[:dim] + x.shape[dim + 1 :],
+            x.dtype,
+            x.device,
+            x.strides[:dim] + x.strides[dim + 1 :],
+        )
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.select(self.dim, self.index)
+
+    def offset(self, x: TensorType) -> int:
+        return self.index * x.strides[self.dim]
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        return b(SelectScatter(self.dim, self.index), base, value)
+
+
+class AsStrided(Window):
+    """Any strides over the operand's memory: element i lies at `start` + i . `strides`.
+
+    `base` are the operand's strides, in which all of this is meant (row-major when None): an
+    operand that lies otherwise by the time this runs is laid out so first. `start` counts from the
+    operand's first element. The window must not leave the operand's elements.
+    """
+
+    shape: Shape
+    strides: Strides
+    start: int = 0
+    base: Strides | None = None
+
+    def infer(self, x: TensorType) -> TensorType:
+        if len(self.shape) != len(self.strides):
+            raise ShapeError("mismatch in length of strides and shape")
+        if any(stride < 0 for stride in self.strides):
+            raise ShapeError(
+                "as_strided: Negative strides are not supported at the moment, "
+                f"got strides: {list(self.strides)}"
+            )
+        base = self.laid_out(x.shape)
+        end = self.start + last_element(self.shape, self.strides)
+        if self.start < 0 or (end > last_element(x.shape, base) and 0 not in self.shape):
+            raise ShapeError(
+                f"setStorage: sizes {list(self.shape)}, strides {list(self.strides)}, storage "
+                f"offset {self.start} are out of bounds for {x}"
+            )
+        if not x.with_strides(base).is_dense:
+            self.check_holes(x.shape, base)
+        return TensorType(self.shape, x.dtype, x.device, self.strides)
+
+    def laid_out(self, shape: Shape) -> Strides:
+        """The operand's strides."""
+        return contiguous_strides(shape) if self.base is None else self.base
+
+    def offset(self, x: TensorType) -> int:
+        return self.start
+
+    def check_holes(self, shape: Shape, base: Strides) -> None:
+        """ShapeError if the window shows memory between the elements of a strided operand."""
+        known = torch.zeros(last_element(shape, base) + 1, dtype=torch.bool)
+        known.as_strided(shape, base).fill_(True)
+        if not known.as_strided(self.shape, self.strides, self.start).all():
+            raise ShapeError("as_strided: shows memory that is no element of its operand")
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        base = self.laid_out(tuple(x.shape))
+        if tuple(x.stride()) != base:
+            x = relaid(x, base)
+        return x.as_strided(self.shape, self.strides, x.storage_offset() + self.start)
+
+
+class Detach(View):
+    """The operand itself, where gradients stop."""
+
+    def infer(self, x: TensorType) -> TensorType:
+        return x
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        return restored(b, value, base)
+
+
+__all__ = [
+    "AsStrided",
+    "Cat",
+    "Clone",
+    "Detach",
+    "Expand",
+    "Flip",
+    "Pad",
+    "Permute",
+    "Put",
+    "Repeat",
+    "Reshape",
+    "Roll",
+    "Select",
+    "SelectScatter",
+    "Slice",
+    "SliceScatter",
+    "ToDevice",
+    "Window",
+    "format_strides",
+    "overlaps",
+    "suggested_format",
+    "view_strides",
+    "wrapped",
+    "write_through",
+]

@@ -1,0 +1,209 @@
+"""Normalization: batch, instance, layer, group and root mean square.
+
+Optional operands have flags: `weight=False` says that there is no such operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lazytorch.errors import DTypeError, ShapeError
+from lazytorch.ir import Op
+from lazytorch.ops.checks import check_devices
+from lazytorch.ops.conv import suggested
+from lazytorch.types import TensorType, TupleType
+
+
+def optional(xs: Iterable[Any], *present: bool) -> Iterator[Any]:
+    """The operands in order, None for each that is absent."""
+    rest = iter(xs)
+    for there in present:
+        yield next(rest) if there else None
+
+
+def check_channels(op: Op, x: TensorType, operands: Iterable[Any]) -> None:
+    """ShapeError unless every per-channel operand has as many elements as `x` has channels."""
+    if x.rank < 2:
+        raise ShapeError(f"{op.name()}: expected at least 2 dimensions", {"input": x})
+    given = [other for other in operands if isinstance(other, TensorType)]
+    check_devices(op, x, *given)
+    for other in given:
+        if other.shape != (x.shape[1],):
+            raise ShapeError(
+                f"{op.name()}: expected {x.shape[1]} elements, one for each channel",
+                {"input": x, "operand": other},
+            )
+
+
+class BatchNorm(Op):
+    """Inference: x (N, C, ...) normalized by the running mean and variance, the last operands.
+
+    Operands: x, weight and bias where present, mean, variance.
+    """
+
+    eps: float
+    weight: bool = True
+    bias: bool = True
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
+        check_channels(self, x, xs)
+        return suggested(x, x.shape)
+
+    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
+        weight, bias, mean, var = optional(xs, self.weight, self.bias, True, True)
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+
+
+class BatchNormTrain(Op):
+    """Training: x normalized by its own statistics; a tuple of that and, with `stats`, the new
+    running mean and variance.
+
+    Operands: x, weight and bias where present, with `stats` the running mean and variance, and
+    the momentum where `momentum` is None.
+    """
+
+    momentum: float | None
+    eps: float
+    weight: bool = True
+    bias: bool = True
+    stats: bool = True
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TupleType:
+        check_channels(self, x, xs[:-1] if self.momentum is None else xs)
+        _, _, mean, var, _ = self.given(xs)
+        return TupleType((suggested(x, x.shape), *((mean, var) if self.stats else ())))
+
+    def given(self, xs: Iterable[Any]) -> Iterator[Any]:
+        """Weight, bias, mean, variance, momentum."""
+        flags = (self.weight, self.bias, self.stats, self.stats, self.momentum is None)
+        return optional(xs, *flags)
+
+    def run(self, x: torch.Tensor, *xs: Any) -> tuple[torch.Tensor, ...]:
+        weight, bias, mean, var, momentum = self.given(xs)
+        momentum = float(momentum if self.momentum is None else self.momentum)
+        stats = (mean.clone(), var.clone()) if self.stats else ()
+        mean, var = stats or (None, None)
+        result = functional.batch_norm(x, mean, var, weight, bias, True, momentum, self.eps)
+        return (result, *stats)
+
+
+class InstanceNorm(Op):
+    """x (N, C, ...) normalized by image and channel, or, with `stats`, by running statistics.
+
+    Operands: x, weight and bias where present, with `stats` the running mean and variance.
+    """
+
+    eps: float
+    weight: bool = True
+    bias: bool = True
+    stats: bool = False
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
+        check_channels(self, x, xs)
+        return x.with_shape(x.shape)
+
+    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
+        weight, bias, mean, var = optional(xs, self.weight, self.bias, self.stats, self.stats)
+        return instance_norm(x, weight, bias, mean, var, not self.stats, 0.0, self.eps)
+
+
+class InstanceNormTrain(Op):
+    """x normalized by image and channel; a tuple of that and the new running mean and variance.
+
+    Operands: x, weight and bias where present, running mean and variance.
+    """
+
+    momentum: float
+    eps: float
+    weight: bool = True
+    bias: bool = True
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TupleType:
+        check_channels(self, x, xs)
+        return TupleType((x.with_shape(x.shape), *xs[-2:]))
+
+    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        weight, bias, mean, var = optional(xs, self.weight, self.bias, True, True)
+        stats = (mean.clone(), var.clone())
+        result = instance_norm(x, weight, bias, *stats, True, self.momentum, self.eps)
+        return (result, *stats)
+
+
+def instance_norm(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    """torch's composite; the functional form would refuse images of one element."""
+    return torch.instance_norm(x, *arguments, cudnn_enabled=torch.backends.cudnn.enabled)
+
+
+class LayerNorm(Op):
+    """x normalized over its last dimensions. Operands: x, weight and bias where present."""
+
+    normalized_shape: tuple[int, ...]
+    eps: float = 1e-5
+    weight: bool = True
+    bias: bool = True
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
+        check_normalized(self, x, self.normalized_shape, xs)
+        return x.with_shape(x.shape)
+
+    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
+        weight, bias = optional(xs, self.weight, self.bias)
+        return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def check_normalized(
+    op: Op, x: TensorType, shape: tuple[int, ...], xs: Iterable[TensorType]
+) -> None:
+    """ShapeError unless x ends in `shape` and the other operands have it."""
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"{op.name()}: expected an input ending in {shape}", {"input": x})
+    check_devices(op, x, *xs)
+    for other in xs:
+        if other.shape != shape:
+            raise ShapeError(f"{op.name()}: expected weights of shape {shape}", {"operand": other})
+
+
+class GroupNorm(Op):
+    """x (N, C, ...) normalized over groups of channels. Operands: x, weight, bias where present."""
+
+    groups: int
+    eps: float = 1e-5
+    weight: bool = True
+    bias: bool = True
+
+    def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
+        check_channels(self, x, xs)
+        if x.shape[1] % self.groups:
+            message = f"{x.shape[1]} channels are not divisible into {self.groups} groups"
+            raise ShapeError(f"group_norm: {message}", {"input": x})
+        return suggested(x, x.shape) if x.device.type == "cpu" else x.with_shape(x.shape)
+
+    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
+        weight, bias = optional(xs, self.weight, self.bias)
+        return functional.group_norm(x, self.groups, weight, bias, self.eps)
+
+
+class RmsNorm(Op):
+    """x over its root mean square along the last dimensions, times a weight if there is one.
+
+    An `eps` of None is the epsilon of the dtype that it is computed in.
+    """
+
+    normalized_shape: tuple[int, ...]
+    eps: float | None = None
+
+    def infer(self, x: TensorType, weight: TensorType | None = None) -> TensorType:
+        operands = (x,) if weight is None else (x, weight)
+        check_normalized(self, x, self.normalized_shape, operands[1:])
+        if operands[-1].dtype is not x.dtype:
+            raise DTypeError(
+                "rms_norm: expected a weight of the input's dtype", {"operand": weight}
+            )
+        return suggested(x, x.shape) if x.device.type == "cpu" else x.with_shape(x.shape)
+
+    def run(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.rms_norm(x, self.normalized_shape, weight, self.eps)

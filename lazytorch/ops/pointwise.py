@@ -1,0 +1,351 @@
+"""Elementwise arithmetic: what numbers of one dtype give a number of that dtype."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from lazytorch.errors import DTypeError
+from lazytorch.ops.base import Pointwise, operands_as_tensors
+from lazytorch.ops.emitter import Emitter, Value, cast
+from lazytorch.types import ScalarType, TensorType, Type, contiguous_strides, kind_of, promote
+
+REAL = (0, 1, 2)
+NUMBERS = (1, 2, 3)
+REAL_NUMBERS = (1, 2)
+FLOATING = (2,)
+INEXACT = (2, 3)
+
+
+class Add(Pointwise):
+    """x + y."""
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.add(x, y)
+
+
+class Sub(Pointwise):
+    """x - y; refused, as torch does, when an operand is boolean."""
+
+    overloads: ClassVar[tuple[str, ...]] = ("sub.Tensor",)
+
+    def result_dtype(self, *xs: Type) -> torch.dtype:
+        if any(is_bool(x) for x in xs):
+            raise DTypeError(
+                "sub: subtraction with a bool operand is not supported", hint="use ^ or logical_xor"
+            )
+        return super().result_dtype(*xs)
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.sub(x, y)
+
+
+class Mul(Pointwise):
+    """x * y."""
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.mul(x, y)
+
+
+class Div(Pointwise):
+    """x / y, true division: integers become the default floating dtype."""
+
+    result: ClassVar[Literal["same", "float", "bool"]] = "float"
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.true_divide(x, y)
+
+
+class FloorDivide(Pointwise):
+    """x / y rounded towards minus infinity."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.floor_divide(x, y)
+
+
+class TruncDivide(Pointwise):
+    """x / y rounded towards zero, of floating operands."""
+
+    kinds: ClassVar[tuple[int, ...]] = FLOATING
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.trunc(s.true_divide(x, y))
+
+    def run(self, x: Any, y: Any) -> Any:
+        return torch.div(x, y, rounding_mode="trunc")
+
+
+class Remainder(Pointwise):
+    """x modulo y with the sign of y."""
+
+    overloads: ClassVar[tuple[str, ...]] = tuple(
+        f"remainder.{variant}" for variant in ("Tensor", "Scalar", "Scalar_Tensor")
+    )
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.remainder(x, y)
+
+
+class Fmod(Pointwise):
+    """x modulo y with the sign of x."""
+
+    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "right"
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.fmod(x, y)
+
+
+class Pow(Pointwise):
+    """x to the power y."""
+
+    overloads: ClassVar[tuple[str, ...]] = tuple(
+        f"pow.{variant}" for variant in ("Tensor_Tensor", "Tensor_Scalar", "Scalar")
+    )
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = NUMBERS
+
+    def infer(self, *xs: Any, **_: Any) -> Type:
+        typed = super().infer(*xs)
+        if isinstance(xs[0], ScalarType) and isinstance(typed, TensorType):
+            return typed.with_strides(contiguous_strides(typed.shape))  # torch makes it row-major
+        return typed
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.pow(x, y)
+
+
+class Square(Pointwise):
+    """x * x."""
+
+    def compute_dtype(self, *xs: Type) -> torch.dtype:
+        dtype = promote(xs)
+        return torch.int64 if dtype is torch.bool else dtype
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.mul(x, x)
+
+    def run(self, x: Any) -> Any:
+        return torch.square(x)
+
+
+class Atan2(Pointwise):
+    """The angle of the point (y, x), in radians: atan2(x, y) is the angle of x over y."""
+
+    result: ClassVar[Literal["same", "float", "bool"]] = "float"
+    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "nowhere"
+    kinds: ClassVar[tuple[int, ...]] = FLOATING
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.atan2(x, y)
+
+
+class Maximum(Pointwise):
+    """The larger of two; NaN when either is."""
+
+    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "nowhere"
+    kinds: ClassVar[tuple[int, ...]] = REAL
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.maximum(x, y)
+
+
+class Minimum(Pointwise):
+    """The smaller of two; NaN when either is."""
+
+    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "nowhere"
+    kinds: ClassVar[tuple[int, ...]] = REAL
+
+    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
+        return s.minimum(x, y)
+
+
+class ClampMin(Pointwise):
+    """x, or the bound where x is below it; NaN when either is."""
+
+    overloads: ClassVar[tuple[str, ...]] = ("clamp_min", "clamp_min.Tensor")
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = REAL
+
+    def emit(self, s: Emitter, x: Value, bound: Value) -> Value:
+        return s.clamp_min(x, bound)
+
+
+class ClampMax(Pointwise):
+    """x, or the bound where x is above it; NaN when either is."""
+
+    overloads: ClassVar[tuple[str, ...]] = ("clamp_max", "clamp_max.Tensor")
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = REAL
+
+    def emit(self, s: Emitter, x: Value, bound: Value) -> Value:
+        return s.clamp_max(x, bound)
+
+
+class Clamp(Pointwise):
+    """x within two bounds; the upper bound where they cross; NaN when any is."""
+
+    overloads: ClassVar[tuple[str, ...]] = ("clamp", "clamp.Tensor")
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value, low: Value, high: Value) -> Value:
+        return s.clamp_max(s.clamp_min(x, low), high)
+
+    def run(self, x: Any, low: Any, high: Any) -> Any:
+        if isinstance(low, torch.Tensor) != isinstance(high, torch.Tensor):
+            x, low, high = operands_as_tensors((x, low, high))
+        return torch.clamp(x, low, high)
+
+
+class Neg(Pointwise):
+    """-x; unsigned integers wrap."""
+
+    kinds: ClassVar[tuple[int, ...]] = NUMBERS
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.neg(x)
+
+
+class Abs(Pointwise):
+    """The magnitude: a real number, also of a complex one."""
+
+    kinds: ClassVar[tuple[int, ...]] = NUMBERS
+
+    def result_dtype(self, *xs: Type) -> torch.dtype:
+        dtype = super().result_dtype(*xs)
+        return dtype.to_real() if dtype.is_complex else dtype
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.abs(x)
+
+
+class Sign(Pointwise):
+    """-1, 0 or 1; NaN gives 0."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.sign(x)
+
+
+class Floor(Pointwise):
+    """The largest integer not above x."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.floor(x)
+
+
+class Ceil(Pointwise):
+    """The smallest integer not below x."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.ceil(x)
+
+
+class Trunc(Pointwise):
+    """x rounded towards zero."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.trunc(x)
+
+
+class Round(Pointwise):
+    """x rounded to the nearest integer, halves to the even one."""
+
+    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return s.round(x)
+
+
+class Lerp(Pointwise):
+    """x + weight * (y - x), formed from the nearer end; all of one dtype, save a 0-d weight."""
+
+    overloads: ClassVar[tuple[str, ...]] = ("lerp.Scalar", "lerp.Tensor")
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = INEXACT
+
+    def compute_dtype(self, *xs: Type) -> torch.dtype:
+        return promote(x for x in xs if isinstance(x, TensorType))
+
+    def result_dtype(self, *xs: Type) -> torch.dtype:
+        x, y, weight = xs
+        matched = [t.dtype for t in (x, y) if isinstance(t, TensorType)]
+        if isinstance(weight, TensorType) and weight.shape:
+            matched.append(weight.dtype)
+        if any(dtype is not matched[0] for dtype in matched):
+            raise DTypeError("lerp: the operands must be of one dtype")
+        return super().result_dtype(*xs)
+
+    def emit(self, s: Emitter, x: Value, y: Value, weight: Value) -> Value:
+        near, far = x + weight * (y - x), y - (y - x) * (1 - weight)
+        return s.where(s.lt(s.abs(weight), 0.5), near, far)
+
+    def run(self, x: Any, y: Any, weight: Any) -> Any:
+        return torch.lerp(x, y, weight)
+
+
+class Addcmul(Pointwise):
+    """x + value * y * z."""
+
+    kinds: ClassVar[tuple[int, ...]] = NUMBERS
+    numbers: ClassVar[bool] = False
+
+    def compute_dtype(self, *xs: Type) -> torch.dtype:
+        return promote(xs[:3])
+
+    def emit(self, s: Emitter, x: Value, y: Value, z: Value, value: Value) -> Value:
+        return x + value * y * z
+
+    def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
+        return torch.addcmul(x, y, z, value=value)
+
+
+class Addcdiv(Pointwise):
+    """x + value * y / z."""
+
+    numbers: ClassVar[bool] = False
+    kinds: ClassVar[tuple[int, ...]] = INEXACT
+
+    def compute_dtype(self, *xs: Type) -> torch.dtype:
+        return promote(xs[:3])
+
+    def emit(self, s: Emitter, x: Value, y: Value, z: Value, value: Value) -> Value:
+        return x + value * y / z
+
+    def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
+        return torch.addcdiv(x, y, z, value=value)
+
+
+class Cast(Pointwise):
+    """x converted to another dtype."""
+
+    dtype: torch.dtype
+
+    def infer(self, *xs: Any, **_: Any) -> Type:
+        (x,) = xs
+        if isinstance(x, TensorType):
+            return x.dense().with_dtype(self.dtype)
+        return ScalarType((bool, int, float, complex)[kind_of(self.dtype)])
+
+    def emit(self, s: Emitter, x: Value) -> Value:
+        return cast(s, x, self.dtype)
+
+    def run(self, x: Any) -> Any:
+        return x.to(self.dtype, copy=True)
+
+
+def is_bool(x: Type) -> bool:
+    """Whether a value is boolean, tensor or number."""
+    return x.dtype is torch.bool if isinstance(x, TensorType) else x == ScalarType(bool)

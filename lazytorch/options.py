@@ -1,0 +1,48 @@
+"""What a user may choose for one compilation; frozen, and part of every cache key.
+
+The only reader of the process environment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of one `lt.compile` call.
+
+    fullgraph: raise where a recording would be cut by data-dependent Python.
+    wait: compile the fused kernels before the first call returns; otherwise the first calls run
+        on torch's kernels while the fused ones compile in the background.
+    numerics: "fast" keeps 16-bit intermediates in float32 inside a kernel; "eager" rounds them
+        where eager does and forbids contraction.
+    max_plans: signatures kept per compiled function; the least recently used is dropped.
+    """
+
+    fullgraph: bool = False
+    wait: bool = False
+    numerics: Literal["fast", "eager"] = "fast"
+    max_plans: int = 32
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the process environment says: where kernels are kept, which compiler, what to print."""
+
+    cache: Path
+    cxx: str | None
+    printed: tuple[str, ...]
+
+
+def environment() -> Environment:
+    """Read LAZYTORCH_CACHE, CXX and LAZYTORCH_PRINT (pass names, comma separated)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Environment(
+        cache=Path(os.environ.get("LAZYTORCH_CACHE") or Path(base) / "lazytorch"),
+        cxx=os.environ.get("CXX") or None,
+        printed=tuple(filter(None, os.environ.get("LAZYTORCH_PRINT", "").split(","))),
+    )

@@ -1,0 +1,188 @@
+"""Gradients of a compiled call until a compiled backward exists: torch's own, on the saved inputs.
+
+The forward runs compiled. `.backward()` runs the user's function again, eagerly, with the random
+state and the buffers of the forward, and differentiates that: right for everything that eager is
+right for (custom functions, no_grad, detach, double backward), and as slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch.autograd.function import FunctionCtx
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.frontend import trees
+from lazytorch.frontend.sources import Argument, Recorded, Source, State
+from lazytorch.interpret import aliased
+from lazytorch.ir import Write
+from lazytorch.runtime.stage import Stage
+
+
+@dataclass
+class Call:
+    """What it takes to run a call again: the function, its arguments, and the state before it."""
+
+    fn: Callable[..., Any]
+    leaves: list[Any]
+    spec: trees.Spec
+    arguments: list[int]  # leaves that require grad
+    state: list[torch.Tensor]  # parameters that require grad
+    written: list[tuple[Source, torch.Tensor]]  # what the forward writes, with its values before
+    results: list[int]  # leaves of the result that carry gradients
+    random: list[torch.Tensor]
+    autocast: list[tuple[str, bool, torch.dtype]]
+    run: Callable[[], tuple[Any, ...]]
+    outputs: tuple[Any, ...] = ()
+
+    def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The differentiable results, computed by eager with gradients on."""
+        leaves = list(self.leaves)
+        for i, tensor in zip(self.arguments, tensors, strict=False):
+            leaves[i] = tensor
+        with ExitStack() as stack:
+            for source, before in self.written:
+                # The run gets copies to write to: the real buffers have moved on already.
+                if isinstance(source, Argument):
+                    leaves[source.index] = before.clone()
+                else:
+                    stack.enter_context(replaced(source, before.clone()))
+            args, kwargs = trees.unflatten(self.spec, leaves)
+            stack.enter_context(torch.enable_grad())
+            for device, enabled, dtype in self.autocast:
+                stack.enter_context(torch.autocast(device, dtype, enabled))
+            if self.random:
+                stack.enter_context(torch.random.fork_rng())
+                set_random_state(self.random)
+            result, _ = trees.flatten(self.fn(*args, **kwargs))
+        return [result[i] for i in self.results]
+
+
+class Replay(torch.autograd.Function):
+    """Compiled forward, eager backward."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The compiled outputs that carry gradients."""
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        call.outputs = call.run()
+        return call.outputs[: len(call.results)]
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor | None) -> Any:
+        """Differentiate eager's own computation."""
+        call: Call = ctx.call  # type: ignore[attr-defined]  # set in forward
+        tensors: tuple[torch.Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+        outputs = call.again(tensors)
+        wanted = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
+        found = torch.autograd.grad(
+            [y for y, _ in wanted],
+            tensors,
+            [g for _, g in wanted],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        return (None, *found)
+
+
+@contextmanager
+def replaced(source: Source, tensor: torch.Tensor) -> Generator[None]:
+    """Put another tensor in the place of a parameter or buffer for a while."""
+    assert isinstance(source, State)
+    store, name = source.slot.store, source.slot.name
+    real = store[name]
+    store[name] = tensor
+    try:
+        yield
+    finally:
+        store[name] = real
+
+
+def random_state() -> list[torch.Tensor]:
+    """State of the default generators."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_state(states: list[torch.Tensor]) -> None:
+    """Inverse of `random_state`."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def autocast_state() -> list[tuple[str, bool, torch.dtype]]:
+    """Which autocast regions the call is in."""
+    return [
+        (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    ]
+
+
+def refuse_written(written: Sequence[tuple[Source, torch.Tensor]]) -> None:
+    """Refuse writes that the second, eager run could not do on a copy."""
+    for source, tensor in written:
+        if tensor.requires_grad or not isinstance(source, Argument | State):
+            raise UnsupportedError(
+                "the function writes in place to a tensor that requires grad, or that shares "
+                "its memory with others, while gradients are on",
+                {"shape": tuple(tensor.shape)},
+                hint="write to a clone, or call it under torch.no_grad()",
+            )
+
+
+def plan_tensors(stage: Stage, leaves: list[Any]) -> list[torch.Tensor]:
+    """The tensors that a stage and its successors read: arguments and state."""
+    found = [x for x in leaves if isinstance(x, torch.Tensor)]
+    stack = [stage]
+    while stack:
+        s = stack.pop()
+        for fetch, source in zip(s.fetch, s.piece.sources, strict=True):
+            if isinstance(source, State):
+                found.append(fetch(leaves, ()))
+        stack.extend(s.branches.values())
+    return list({id(x): x for x in found}.values())
+
+
+def written_inputs(stage: Stage, leaves: list[Any]) -> list[tuple[Source, torch.Tensor]]:
+    """What a stage and its successors write to."""
+    found: dict[int, tuple[Source, torch.Tensor]] = {}
+    stack = [stage]
+    while stack:
+        s = stack.pop()
+        targets = {e.inputs[0] for e in s.piece.graph.effects if isinstance(e.op, Write)}
+        for x, fetch, source in zip(s.piece.graph.inputs, s.fetch, s.piece.sources, strict=True):
+            if x in targets:
+                tensor = fetch(leaves, ())
+                found[id(tensor)] = (source, tensor)
+        stack.extend(s.branches.values())
+    return list(found.values())
+
+
+def realias(stage: Stage, outputs: list[Any], leaves: list[Any]) -> None:
+    """Views of differentiable outputs and inputs again, now where autograd sees them."""
+    graph = stage.piece.graph
+    for k, alias in enumerate(graph.aliases):
+        if alias is None:
+            continue
+        if alias.source == "output":
+            outputs[k] = aliased(alias, outputs)
+        elif alias.strides is not None:
+            inputs = [None] * len(graph.inputs)
+            inputs[alias.index] = stage.fetch[alias.index](leaves, ())
+            outputs[k] = aliased(alias, inputs)
+    for leaf in cast(Recorded, stage.recorded).leaves:
+        if leaf.output is None or leaf.requires_grad:
+            continue
+        alias = graph.aliases[leaf.output]
+        if alias is not None and alias.strides is not None:
+            outputs[leaf.output] = outputs[leaf.output].detach()

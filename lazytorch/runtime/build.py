@@ -1,0 +1,89 @@
+"""Compiles kernels, in the background unless told to wait, and swaps them in when ready."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cache, partial
+
+from lazytorch.errors import CompilerError
+from lazytorch.ir import Graph
+from lazytorch.lower.kernel import Kernel, Target
+from lazytorch.lower.program import KernelCall
+from lazytorch.options import Environment, Options, environment
+from lazytorch.runtime.cache import DiskCache
+from lazytorch.types import TensorType
+
+
+class Builds:
+    """The builds of one compiled function."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.threads: list[threading.Thread] = []
+        self.failed: str = ""
+
+    def target(self, graph: Graph) -> Target | None:
+        """Where the graph's kernels are generated for; None when there is no compiler."""
+        if self.failed:
+            return None
+        devices = {x.type.device.type for x in graph.nodes if isinstance(x.type, TensorType)}
+        device = "cuda" if "cuda" in devices else "cpu"
+        return target_for(device, self.options.numerics, environment())
+
+    def start(self, calls: Sequence[KernelCall]) -> None:
+        """Build the kernels of some call sites; at once with `wait`, else in the background."""
+        if not calls:
+            return
+        if self.options.wait:
+            self.build(calls)
+            return
+        thread = threading.Thread(target=self.build, args=(calls,), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def build(self, calls: Sequence[KernelCall]) -> None:
+        """Build and swap; without a compiler torch's kernels stay, and one warning says so."""
+        kernels: dict[str, Kernel] = {call.kernel.name: call.kernel for call in calls}
+        try:
+            calls[0].target.build(list(kernels.values()))
+        except CompilerError as error:
+            self.failed = str(error)
+            warn_once(self.failed)
+            return
+        for call in calls:
+            call.swap()
+
+    def wait(self) -> None:
+        """Return when nothing is being built."""
+        for thread in self.threads:
+            thread.join()
+        self.threads.clear()
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """One warning per process and reason."""
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(
+            f"{message}\nlazytorch runs on torch's own kernels, one by one.", stacklevel=2
+        )
+
+
+@cache
+def target_for(device: str, numerics: str, here: Environment) -> Target:
+    """The code generator for a kind of device; one a process, so that models share kernels."""
+    rounding = numerics == "eager"
+    if device == "cuda":
+        from lazytorch.lower.triton.kernel import TritonTarget
+
+        return TritonTarget(rounding)
+    from lazytorch.lower.cpp.kernel import CppTarget
+    from lazytorch.lower.cpp.toolchain import load
+
+    store = DiskCache(here.cache).get_or_build
+    return CppTarget(rounding, partial(load, cxx=here.cxx, store=store))

@@ -1,0 +1,78 @@
+"""Compiles the pieces of a function along one way through its data-dependent Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from lazytorch.errors import LazyTorchError
+from lazytorch.frontend import trees
+from lazytorch.frontend.record import record
+from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.runtime.stage import Stage
+
+if TYPE_CHECKING:
+    from lazytorch.compiled import Compiled
+
+
+class Trail:
+    """Records from the start along answered cuts, compiles the pieces that are new and runs those
+    that end in a cut."""
+
+    def __init__(
+        self, owner: Compiled, leaves: list[Any], done: Sequence[tuple[Any, ...]] = ()
+    ) -> None:
+        self.owner = owner
+        self.leaves = leaves
+        self.done = list(done)
+        self.new: list[Stage] = []
+        self.ran: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def extend(self, spec: trees.Spec, known: tuple[Cut, ...]) -> Stage:
+        """The first new stage; those after it hang on it as branches."""
+        owner = self.owner
+        started = time.perf_counter()
+        recorded = record(owner.fn, self.leaves, spec, known, self.on_cut, owner.options.fullgraph)
+        seconds = time.perf_counter() - started
+        owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
+        self.check_constants(recorded, spec, known)
+        self.new.append(owner.lowered(recorded.piece, recorded))
+        for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
+            stage.add(value, following)
+        return self.new[0]
+
+    def on_cut(self, piece: Piece) -> Any:
+        """Compile and run a new piece up to its cut; the value that decides."""
+        stage = self.owner.lowered(piece, None)
+        with torch.no_grad():
+            outputs = stage.run(self.leaves, self.done)
+            value, outputs = cast(Cut, piece.cut).resolve(outputs)
+        self.new.append(stage)
+        self.done.append(outputs)
+        self.ran.append((value, outputs))
+        return value
+
+    def check_constants(self, recorded: Recorded, spec: trees.Spec, known: tuple[Cut, ...]) -> None:
+        """What the function returns besides tensors must come out of a second recording equal."""
+        odd = [leaf.value for leaf in recorded.leaves if leaf.output is None]
+        if all(value is None or isinstance(value, bool) for value in odd):
+            return
+        if self.new:
+            return
+        again = record(self.owner.fn, self.leaves, spec, known, None, True)
+        for i, (a, b) in enumerate(zip(recorded.leaves, again.leaves, strict=True)):
+            if a.output is None and not same_value(a, b):
+                raise LazyTorchError(
+                    f"the function returns {type(a.value).__name__} objects that differ from call "
+                    "to call, which a replay cannot do",
+                    {"leaf": i, "first": a.value, "second": b.value},
+                    hint="return tensors, or numbers that depend on the arguments alone",
+                )
+
+
+def same_value(a: Leaf, b: Leaf) -> bool:
+    """Whether two recordings returned the same constant."""
+    return type(a.value) is type(b.value) and bool(a.value == b.value)

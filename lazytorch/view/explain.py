@@ -1,0 +1,267 @@
+"""What became of a compiled function, in plain text: the answer to "what did it do, and why"."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lazytorch.errors import Where
+from lazytorch.frontend.recording import State
+from lazytorch.ir import Const, Graph, Input, Item, Node
+from lazytorch.lower.program import KernelCall
+from lazytorch.lower.prologue import split
+from lazytorch.ops.aten import Aten
+from lazytorch.ops.fused import Fused
+from lazytorch.passes import why_apart
+from lazytorch.runtime.stage import Stage
+from lazytorch.types import OpaqueType, TensorType
+
+if TYPE_CHECKING:
+    from lazytorch.compiled import Compiled
+
+LISTED = 8
+"""Lines of one list; what is left over is counted."""
+
+
+def explain(compiled: Compiled) -> str:
+    """Stages with operation counts and milliseconds, kernels, what was fused and what was not.
+
+    Of a function that was not called yet it says just that.
+    """
+    plans = [plan for known in compiled.plans.values() for plan in known]
+    if not plans:
+        return f"{compiled.name}: nothing is recorded yet; the first call does it"
+    lines = [f"{compiled.name}: {count(len(plans), 'plan')}, one for each signature"]
+    lines += section("stages: operations before and after, milliseconds", times(compiled))
+    if compiled.builds.failed:
+        why = compiled.builds.failed.splitlines()[0]
+        lines += section("no generated kernels, torch's own run instead", [why])
+    for number, plan in enumerate(plans, 1):
+        for piece, stage in enumerate(stages(plan.stage), 1):
+            name = f"plan {number}" + (f", piece {piece}" if stage.branches or piece > 1 else "")
+            lines += ["", f"{name}: {inputs(stage)}", *of_stage(stage)]
+    return "\n".join(lines)
+
+
+def of_stage(stage: Stage) -> Iterator[str]:
+    """Everything about one compiled piece."""
+    main = split(stage.optimized)[1]
+    calls = [*stage.prologue.calls, *stage.main.calls]
+    yield from section("generated kernels", kernels(calls))
+    yield from section("fused groups", groups(main))
+    yield from section("not fused, and why", apart(main))
+    refused = {**stage.prologue.refused, **stage.main.refused}
+    yield from section(
+        "groups without a kernel, which torch's own kernels run",
+        [f"{title(node)}: {why}{at([node])}" for node, why in refused.items()],
+    )
+    yield from section("operations kept as torch's overloads (aten)", overloads(stage.optimized))
+    yield from section(f"prologue, run once: {prologue_size(stage)}", prologue(stage))
+    if stage.cut is not None:
+        seen = ", ".join(map(repr, stage.branches)) or "none"
+        kind = stage.cut.kind.__name__
+        yield from section("cut", [f"{kind}() of a tensor at {stage.cut.where}; seen: {seen}"])
+    yield from section("backward", backward(stage))
+    yield from section("notes", stage.recorded.notes if stage.recorded is not None else [])
+
+
+# The function as a whole.
+
+
+def times(compiled: Compiled) -> Iterator[str]:
+    """A line for each step of compiling; repetitions are added up."""
+    rows: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
+    for name, seconds, before, after in compiled.stages:
+        if before or seconds:
+            rows[name].append((seconds, before, after))
+    for name, runs in rows.items():
+        seconds, before, after = (sum(column) for column in zip(*runs, strict=True))
+        times = f"  in {len(runs)} runs" if len(runs) > 1 else ""
+        yield f"{name:16}{before:7} -> {after:<7}{seconds * 1e3:9.1f}{times}"
+
+
+def stages(first: Stage) -> Iterator[Stage]:
+    """A plan's pieces, each before the pieces that follow it."""
+    yield first
+    for following in first.branches.values():
+        yield from stages(following)
+
+
+def inputs(stage: Stage) -> str:
+    """What comes in at every call, and how many weights are read."""
+    ops = [x.op for x in stage.piece.graph.inputs if isinstance(x.op, Input)]
+    arguments = [f"{op.label}: {op.typed}" for op in ops if op.role == "argument"]
+    shown = ", ".join(arguments[:4]) + (", ..." if len(arguments) > 4 else "")
+    return f"({shown}) and {count(len(ops) - len(arguments), 'parameter or buffer tensor')}"
+
+
+# One piece.
+
+
+def kernels(calls: list[KernelCall]) -> Iterator[str]:
+    """A line for each kernel: call sites, whether they use it yet, its name."""
+    sites: dict[str, list[bool]] = defaultdict(list)
+    for call in calls:
+        sites[call.kernel.name].append(in_use(call))
+    if sites:
+        ready = sum(all(used) for used in sites.values())
+        state = f"{ready} in use, {len(sites) - ready} not yet (torch's kernels stand in)"
+        yield f"{len(sites)} for {count(len(calls), 'call site')}: {state}"
+    rows = sorted(sites.items(), key=lambda row: -len(row[1]))
+    for name, used in rows[:LISTED]:
+        yield f"{len(used):4} x {name}" + ("" if all(used) else "  (not in use yet)")
+    yield from rest(rows)
+
+
+def in_use(call: KernelCall) -> bool:
+    """Whether a call site runs its generated kernel, not torch's kernels in its place."""
+    return getattr(call.call, "__self__", None) is not call.op
+
+
+def groups(graph: Graph) -> Iterator[str]:
+    """A line for each kind of group: how many, their operations, where the user wrote them."""
+    found: dict[str, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if isinstance(node.op, Fused):
+            found[title(node)].append(node)
+    rows = sorted(found.items(), key=lambda row: -len(row[1]))
+    for text, nodes in rows[:LISTED]:
+        yield f"{len(nodes):4} x {shortened(text)}{at(nodes)}"
+    yield from rest(rows)
+
+
+def title(node: Node) -> str:
+    """The operations of a group in order, repeated ones counted."""
+    assert isinstance(node.op, Fused)
+    body = [x.op.name() for x in node.op.body.nodes if not isinstance(x.op, Input | Const)]
+    return " ".join(name if n == 1 else f"{name}({n})" for name, n in Counter(body).items())
+
+
+def apart(graph: Graph) -> Iterator[str]:
+    """A line for each reason: which operations stayed apart because of it."""
+    reasons: dict[str, list[Node]] = defaultdict(list)
+    for node, why in why_apart(graph).items():
+        if not node.op.view:
+            reasons[why].append(node)
+    rows = sorted(reasons.items(), key=lambda row: -len(row[1]))
+    for why, nodes in rows[:LISTED]:
+        yield f"{len(nodes):4} x {why}: {tally(x.op.name() for x in nodes)}"
+    yield from rest(rows)
+
+
+def overloads(graph: Graph) -> Iterator[str]:
+    """How often each overload was kept as it is."""
+    found = Counter(node.op.overload for node in graph.nodes if isinstance(node.op, Aten))
+    rows = found.most_common()
+    for overload, n in rows[:LISTED]:
+        yield f"{n:4} x {overload}"
+    yield from rest(rows)
+
+
+def prologue(stage: Stage) -> Iterator[str]:
+    """What depends on parameters alone: which values are kept between calls."""
+    values = split(stage.optimized)[0].outputs
+    made: dict[str, list[Node]] = defaultdict(list)
+    for node in values:
+        source = node.inputs[0] if isinstance(node.op, Item) else node
+        made[source.op.name()].append(node)
+    rows = sorted(made.items(), key=lambda row: -sum(map(size, row[1])))
+    for name, nodes in rows[:LISTED]:
+        yield f"{len(nodes):4} x {name:16} {mib(sum(map(size, nodes)))}{at(nodes)}"
+    yield from rest(rows)
+
+
+def prologue_size(stage: Stage) -> str:
+    """How much the prologue keeps; values that share memory count once, once they are there."""
+    nodes = split(stage.optimized)[0].outputs
+    storages: dict[int, int] = {}
+    for i, node in enumerate(nodes):
+        value = stage.values[i] if stage.values else None
+        if isinstance(value, torch.Tensor) and not isinstance(node.type, OpaqueType):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        else:
+            storages[~i] = size(node)  # no address is negative
+    return f"{count(len(nodes), 'value')}, {mib(sum(storages.values()))}"
+
+
+def size(node: Node) -> int:
+    """Bytes of a value, 0 for what holds no memory of its own."""
+    return node.type.nbytes if isinstance(node.type, TensorType | OpaqueType) else 0
+
+
+def backward(stage: Stage) -> list[str]:
+    """Who computes gradients, where there are any."""
+    recorded = stage.recorded
+    if recorded is None or not any(leaf.requires_grad for leaf in recorded.leaves):
+        return []
+    trained = sum(requires_grad(source) for source in stage.piece.sources)
+    return [
+        "torch's own on the saved inputs, not compiled yet"
+        f" ({count(trained, 'parameter')} with requires_grad)"
+    ]
+
+
+def requires_grad(source: object) -> bool:
+    """Whether an input is a parameter that is trained."""
+    if not isinstance(source, State):
+        return False
+    return bool(getattr(source.slot.store.get(source.slot.name), "requires_grad", False))
+
+
+# Words.
+
+
+def section(heading: str, lines: Iterable[str]) -> list[str]:
+    """A heading with indented lines; nothing when there are none."""
+    listed = list(lines)
+    return [f"  {heading}", *(f"    {line}" for line in listed)] if listed else []
+
+
+def rest(rows: Sequence[object]) -> Iterator[str]:
+    """How many rows were left out."""
+    if len(rows) > LISTED:
+        yield f"     and {len(rows) - LISTED} more kinds"
+
+
+def at(nodes: list[Node]) -> str:
+    """The user's line and the module paths of some nodes, as the end of a line."""
+    places = [node.where for node in nodes if node.where is not None]
+    if not places:
+        return ""
+    lines = dict.fromkeys(map(line, places))
+    modules = dict.fromkeys(place.module for place in places if place.module)
+    text = f"  at {next(iter(lines))}" + (f" and {len(lines) - 1} more" if len(lines) > 1 else "")
+    if modules:
+        first, *_, last = [*modules, *modules]
+        text += f" ({first})" if len(modules) == 1 else f" ({first} ... {last})"
+    return text
+
+
+def line(where: Where) -> str:
+    """File and line, the file by its last two parts."""
+    return f"{'/'.join(where.file.split('/')[-2:])}:{where.line}"
+
+
+def tally(names: Iterable[str]) -> str:
+    """`53 convolution, 2 max_pool, ...`, the most frequent first."""
+    found = Counter(names).most_common()
+    shown = ", ".join(f"{n} {name}" for name, n in found[:6])
+    return shown + (f", {len(found) - 6} more kinds" if len(found) > 6 else "")
+
+
+def shortened(text: str) -> str:
+    """At most 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def count(n: int, noun: str) -> str:
+    """`1 plan`, `2 plans`."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def mib(nbytes: int) -> str:
+    """Bytes in MiB."""
+    return f"{nbytes / 2**20:.1f} MiB"

@@ -1,0 +1,91 @@
+"""Graph to graph rewrites: same signature, same meaning, verified after each one.
+
+A pass is a function `Graph -> Graph` that returns the same object when it finds nothing to do.
+What it needs to know of a device or of a measurement is a keyword argument (`functools.partial`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from lazytorch.errors import VerifyError
+from lazytorch.ir import Graph
+from lazytorch.passes.cse import cse
+from lazytorch.passes.fold_batch_norm import fold_batch_norm
+from lazytorch.passes.fold_constants import fold_constants
+from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.select import select
+from lazytorch.passes.simplify import simplify
+from lazytorch.verify import signature, verify
+
+Pass = Callable[[Graph], Graph]
+Observer = Callable[[str, Graph, Graph], None]
+"""Called with a pass's name, the graph before it and the graph after it."""
+
+REWRITES: tuple[Pass, ...] = (
+    fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
+    simplify,  # before cse: different spellings of one computation become the same
+    cse,  # before fuse: a shared value must be one node, or fusion computes it twice
+    fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
+)
+"""What holds on every device."""
+
+DEFAULT: tuple[Pass, ...] = (
+    *REWRITES,
+    # select goes here, told about the device: library calls are taken first, fuse gets the rest
+    fuse,  # last: it hides operations in bodies, where no other pass looks
+)
+
+
+def optimize(
+    graph: Graph, passes: Sequence[Pass] = DEFAULT, observe: Observer | None = None
+) -> Graph:
+    """Run `passes` in order; VerifyError names the pass that broke the graph or its signature."""
+    for rewrite in passes:
+        name = pass_name(rewrite)
+        after = rewrite(graph)
+        if after is not graph:
+            check_signature(graph, verify(after, after=name), name)
+        if observe is not None:
+            observe(name, graph, after)
+        graph = after
+    return graph
+
+
+def check_signature(before: Graph, after: Graph, name: str) -> None:
+    """VerifyError unless inputs, output types, aliases and the number of effects are the same."""
+    if after.inputs != before.inputs or signature(after) != signature(before):
+        raise VerifyError(
+            f"{name} changed the graph's inputs, output types or aliases",
+            {"before": signature(before), "after": signature(after)},
+        )
+    if len(after.effects) != len(before.effects):
+        raise VerifyError(
+            f"{name} changed the number of effects",
+            {"before": len(before.effects), "after": len(after.effects)},
+        )
+
+
+def pass_name(rewrite: Pass) -> str:
+    """The function's name, also when keyword arguments were bound to it."""
+    while isinstance(rewrite, partial):
+        rewrite = rewrite.func
+    return rewrite.__name__
+
+
+__all__ = [
+    "DEFAULT",
+    "REWRITES",
+    "Observer",
+    "Pass",
+    "cse",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse",
+    "optimize",
+    "pass_name",
+    "select",
+    "simplify",
+    "why_apart",
+]

@@ -1,0 +1,394 @@
+"""fuse: which elementwise operations become one kernel, and why others stay apart."""
+
+# ruff: noqa: E501  golden text is as wide as it is
+
+from textwrap import dedent
+
+import pytest
+from check import Check, assert_same_values
+
+from lazytorch.ir import Builder, Graph, Node, input
+from lazytorch.ops.elementary import Exp, Sin
+from lazytorch.ops.fused import Fused
+from lazytorch.ops.layout import Permute, Reshape
+from lazytorch.ops.pointwise import Add
+from lazytorch.passes import fuse, why_apart
+from lazytorch.text import parse
+from lazytorch.types import tensor_type
+from lazytorch.verify import verify
+
+
+def test_a_chain_becomes_one_kernel_with_its_constants_inside(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[8, 4], %y: f32[8, 4]) {
+          %0 = mul %x 2.0
+          %1 = add %0 %y
+          %2 = tanh %1
+          return %2
+        }
+        """,
+        """
+        graph(%x: f32[8, 4], %y: f32[8, 4]) {
+          %0: f32[8, 4] = fused{body=graph(%a0: f32[8, 4], %a1: f32[8, 4]) {
+            %0: f32[8, 4] = mul %a0 2.0
+            %1: f32[8, 4] = add %0 %a1
+            %2: f32[8, 4] = tanh %1
+            return %2
+          }} %x %y
+          return %0
+        }
+        """,
+    )
+
+
+def test_a_value_with_two_readers_is_computed_once(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[4]) {
+          %0 = exp %x
+          %1 = add %0 1.0
+          %2 = log %0
+          %3 = mul %1 %2
+          return %3
+        }
+        """,
+        """
+        graph(%x: f32[4]) {
+          %0: f32[4] = fused{body=graph(%a0: f32[4]) {
+            %0: f32[4] = exp %a0
+            %1: f32[4] = add %0 1.0
+            %2: f32[4] = log %0
+            %3: f32[4] = mul %1 %2
+            return %3
+          }} %x
+          return %0
+        }
+        """,
+    )
+
+
+def test_values_that_others_read_are_outputs(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[3, 3]) {
+          %0 = exp %x
+          %1 = neg %0
+          %2 = matmul %0 %0
+          %3 = mul %1 %1
+          return %1, %2, %3
+        }
+        """,
+        """
+        graph(%x: f32[3, 3]) {
+          %0: (f32[3, 3], f32[3, 3], f32[3, 3]) = fused{body=graph(%a0: f32[3, 3]) {
+            %0: f32[3, 3] = exp %a0
+            %1: f32[3, 3] = neg %0
+            %2: f32[3, 3] = mul %1 %1
+            return %0, %1, %2
+          }} %x
+          %1: f32[3, 3] = item{index=1} %0
+          %2: f32[3, 3] = item{index=0} %0
+          %3: f32[3, 3] = matmul %2 %2
+          %4: f32[3, 3] = item{index=2} %0
+          return %1, %3, %4
+        }
+        """,
+    )
+
+
+def test_smaller_operands_are_read_repeatedly(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[2, 3, 4, 4], %bias: f32[3, 1, 1], %s: f32[]) {
+          %0 = add %x %bias
+          %1 = mul %0 %s
+          %2 = relu %1
+          return %2
+        }
+        """,
+        """
+        graph(%x: f32[2, 3, 4, 4], %bias: f32[3, 1, 1], %s: f32[]) {
+          %0: f32[2, 3, 4, 4] = fused{body=graph(%a0: f32[2, 3, 4, 4], %a1: f32[3, 1, 1], %a2: f32[]) {
+            %0: f32[2, 3, 4, 4] = add %a0 %a1
+            %1: f32[2, 3, 4, 4] = mul %0 %a2
+            %2: f32[2, 3, 4, 4] = relu %1
+            return %2
+          }} %x %bias %s
+          return %0
+        }
+        """,
+    )
+
+
+def test_dtypes_mix_in_one_kernel(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%h: bf16[6], %i: i64[6]) {
+          %0 = cast{dtype=f32} %h
+          %1 = gt %i 1
+          %2 = where %1 %0 0.0
+          %3 = cast{dtype=bf16} %2
+          return %3
+        }
+        """,
+        """
+        graph(%h: bf16[6], %i: i64[6]) {
+          %0: bf16[6] = fused{body=graph(%a0: i64[6], %a1: bf16[6]) {
+            %0: bool[6] = gt %a0 1
+            %1: f32[6] = cast{dtype=f32} %a1
+            %2: f32[6] = where %0 %1 0.0
+            %3: bf16[6] = cast{dtype=bf16} %2
+            return %3
+          }} %i %h
+          return %0
+        }
+        """,
+    )
+
+
+def test_a_path_that_leaves_and_returns_cuts_the_group(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3]) {
+          %0 = mul %x %y
+          %1 = add %0 %y
+          %2 = matmul %1 %y
+          %3 = add %1 %2
+          %4 = relu %3
+          return %4
+        }
+        """,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3]) {
+          %0: f32[3, 3] = fused{body=graph(%a0: f32[3, 3], %a1: f32[3, 3]) {
+            %0: f32[3, 3] = mul %a0 %a1
+            %1: f32[3, 3] = add %0 %a1
+            return %1
+          }} %x %y
+          %1: f32[3, 3] = matmul %0 %y
+          %2: f32[3, 3] = fused{body=graph(%a0: f32[3, 3], %a1: f32[3, 3]) {
+            %0: f32[3, 3] = add %a0 %a1
+            %1: f32[3, 3] = relu %0
+            return %1
+          }} %0 %1
+          return %2
+        }
+        """,
+    )
+
+
+def test_an_operation_between_other_shapes_does_not_cut_the_group(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3], %v: f32[3]) {
+          %0 = mul %x %y
+          %1 = exp %v
+          %2 = neg %1
+          %3 = mul %0 %2
+          return %3
+        }
+        """,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3], %v: f32[3]) {
+          %0: f32[3] = fused{body=graph(%a0: f32[3]) {
+            %0: f32[3] = exp %a0
+            %1: f32[3] = neg %0
+            return %1
+          }} %v
+          %1: f32[3, 3] = fused{body=graph(%a0: f32[3, 3], %a1: f32[3, 3], %a2: f32[3]) {
+            %0: f32[3, 3] = mul %a0 %a1
+            %1: f32[3, 3] = mul %0 %a2
+            return %1
+          }} %x %y %0
+          return %1
+        }
+        """,
+    )
+
+
+def test_a_value_read_only_by_a_later_group_is_computed_there(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3], %h: bf16[3, 3]) {
+          %0 = cast{dtype=f32} %h
+          %1 = relu %x
+          %2 = matmul %1 %y
+          %3 = add %0 %2
+          return %3
+        }
+        """,
+        """
+        graph(%x: f32[3, 3], %y: f32[3, 3], %h: bf16[3, 3]) {
+          %0: f32[3, 3] = relu %x
+          %1: f32[3, 3] = matmul %0 %y
+          %2: f32[3, 3] = fused{body=graph(%a0: bf16[3, 3], %a1: f32[3, 3]) {
+            %0: f32[3, 3] = cast{dtype=f32} %a0
+            %1: f32[3, 3] = add %0 %a1
+            return %1
+          }} %h %1
+          return %2
+        }
+        """,
+    )
+
+
+def test_what_the_prologue_computes_stays_apart(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[4], %w: f32[4] state, %v: f32[4] state) {
+          %0 = add %v 1.0
+          %1 = rsqrt %0
+          %2 = mul %w %1
+          %3 = mul %x %2
+          %4 = relu %3
+          return %4
+        }
+        """,
+        """
+        graph(%x: f32[4], %w: f32[4] state, %v: f32[4] state) {
+          %0: f32[4] = add %v 1.0
+          %1: f32[4] = rsqrt %0
+          %2: f32[4] = mul %w %1
+          %3: f32[4] = fused{body=graph(%a0: f32[4], %a1: f32[4]) {
+            %0: f32[4] = mul %a0 %a1
+            %1: f32[4] = relu %0
+            return %1
+          }} %x %2
+          return %3
+        }
+        """,
+    )
+
+
+def test_groups_that_would_wait_for_each_other_are_cut() -> None:
+    text = """
+    graph(%x: f32[3, 4], %y: f32[4, 3], %p: f32[4], %q: f32[4]) {
+      %a = mul %x %p
+      %r = permute{perm=(1, 0)} %a
+      %d = mul %y 2.0
+      %c = exp %r
+      %e = add %c %d
+      %s = permute{perm=(1, 0)} %d
+      %b = add %a %s
+      %m = mul %b %q
+      return %e, %m
+    }
+    """
+    graph = parse(dedent(text))
+    after = verify(fuse(graph))
+    assert_same_values(graph, after)
+    assert any(isinstance(node.op, Fused) for node in after)
+
+
+def test_equal_groups_have_equal_kernels() -> None:
+    text = """
+    graph(%x: f32[4], %y: f32[4]) {
+      %0 = mul %x 2.0
+      %1 = add %0 %y
+      %2 = sum{dims=(0,)} %1
+      %3 = add %1 %2
+      %4 = cumsum{dim=0} %3
+      %5 = mul %4 2.0
+      %6 = add %5 %x
+      return %6
+    }
+    """
+    kernels = [n.op for n in fuse(parse(dedent(text))) if isinstance(n.op, Fused)]
+    assert len(kernels) == 2 and kernels[0] == kernels[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("graph(%x: f32[4]) { %0 = exp %x return %0 }", "only one operation"),
+        ("graph(%x: f32[4]) { %0 = sum{dims=(0,)} %x return %0 }", "not elementwise"),
+        (
+            "graph(%x: c64[4]) { %0 = exp %x %1 = neg %0 return %1 }",
+            "dtype c64 has no generated kernel",
+        ),
+        (
+            "graph(%x: f32[4], %y: f32[2, 1]) { %0 = exp %x %1 = add %0 %y return %1 }",
+            "shape differs",
+        ),
+        (
+            "graph(%x: f32[3, 3]) { %0 = exp %x %1 = matmul %0 %x %2 = add %0 %1 return %2 }",
+            "would make a cycle",
+        ),
+        (
+            "graph(%x: f32[4], %w: f32[4] state) { %0 = exp %w %1 = add %0 %x return %1 }",
+            "computed once, in the prologue",
+        ),
+        (
+            "graph(%x: f32[4] on cuda, %s: f32[]) { %0 = add %x %s %1 = add %0 %s return %1 }",
+            "operands on different devices",
+        ),
+        (
+            "graph(%s: float) { %0 = add %s 1.0 %1 = mul %0 2.0 return %1 }",
+            "a number, not a tensor",
+        ),
+        (
+            "graph(%x: f32[4], %s: float) { %0 = mul %x %s %1 = exp %0 return %1 }",
+            "a number among the operands varies",
+        ),
+    ],
+)
+def test_declines_and_says_why(check: Check, text: str, reason: str) -> None:
+    check.declines(fuse, text)
+    assert reason in why_apart(parse(text)).values()
+
+
+def test_a_random_draw_is_no_part_of_a_group(check: Check) -> None:
+    check.declines(
+        fuse,
+        """
+        graph(%x: f32[4]) {
+          %0 = exp %x
+          %1 = aten_random{overload="aten.bernoulli.default", args=($0,)} %0
+          effects %1
+          return %1
+        }
+        """,
+    )
+
+
+def test_long_chains_are_cut_into_kernels_of_bounded_size() -> None:
+    x = node = input("x", tensor_type((4,)))
+    for _ in range(500):
+        node = Builder()(Sin(), node)
+    after = fuse(Graph((x,), (node,)))
+    assert [n.op.name() for n in after] == ["input", "fused", "fused", "fused"]
+
+
+def test_many_crossing_groups_of_two_shapes_stay_executable() -> None:
+    b = Builder()
+    x = input("x", tensor_type((2, 3)))
+    rows: list[Node] = [x]
+    columns: list[Node] = [b(Permute((1, 0)), x)]
+    for i in range(60):
+        rows.append(b(Add(), rows[-1 - i % 3 % len(rows)], b(Permute((1, 0)), columns[-1])))
+        columns.append(b(Add(), b(Exp(), columns[-1]), b(Reshape((3, 2)), rows[i // 2])))
+    graph = Graph((x,), (rows[-1], columns[-1]))
+    assert_same_values(graph, verify(fuse(graph)))
+
+
+def test_declines_float64_trigonometry_on_the_cpu(check: Check) -> None:
+    check.declines(
+        fuse,
+        """
+        graph(%x: f64[4]) {
+          %0 = sin %x
+          %1 = cos %0
+          return %1
+        }
+        """,
+    )

@@ -85,6 +85,8 @@ def bench(
             check_side(name)
         cases = [Case(model, batch, getattr(torch, dtype), where) for model in models]
         found: list[Comparison] = []
+        for case in cases:
+            case.check()
         with progress() as tell:
             for case in cases:
                 found.append(measured(case, names, repeats, start, tell))

@@ -1,122 +1,24 @@
-"""Op, Node and Graph: the intermediate representation, which knows no operation."""
+"""Node and Graph: the intermediate representation, which knows no operation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from typing_extensions import override
 
 from lazytorch.errors import LazyTorchError, Where
+from lazytorch.op import Attribute as Attribute
+from lazytorch.op import Op as Op
+from lazytorch.op import Operand as Operand
+from lazytorch.op import attribute_key as attribute_key
 from lazytorch.types import Number, ScalarType, Type
 
 if TYPE_CHECKING:
     import networkx
-
-Attribute = Any  # None, bool, int, float, complex, str, dtype, device, Graph, Data, tuples of those
-
-
-@dataclass_transform(frozen_default=True)
-class Op:
-    """What a node does. Fields are static attributes: printed, parsed and compared with their type.
-
-    Methods are the operation's rules. `infer` gives the result's type, `run` computes it with
-    torch, `emit` (elementwise only) computes it on any backend passed as an argument.
-    """
-
-    registry: ClassVar[dict[str, type[Op]]] = {}
-    effect: ClassVar[bool] = False
-    """Whether it must happen even if nothing reads it, in order with the other effects."""
-    view: ClassVar[bool] = False
-    """Whether `run` returns its first operand's own storage (or may)."""
-
-    def __init_subclass__(cls, abstract: bool = False) -> None:
-        dataclass(frozen=True, eq=False, repr=False)(cls)
-        if not abstract:
-            if cls.name() in Op.registry and Op.registry[cls.name()].__module__ != cls.__module__:
-                raise TypeError(f"two operations are named {cls.name()}")
-            Op.registry[cls.name()] = cls
-
-    @classmethod
-    def name(cls) -> str:
-        """Snake-case class name: how the graph's text spells the operation."""
-        name = cls.__dict__.get("_name")
-        if name is None:
-            text = cls.__name__
-            name = text[0].lower() + "".join(
-                f"_{c.lower()}" if c.isupper() else c for c in text[1:]
-            )
-            cls._name = name  # type: ignore[attr-defined]  # a cache on the class itself
-        return name
-
-    # The unused keywords let subclasses fix their number of operands under strict typing.
-    def infer(self, *xs: Any, **_: Any) -> Type:
-        """Type of the result from the operands' types; raises ShapeError, DTypeError."""
-        raise NotImplementedError(f"{self.name()} has no type rule")
-
-    def run(self, *xs: Any, **_: Any) -> Any:
-        """The result computed by torch from tensors and numbers."""
-        raise NotImplementedError(f"{self.name()} has no torch kernel")
-
-    def attributes(self) -> tuple[tuple[str, Attribute], ...]:
-        """Names and values of the static attributes in order."""
-        return tuple(
-            [(name, getattr(self, name)) for name in type(self).__dict__["__match_args__"]]
-        )
-
-    @cached_property
-    def key(self) -> tuple[object, ...]:
-        """What equality compares: 1, 1.0 and True differ, so do 0.0 and -0.0; NaN equals itself."""
-        return (type(self), *(attribute_key(value) for _, value in self.attributes()))
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Op) and self.key == other.key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __repr__(self) -> str:
-        attributes = ", ".join(f"{k}={v!r}" for k, v in self.attributes())
-        return f"{type(self).__name__}({attributes})"
-
-
-def attribute_key(value: Attribute) -> object:
-    """A hashable stand-in for an attribute that is equal exactly when type and bits are."""
-    kind = value.__class__
-    if kind is float:
-        return (float, value.hex())
-    if kind is complex:
-        return (complex, value.real.hex(), value.imag.hex())
-    if kind is tuple:
-        return tuple([attribute_key(v) for v in value])
-    if kind is int or kind is bool:
-        return (kind, value)
-    return value
-
-
-class Operand:
-    """Stands for operand `index` among the static arguments of an `aten` operation: `$0`."""
-
-    __slots__ = ("index",)
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Operand) and other.index == self.index
-
-    def __hash__(self) -> int:
-        return hash((Operand, self.index))
-
-    def __repr__(self) -> str:
-        return f"${self.index}"
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from typing import Any, NoReturn, cast
 
 import torch
@@ -76,10 +76,10 @@ def is_state(x: Node) -> bool:
 def print_attributes(op: Op, indent: str = "") -> str:
     """`{perm=(1, 0)}`; what equals its default is left out."""
     shown: list[str] = []
-    for f in fields(op):  # type: ignore[arg-type]  # every Op subclass is a dataclass
-        value = getattr(op, f.name)
-        if f.default is MISSING or attribute_key(f.default) != attribute_key(value):
-            shown.append(f"{f.name}={print_attribute(value, indent)}")
+    for name, value in op.attributes():
+        default = getattr(type(op), name, MISSING)
+        if default is MISSING or attribute_key(default) != attribute_key(value):
+            shown.append(f"{name}={print_attribute(value, indent)}")
     return "{" + ", ".join(shown) + "}" if shown else ""
 
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("options", "errors", "types", "devices", "report", "accuracy"),
-    ("ir", "data", "text", "verify", "interpret", "accuracy"),
+    ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
     ("passes",),
     ("frontend",),

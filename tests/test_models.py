@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import lazytorch as lt
 from lazytorch import zoo
 from lazytorch.bench.right import faults
 
@@ -19,3 +20,11 @@ def test_model_is_right_in_every_use(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "distilbert"])
 def test_a_convnet_and_a_transformer_are_right(name: str) -> None:
     assert faults(name, torch.float32, torch.device("cpu")) == []
+
+
+def test_common_models_are_primitives_throughout() -> None:
+    for name in ("resnet18", "distilbert"):
+        module, args, kwargs = zoo.build(name)
+        with torch.no_grad():
+            graph = lt.trace(module, *args, **kwargs)
+        assert [node for node in graph if node.op.name().startswith("aten")] == []

@@ -102,10 +102,12 @@ def test_what_depends_on_weights_alone_is_marked() -> None:
 
 
 def test_boxes_know_their_module_and_the_users_line(recorded: Graph) -> None:
-    linear = [box for box in scene(recorded).boxes if box.title == "linear"]
-    assert [box.module for box in linear] == ["blocks.0.linear", "blocks.1.linear", "last"]
-    assert linear[0].weights == ("blocks.0.linear.weight", "blocks.0.linear.bias")
-    added = [box for box in scene(recorded).boxes if box.title == "add"]
+    boxes = scene(recorded).boxes
+    modules = [box.module for box in boxes if box.title == "aten.sort.default"]
+    assert modules == ["blocks.0", "blocks.1"]
+    norm = next(box for box in boxes if box.title == "batch_norm")
+    assert norm.module == "norm" and {"norm.weight", "norm.bias"} < set(norm.weights)
+    added = [box for box in boxes if box.title == "add"]
     assert Path(__file__).name in added[0].line and "+ 1" in added[0].source
 
 
@@ -132,7 +134,7 @@ def test_every_box_has_one_place_and_values_flow_down(recorded: Graph) -> None:
 
 
 def test_a_crowd_is_put_together_in_runs() -> None:
-    count = 20_000
+    count = 5_000
     lines = [f"  %{i + 1}: f32[4] = exp %{i}" for i in range(count)]
     text = "\n".join(
         ["graph(%x: f32[4]) {", "  %0: f32[4] = exp %x", *lines, f"  return %{count}", "}"]
@@ -164,7 +166,7 @@ def test_html_holds_all_and_needs_no_network(fast: lt.Compiled, tmp_path: Path) 
     assert list(tabs) == ["recorded", "optimized", "program", "kernels", "explain"]
     assert "def program(" in tabs["program"]["text"] and tabs["explain"]["text"] == fast.explain()
     titles = [box["title"] for box in tabs["recorded"]["boxes"]]
-    assert "batch_norm" in titles and titles.count("linear") == 3
+    assert "batch_norm" in titles and titles.count("aten.sort.default") == 2
     assert any(box["family"] == "fused" for box in tabs["optimized"]["boxes"])
 
 
@@ -246,7 +248,7 @@ def test_explain_tells_stages_kernels_groups_and_what_stayed_apart(fast: lt.Comp
     assert re.search(
         r"2 x relu mul add +at tests/test_view\.py:\d+ \(blocks\.0 \.\.\. blocks\.1\)", text
     )
-    assert "not elementwise" in text and "3 linear" in text
+    assert re.search(r"\d+ x not elementwise: .*2 aten", text)
     assert "2 x aten.sort.default" in text
     assert re.search(r"prologue, run once: \d+ values?, ", text)
     assert "backward" not in text

@@ -48,8 +48,8 @@ class Case:
         that they have. LazyTorchError says which models there are, or which package is missing.
         """
         try:
+            self.check()
             if ":" not in self.model:
-                self.check_name()
                 return Model(*zoo.build(self.model, self.dtype, self.device, self.batch))
             module, args, kwargs = zoo.load(self.model)
         except ImportError as error:
@@ -57,9 +57,9 @@ class Case:
         args, kwargs = converted((args, kwargs), self.dtype, self.device)
         return Model(module.eval().to(self.device, self.dtype), args, kwargs)
 
-    def check_name(self) -> None:
-        """LazyTorchError where the zoo has no such model."""
-        if self.model not in zoo.models():
+    def check(self) -> None:
+        """LazyTorchError where the zoo has no model of that name."""
+        if ":" not in self.model and self.model not in zoo.models():
             raise LazyTorchError(
                 f"no model is called {self.model!r}",
                 {"the zoo has": ", ".join(zoo.models())},

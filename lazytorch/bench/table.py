@@ -47,8 +47,9 @@ STARTED = ("first, s", "full, s")
 def cells(one: Comparison, name: str, side: Measured, started: bool) -> list[str]:
     """The texts of a row after the side's name."""
     low, high = side.timing.quartiles
-    half = 1e3 * (high - low) / 2
-    found = [f"{significant(1e3 * side.timing.median)} ±{half:.2g}", f"{one.speedup(name):.2f}x"]
+    median, half = 1e3 * side.timing.median, 1e3 * (high - low) / 2
+    around = f"{half:.0f}" if half >= 10 else f"{half:.2g}"
+    found = [f"{significant(median)} ±{around}", f"{one.speedup(name):.2f}x"]
     if started:
         found += start_cells(side.start)
     found.append("" if side.memory is None else f"{side.memory / 2**20:.1f}")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import DispatchKey
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
-from lazytorch.frontend.imports import IMPORTERS, VIEWERS
+from lazytorch.frontend.imports import IMPORTERS, PLAIN, VIEWERS
 from lazytorch.frontend.mutation import call_copy, call_mutating
 from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.frontend.values import differentiable, items, nodes
 from lazytorch.ir import Node
+from lazytorch.ops.base import Pointwise
 from lazytorch.ops.layout import AsStrided, Detach
 from lazytorch.types import TensorType, TupleType
 
@@ -35,7 +36,8 @@ def handler(func: Any) -> Handler:
     if func in VIEWERS:
         return call_view
     if func in IMPORTERS:
-        return call_value
+        op = PLAIN.get(func)
+        return call_value if op is None else partial(call_elementwise, op)
     if func.namespace == "profiler":
         return run_directly
     schema = func._schema
@@ -51,6 +53,14 @@ def composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), DispatchKey.CompositeImplicitAutograd
     )
+
+
+def call_elementwise(
+    op: Pointwise, r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """An elementwise overload: the short way where it fits."""
+    result = None if kwargs else r.elementwise(op, args)
+    return call_value(r, func, args, kwargs) if result is None else result
 
 
 def call_value(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ Viewer = Callable[..., Any]
 """`(x: TensorType, *args, **kwargs)`: the steps (tuple of View operations) from x to the view, or
 a list of such tuples where torch returns several views."""
 
+Rule = TypeVar("Rule")
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -30,8 +32,55 @@ class Written:
     writes: tuple[tuple[int, Node], ...]
 
 
-IMPORTERS: dict[Any, Importer] = {}
-VIEWERS: dict[Any, Viewer] = {}
+class Table(Generic[Rule]):
+    """Rules by overload. Declared by name, since resolving a thousand overloads takes torch 100 ms;
+    looked up by overload object, once by name and then by identity."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, Rule] = {}
+        self.found: dict[Any, Rule | None] = {}
+
+    def get(self, func: Any) -> Rule | None:
+        """The overload's rule; None when it has none."""
+        try:
+            return self.found[func]
+        except KeyError:
+            rule = self.found[func] = self.named.get(str(func))
+            return rule
+
+    def __getitem__(self, func: Any) -> Rule:
+        rule = self.get(func)
+        if rule is None:
+            raise KeyError(str(func))
+        return rule
+
+    def __contains__(self, func: Any) -> bool:
+        return self.get(func) is not None
+
+    def items(self) -> Iterator[tuple[Any, Rule]]:
+        """Overload and rule, for the overloads that this torch has."""
+        for name, rule in self.named.items():
+            if (func := overload(name.removeprefix("aten."))) is not None:
+                yield func, rule
+
+    def declare(self, names: Sequence[str]) -> Callable[[Rule], Rule]:
+        """A decorator that enters a rule under overloads such as `softmax.int`."""
+
+        def enter(rule: Rule) -> Rule:
+            for name in names:
+                self.named[spelled(name)] = rule
+            return rule
+
+        return enter
+
+
+IMPORTERS: Table[Importer] = Table()
+VIEWERS: Table[Viewer] = Table()
+
+
+def spelled(name: str) -> str:
+    """How torch prints the overload that `softmax.int` or `relu` (the default one) names."""
+    return f"aten.{name}" if "." in name else f"aten.{name}.default"
 
 
 def overload(name: str) -> Any:
@@ -40,39 +89,35 @@ def overload(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, packet, None), variant or "default", None)
 
 
-def imports(*names: str) -> Callable[[Importer], Importer]:
-    """Declare the importer of overloads such as `softmax.int`."""
+PLAIN: Table[Pointwise] = Table()
+"""Elementwise operations that overloads are when they are called with nothing but operands."""
 
-    def declare(importer: Importer) -> Importer:
-        for name in names:
-            if (found := overload(name)) is not None:
-                IMPORTERS[found] = importer
-        return importer
 
-    return declare
+def imports(*names: str, plain: Pointwise | None = None) -> Callable[[Importer], Importer]:
+    """Declare the importer of overloads such as `softmax.int`.
+
+    `plain` is the operation that a call with nothing but two operands imports as.
+    """
+    if plain is not None:
+        PLAIN.declare(names)(plain)
+    return IMPORTERS.declare(names)
 
 
 def views(*names: str) -> Callable[[Viewer], Viewer]:
     """Declare how overloads that return views of their first operand are windows on it."""
-
-    def declare(viewer: Viewer) -> Viewer:
-        for name in names:
-            if (found := overload(name)) is not None:
-                VIEWERS[found] = viewer
-        return viewer
-
-    return declare
+    return VIEWERS.declare(names)
 
 
 def import_pointwise() -> None:
     """Enter elementwise operations under overloads that take just operands, unless imported yet."""
     for kind in Op.registry.values():
-        if issubclass(kind, Pointwise) and not fields(kind):
+        if issubclass(kind, Pointwise) and not kind.__match_args__:
             names = kind.overloads or tuple(
                 f"{kind.name()}.{variant}" for variant in ("default", "Tensor", "Scalar")
             )
-            left = [name for name in names if overload(name) not in IMPORTERS]
-            imports(*left)(pointwise(kind()))
+            left = [name for name in names if spelled(name) not in IMPORTERS.named]
+            op = kind()
+            imports(*left, plain=op)(pointwise(op))
 
 
 def pointwise(op: Pointwise) -> Importer:

@@ -18,6 +18,7 @@ from lazytorch.frontend.values import items
 from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.base import Pointwise
 from lazytorch.ops.layout import AsStrided, Detach
 from lazytorch.types import ScalarType, TensorType, TupleType, tensor_type
 
@@ -118,6 +119,10 @@ class Recorder:
         """Record one call of an overload and return lazy results."""
         self.b.where = self.lines.here(self.module)
         return dispatch.handler(func)(self, func, args, kwargs)
+
+    def elementwise(self, op: Pointwise, args: tuple[Any, ...]) -> LazyTensor | None:
+        """A short way for elementwise operations, where a recorder has one."""
+        return None
 
     def lift(self, tensor: torch.Tensor) -> LazyTensor:
         """The lazy tensor that stands for a real one; one per tensor."""

@@ -16,6 +16,7 @@ from lazytorch.data import Data
 from lazytorch.errors import CutError, LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.elementwise import Inferred, record_elementwise
 from lazytorch.frontend.modes import RecordingMode, paused
 from lazytorch.frontend.recorder import Recorder, storage_type
 from lazytorch.frontend.sources import (
@@ -34,6 +35,7 @@ from lazytorch.frontend.sources import (
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import Literal as TensorLiteral
 from lazytorch.types import TensorType
 
@@ -72,6 +74,7 @@ class Recording(Recorder):
         self.cells: list[weakref.ref[Cell]] = []
         self.cuts = 0
         self.notes: list[str] = []
+        self.inferred = Inferred()
 
     # How real tensors come in.
 
@@ -128,6 +131,13 @@ class Recording(Recorder):
         x = super().fresh(node, differentiable)
         self.cells.append(weakref.ref(x.cell))
         return x
+
+    @override
+    def elementwise(self, op: Pointwise, args: tuple[Any, ...]) -> LazyTensor | None:
+        try:
+            return record_elementwise(self, op, args)
+        except LazyTorchError:
+            return None  # the general way raises it again, with the operands
 
     def literal(self, tensor: torch.Tensor) -> LazyTensor:
         """A constant made of Python numbers in the function."""

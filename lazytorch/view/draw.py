@@ -1,4 +1,7 @@
-"""`lt.view`: a picture of a graph or of a compiled function, written to a file."""
+"""`lt.view`: a picture of a graph or of a compiled function, written to a file.
+
+What draws is imported when it is asked to: `import lazytorch` has to stay quick.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ from lazytorch.ir import Graph
 from lazytorch.lower.kernel import Kernel
 from lazytorch.runtime.stage import Stage
 from lazytorch.text import print_graph
-from lazytorch.view.dot import dot, svg
 from lazytorch.view.explain import explain
-from lazytorch.view.html import Tab, page
 
 if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
@@ -45,6 +46,8 @@ def view(shown: Graph | Compiled, path: str | os.PathLike[str]) -> Path:
 
 def as_html(shown: Graph | Compiled) -> str:
     """The page with a tab for each thing to see."""
+    from lazytorch.view.html import Tab, page
+
     if isinstance(shown, Graph):
         return page("graph", [Tab("graph", graph=shown), Tab("text", text=text(shown))])
     tabs: list[Tab] = [Tab("explain", text=explain(shown))]
@@ -62,11 +65,15 @@ def as_html(shown: Graph | Compiled) -> str:
 
 def as_dot(shown: Graph | Compiled) -> str:
     """Graphviz source."""
+    from lazytorch.view.dot import dot
+
     return dot(graphs(shown))
 
 
 def as_svg(shown: Graph | Compiled) -> str:
     """What graphviz draws."""
+    from lazytorch.view.dot import svg
+
     return svg(graphs(shown))
 
 

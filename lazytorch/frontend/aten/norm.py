@@ -7,7 +7,6 @@ functional form, and a write for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -129,7 +128,7 @@ def updating(b: Builder, overload: str, arguments: tuple[Any, ...]) -> Any:
     assert isinstance(x, TensorType)
     if x.device.type == "cpu":  # torch's fake kernel keeps the strides, its CPU kernel does not
         typed = TupleType((suggested(x, x.shape), *typed.items[1:]))
-        op = replace(op, observed=typed)
+        op = op.with_attributes(observed=typed)
     results = b(op, *operands)
     assert isinstance(results.type, TupleType)
     items = [b(Item(i), results) for i in range(len(results.type.items))]

@@ -36,7 +36,7 @@ Operand = Node | Number
 ADD, SUB, MUL = Add(), Sub(), Mul()  # made once: they are imported most
 
 
-@imports("add.Tensor", "add.Scalar")
+@imports("add.Tensor", "add.Scalar", plain=ADD)
 def add(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
     """self + alpha * other."""
     if alpha.__class__ is int and alpha == 1:
@@ -45,7 +45,7 @@ def add(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
     return b(ADD, self, term) if isinstance(term, Node) else term
 
 
-@imports("sub.Tensor", "sub.Scalar")
+@imports("sub.Tensor", "sub.Scalar", plain=SUB)
 def sub(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
     """self - alpha * other."""
     if alpha.__class__ is int and alpha == 1:

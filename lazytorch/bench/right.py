@@ -33,15 +33,15 @@ class Check:
 def check(name: str, dtype: torch.dtype, device: torch.device) -> Iterator[Check]:
     """Every use of a model: three calls each, with new inputs and changed weights in between."""
     module, args, kwargs = zoo.build(name, dtype, device)
-    exact_module = copy.deepcopy(module).double()
+    exact_module = copy.deepcopy(module).cpu().double()  # some kernels have no float64 on a GPU
     fast = compile(module, wait=True)
     moved = lazy(copy.deepcopy(module))
     for call in range(CALLS):
         args, kwargs = zoo.inputs(name, dtype, device, seed=call)
         with torch.no_grad():
             eager = tensors(module(*args, **kwargs))
-            wide = converted((args, kwargs), torch.float64, None)
-            exact = tensors(exact_module(*wide[0], **wide[1]))
+            wide = converted((args, kwargs), torch.float64, torch.device("cpu"))
+            exact = [x.to(device) for x in tensors(exact_module(*wide[0], **wide[1]))]
             ours = tensors(fast(*args, **kwargs))
             deferred = [
                 torch.clone(x.force())

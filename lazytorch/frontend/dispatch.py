@@ -35,7 +35,7 @@ def handler(func: Any) -> Handler:
         return _SPECIAL[func]
     if func in VIEWERS:
         return call_view
-    if func in IMPORTERS:
+    if func in IMPORTERS and not func._schema.is_mutable:
         op = PLAIN.get(func)
         return call_value if op is None else partial(call_elementwise, op)
     if func.namespace == "profiler":

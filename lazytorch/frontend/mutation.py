@@ -10,6 +10,7 @@ from torch._C import DispatchKey
 
 from lazytorch.errors import ShapeError
 from lazytorch.frontend.alias import copied, fitted
+from lazytorch.frontend.imports import IMPORTERS
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.values import differentiable, items, nodes, static_argument
 from lazytorch.ir import Node
@@ -24,7 +25,8 @@ aten = torch.ops.aten
 
 def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An in-place or out= overload: its functional counterpart, then a write."""
-    functional, outs = counterpart(func)
+    # An in-place overload with an importer of its own computes otherwise than its counterpart.
+    functional, outs = (func, ()) if func in IMPORTERS else counterpart(func)
     if functional is None:
         return call_functionalized(r, func, args, kwargs)
     if outs:

@@ -266,10 +266,24 @@ def dropout(b: Builder, input: Node, p: float, train: bool) -> Node:
         return b(Mul(), input, full(b, (), 0.0, x.dtype, x.device))
     if x.device.type == "cuda":
         return b(Item(0), b(NativeDropout(float(p)), input))
+    return masked(b, input, x, p)
+
+
+def masked(b: Builder, input: Node, x: TensorType, p: float) -> Node:
+    """A mask of its own, scaled, then multiplied."""
     strides = x.dense().strides
     mask = draw(b, Bernoulli, x.shape, torch.bool, x.device, strides, 1 - float(p))
     scale = b(Div(), b(Cast(x.dtype), mask), 1 - float(p))
     return b(Mul(), input, scale)
+
+
+@imports("dropout_.default")
+def dropout_in_place(b: Builder, self: Node, p: float, train: bool) -> Node:
+    """In place eager draws a mask on every device, where out of place CUDA has one kernel."""
+    x = typed(self)
+    if not 0 < p < 1 or not train or not x.numel:
+        return dropout(b, self, p, train)
+    return masked(b, self, x, p)
 
 
 @imports("native_dropout.default")

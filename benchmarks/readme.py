@@ -79,7 +79,9 @@ def main() -> None:
             "nothing in benchmarks/results: lazytorch bench MODEL ... --json writes such a file"
         )
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(), [json.loads(file.read_text()) for file in files]))
+    results = [json.loads(file.read_text()) for file in files]
+    compared = [result for result in results if "comparisons" in result]
+    readme.write_text(filled(readme.read_text(), compared))
 
 
 if __name__ == "__main__":

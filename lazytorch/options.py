@@ -31,18 +31,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the process environment says: where kernels are kept, which compiler, what to print."""
+    """What the process environment says: where kernels are kept, which compiler."""
 
     cache: Path
     cxx: str | None
-    printed: tuple[str, ...]
 
 
 def environment() -> Environment:
-    """Read LAZYTORCH_CACHE, CXX and LAZYTORCH_PRINT (pass names, comma separated)."""
+    """Read LAZYTORCH_CACHE and CXX."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Environment(
         cache=Path(os.environ.get("LAZYTORCH_CACHE") or Path(base) / "lazytorch"),
         cxx=os.environ.get("CXX") or None,
-        printed=tuple(filter(None, os.environ.get("LAZYTORCH_PRINT", "").split(","))),
     )

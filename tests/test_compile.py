@@ -270,6 +270,34 @@ def test_buffers_advance_once_per_call_and_attributes_are_guarded() -> None:
     assert fast(x)[0].item() == 1010
 
 
+def test_attributes_of_every_kind_are_guarded() -> None:
+    class Settings:
+        def __init__(self) -> None:
+            self.scale = 2.0
+
+    class Configured(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.MaxPool1d(2)
+            self.factors = [1.0, 2.0]
+            self.config = Settings()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.pool(x) * self.factors[1] * self.config.scale
+
+    model = Configured()
+    fast = lt.compile(model)
+    x = torch.randn(1, 8)
+    same(fast(x), model(x))
+    model.config.scale = 5.0
+    same(fast(x), model(x))
+    model.factors = [1.0, 7.0]
+    same(fast(x), model(x))
+    model.pool.kernel_size = 4
+    model.pool.stride = (4,)
+    same(fast(x), model(x))
+
+
 def test_a_forward_that_changes_an_attribute_is_refused_and_undone() -> None:
     class Remembering(nn.Module):
         def __init__(self) -> None:

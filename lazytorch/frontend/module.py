@@ -122,14 +122,17 @@ def state_slots(fn: Any) -> Iterator[Slot]:
 
 
 class Attributes:
-    """The plain attributes of all modules, closures and globals that a recording may have read.
+    """The attributes of all modules, closures and globals that a recording may have read.
 
-    They are guarded as a whole: `same` is True while none of them changed.
+    They are guarded as a whole. Setting a module's attribute moves the epoch, so those are
+    compared only then; closures, globals and configuration objects (`model.config`) can change
+    without anybody noticing, so those are compared at every call.
     """
 
     def __init__(self, fn: Any) -> None:
         self.modules = [module for _, module in submodules(fn)]
         self.outside = [s for s in outside(fn) if guardable(s.store.get(s.name))]
+        self.objects = list(configurations(self.modules))
         self.module_values = self.read_modules()
         self.outside_values = self.read_outside()
 
@@ -140,33 +143,59 @@ class Attributes:
             attributes = vars(module)
             children = attributes["_modules"]
             taken.append(tuple(map(id, children.values())) if children else ())
-            taken.append(
-                [(k, type(v), v) for k, v in attributes.items() if v.__class__ in _GUARDED]
-            )
+            taken.append([(k, seen(v)) for k, v in attributes.items() if k not in _TENSOR_STORES])
         return taken
 
     def read_outside(self) -> list[Any]:
-        """Present values of closure cells and globals."""
-        values = [s.store.get(s.name) for s in self.outside]
-        return [(type(v), v) if guardable(v) else None for v in values]
+        """Present values of closure cells, globals and configuration objects."""
+        taken = [seen(s.store.get(s.name)) for s in self.outside]
+        taken += [[(k, seen(v)) for k, v in vars(x).items()] for x in self.objects]
+        return taken
 
     def same_modules(self) -> bool:
         """Whether every attribute of a module is as it was."""
         return self.read_modules() == self.module_values
 
     def same_outside(self) -> bool:
-        """Whether the numbers and strings in closures and globals are as they were."""
-        return not self.outside or self.read_outside() == self.outside_values
+        """Whether closures, globals and configuration objects are as they were."""
+        return self.read_outside() == self.outside_values
 
 
 _GUARDED = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
+_TENSOR_STORES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def guardable(value: object) -> bool:
     """Values that a recording bakes in and a guard can compare."""
     return value.__class__ in _GUARDED or (
-        value.__class__ is tuple and all(guardable(v) for v in value)  # type: ignore[union-attr]
+        value.__class__ in (tuple, list) and all(guardable(v) for v in value)  # type: ignore[union-attr]
     )
+
+
+def seen(value: object) -> object:
+    """What a guard compares of a value: its type and content if plain, else which object it is."""
+    kind = value.__class__
+    if kind in _GUARDED:
+        return (kind, value)
+    if kind is tuple or kind is list:
+        return (kind, [seen(v) for v in value])  # type: ignore[attr-defined]  # it is a sequence
+    return id(value)
+
+
+def configurations(modules: list[nn.Module]) -> Iterator[Any]:
+    """Plain objects that modules keep as attributes, each once: their fields steer the forward."""
+    met: set[int] = set()
+    for module in modules:
+        for name, value in vars(module).items():
+            if (
+                id(value) not in met
+                and not name.startswith("_")
+                and hasattr(value, "__dict__")
+                and not isinstance(value, nn.Module | torch.Tensor | type)
+                and not callable(value)
+            ):
+                met.add(id(value))
+                yield value
 
 
 class Unchanged:

@@ -1,0 +1,78 @@
+"""Changed weights are used by the very next call; training mode moves buffers as eager does."""
+
+from typing import Any
+
+import torch
+from comparison import same
+from torch import nn
+
+import lazytorch as lt
+
+
+def conv_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False),
+        nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+    net(torch.randn(2, 3, 6, 6))
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.running_mean is not None and m.running_var is not None
+            nn.init.uniform_(m.running_mean)
+            nn.init.uniform_(m.running_var, 0.5, 2.0)
+    return net.eval()
+
+
+def close(fast: Any, net: nn.Module, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_changed_weights_are_used_by_the_very_next_call() -> None:
+    net = conv_net()
+    fast = lt.compile(net, wait=True)
+    x = torch.randn(2, 3, 6, 6)
+    close(fast, net, x)
+    net.load_state_dict({k: v + 0.1 if v.is_floating_point() else v
+                         for k, v in net.state_dict().items()})  # fmt: skip
+    close(fast, net, x)
+    with torch.no_grad():
+        net.get_parameter("0.weight").mul_(2)
+    close(fast, net, x)
+    net[3].weight = nn.Parameter(torch.randn(4, 8, 1, 1))
+    close(fast, net, x)
+    net[6] = nn.Linear(144, 5)
+    close(fast, net, x)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    net(x).square().sum().backward()
+    optimizer.step()
+    net.eval()
+    close(fast, net, x)
+
+
+def test_writes_through_data_need_refresh() -> None:
+    net = conv_net()
+    fast = lt.compile(net)
+    x = torch.randn(2, 3, 6, 6)
+    close(fast, net, x)
+    net.get_parameter("0.weight").data.mul_(2)
+    fast.refresh()
+    close(fast, net, x)
+
+
+def test_batch_norm_and_dropout_in_training() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU())
+
+    ours, theirs = build(), build()
+    fast = lt.compile(ours, wait=True)
+    for seed in range(3):
+        x = torch.randn(7, 6)
+        torch.manual_seed(seed)
+        a = fast(x)
+        torch.manual_seed(seed)
+        same(a, theirs(x))
+        same(dict(ours.named_buffers()), dict(theirs.named_buffers()))

@@ -1,0 +1,81 @@
+"""Bad input gets a clear error and leaves everything as it was."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from comparison import same
+from torch import nn
+
+import lazytorch as lt
+from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.frontend.tensor import LazyTensor
+
+
+def test_a_wrong_shape_names_the_users_line_and_leaves_everything() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + x.new_ones(3)  # does not fit
+
+    model = Wrong()
+    fast = lt.compile(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(LazyTorchError, match="does not fit") as caught:
+        fast(torch.randn(2, 4))
+    assert "test_refusals.py" in str(caught.value)
+    same(dict(model.state_dict()), before)
+    assert not any(isinstance(v, LazyTensor) for m in model.modules() for v in vars(m).values())
+
+
+def test_an_exception_in_the_users_code_passes_through() -> None:
+    class Failing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache = x * 2
+            raise ValueError("mine")
+
+    model = Failing()
+    with pytest.raises(ValueError, match="mine"):
+        lt.compile(model)(torch.ones(2))
+    assert not hasattr(model, "cache")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: torch.ones(2, 2).to_sparse(), "sparse"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_tensors_are_refused_by_name(make: Callable[[], torch.Tensor], name: str) -> None:
+    with pytest.raises(UnsupportedError, match=name):
+        lt.compile(lambda x: x + 1)(make())
+
+
+def test_a_tensor_hook_is_refused_by_name() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        y.register_hook(lambda g: g * 2)
+        return y
+
+    with pytest.raises(UnsupportedError, match="hook"):
+        lt.compile(f)(torch.ones(2, requires_grad=True))
+
+
+def test_objects_that_differ_from_call_to_call_are_refused() -> None:
+    counter = iter(range(10))
+    with pytest.raises(LazyTorchError, match="differ from call to call"):
+        lt.compile(lambda x: (x, next(counter)))(torch.ones(1))
+
+
+def test_eagers_refusals_are_ours() -> None:
+    with pytest.raises(RuntimeError, match="cast"):
+        lt.compile(lambda x: x.mul_(1.5))(torch.ones(2, dtype=torch.long))
+    with pytest.raises(RuntimeError, match="single memory location"):
+        lt.compile(lambda x: x.expand(3, 2).add_(1))(torch.ones(1, 2))
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        lt.compile(lambda x: x.t().view(-1))(torch.ones(2, 3))

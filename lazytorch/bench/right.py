@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -34,6 +34,10 @@ def check(name: str, dtype: torch.dtype, device: torch.device) -> Iterator[Check
     """Every use of a model: three calls each, with new inputs and changed weights in between."""
     module, args, kwargs = zoo.build(name, dtype, device)
     exact_module = copy.deepcopy(module).cpu().double()  # some kernels have no float64 on a GPU
+    if hasattr(exact_module, "set_experts_implementation"):
+        cast(Any, exact_module).set_experts_implementation(
+            "eager"
+        )  # nor have grouped products anywhere
     fast = compile(module, wait=True)
     moved = lazy(copy.deepcopy(module))
     for call in range(CALLS):
@@ -62,19 +66,41 @@ def change(module: nn.Module) -> None:
 
 
 def check_training(name: str, dtype: torch.dtype, device: torch.device) -> Iterator[Check]:
-    """Training mode, dropout and batch norm included: eager's numbers for a seed, equal buffers."""
+    """Training mode, dropout and batch norm included: eager's numbers for a seed, equal buffers.
+
+    Batch norm enlarges rounding, so what is not close to eager is judged by the rule against a
+    float64 run; that needs a model which draws no random numbers.
+    """
     module, args, kwargs = zoo.build(name, dtype, device, BATCH_NORM_BATCH, train=True)
     theirs = copy.deepcopy(module)
+    exact_module = copy.deepcopy(module).cpu().double()
+    wide = converted((args, kwargs), torch.float64, torch.device("cpu"))
     fast = compile(module, wait=True)
+    tf32 = tf32_on(device)
+    exact: list[torch.Tensor] = []
+    ran = 0
     for call in range(2):
         with torch.no_grad():
             torch.manual_seed(call)
             ours = tensors(fast(*args, **kwargs))
             torch.manual_seed(call)
+            before = torch.get_rng_state()
             eager = tensors(theirs(*args, **kwargs))
-        yield Check(f"training, call {call}", close(ours, eager, tf32_on(device)))
         mine, eagers = list(module.buffers()), list(theirs.buffers())
-        yield Check(f"buffers, call {call}", close(mine, eagers, tf32_on(device)))
+        found = {"training": close(ours, eager, tf32), "buffers": close(mine, eagers, tf32)}
+        random = device.type != "cpu" or not torch.equal(before, torch.get_rng_state())
+        if not random and not all(one.right for one in found.values()):
+            while ran <= call:  # its buffers move with each call, as theirs did
+                with torch.no_grad():
+                    exact = tensors(exact_module(*wide[0], **wide[1]))
+                ran += 1
+            wides = list(exact_module.buffers())
+            found = {
+                "training": accuracy(ours, eager, exact),
+                "buffers": accuracy(mine, eagers, wides),
+            }
+        for use, judged in found.items():
+            yield Check(f"{use}, call {call}", judged)
 
 
 def close(ours: list[Any], eager: list[Any], tf32: bool) -> Accuracy:

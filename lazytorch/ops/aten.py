@@ -84,6 +84,8 @@ def resolve(overload: str) -> Any:
 @lru_cache(maxsize=16384)
 def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
     """What torch's fake kernel says of the result; ShapeError with torch's words if it refuses."""
+    if op.overload in STRICTER_FAKES:
+        return real_type(op, xs)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         values = tuple([fake_value(x, mode) for x in xs])
         try:
@@ -94,7 +96,25 @@ def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
             raise ShapeError(f"{op.overload}: {str(error).splitlines()[0]}") from error
 
 
-def fake_value(x: Type, mode: FakeTensorMode) -> Any:
+STRICTER_FAKES = frozenset({"aten._grouped_mm.default"})
+"""Overloads whose fake kernel refuses what the real one takes."""
+
+
+def real_type(op: Aten, xs: tuple[Type, ...]) -> Type:
+    """What the real kernel makes of zeros; ShapeError with torch's words if it refuses."""
+    values = [
+        torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device=x.device).zero_()
+        if isinstance(x, TensorType)
+        else fake_value(x, None)
+        for x in xs
+    ]
+    try:
+        return value_type(op.run(*values))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ShapeError(f"{op.overload}: {str(error).splitlines()[0]}") from error
+
+
+def fake_value(x: Type, mode: FakeTensorMode | None) -> Any:
     """A stand-in of type `x` without memory."""
     if isinstance(x, TensorType):
         return torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device=x.device)

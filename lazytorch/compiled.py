@@ -24,6 +24,7 @@ from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
+from lazytorch.ops.cudnn import tensor_cores
 from lazytorch.ops.library import onednn_packs
 from lazytorch.options import Options
 from lazytorch.report import Event, Report
@@ -41,6 +42,7 @@ from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage, StaleError
 from lazytorch.trail import Trail
+from lazytorch.types import TensorType
 from lazytorch.view.explain import explain
 
 
@@ -152,7 +154,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = passes.optimize(piece.graph, pipeline(), observe)
+        graph = passes.optimize(piece.graph, pipeline(piece.graph, self.options.numerics), observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
@@ -336,7 +338,12 @@ def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
     )
 
 
-def pipeline() -> tuple[passes.Pass, ...]:
-    """The passes, told what they need to know of this machine."""
-    chosen = partial(passes.select, packs=onednn_packs, threads=torch.get_num_threads())
-    return (*passes.REWRITES, chosen, passes.fuse)
+def pipeline(graph: Graph, numerics: str) -> tuple[passes.Pass, ...]:
+    """The passes for a graph, told what they need to know of its device and of this machine."""
+    if not any(isinstance(x.type, TensorType) and x.type.device.type == "cuda" for x in graph):
+        chosen = partial(passes.select, packs=onednn_packs, threads=torch.get_num_threads())
+        return (*passes.REWRITES, chosen, passes.fuse)
+    if numerics == "eager":  # a library call rounds once where eager rounds at every step
+        return passes.DEFAULT
+    chosen = partial(passes.cudnn, fits=tensor_cores)
+    return (*passes.REWRITES, passes.merge_linears, chosen, passes.fuse)

@@ -12,9 +12,11 @@ from functools import partial
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
 from lazytorch.passes.cse import cse
+from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.select import select
 from lazytorch.passes.simplify import simplify
 from lazytorch.verify import signature, verify
@@ -33,7 +35,7 @@ REWRITES: tuple[Pass, ...] = (
 
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
-    # select goes here, told about the device: library calls are taken first, fuse gets the rest
+    # select or cudnn goes here, told about the device: library calls first, fuse gets the rest
     fuse,  # last: it hides operations in bodies, where no other pass looks
 )
 
@@ -80,9 +82,11 @@ __all__ = [
     "Observer",
     "Pass",
     "cse",
+    "cudnn",
     "fold_batch_norm",
     "fold_constants",
     "fuse",
+    "merge_linears",
     "optimize",
     "pass_name",
     "select",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lazytorch.errors import BoundsError, DeviceError, ShapeError, UnsupportedError
-from lazytorch.ir import Op
+from lazytorch.ir import Builder, Graph, Node, Op
 from lazytorch.types import (
     Number,
     Shape,
@@ -91,6 +91,20 @@ class Clone(Op):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return relaid(x, self.strides)
+
+
+def rerooted(graph: Graph, new: dict[Node, Node]) -> Graph:
+    """The graph whose roots are looked up in `new`; itself if they are all the same.
+
+    Outputs that a rewrite laid out otherwise are brought back to the strides they had.
+    """
+    outputs: dict[Node, Node] = {}
+    for x, alias in zip(graph.outputs, graph.aliases, strict=True):
+        y = new[x]
+        if alias is None and isinstance(x.type, TensorType) and y.type != x.type:
+            y = Builder(y.where)(Clone(x.type.strides), y)
+        outputs[x] = y
+    return graph.replace({e: new[e] for e in graph.effects} | outputs)
 
 
 class ToDevice(Op):

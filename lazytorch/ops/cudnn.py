@@ -1,0 +1,100 @@
+"""cuDNN's convolutions: the plain one, and one call with bias, residual and relu in it.
+
+On tensors that are not on a GPU they do the same by parts, so that every graph can be interpreted.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lazytorch.errors import ShapeError
+from lazytorch.ir import Op
+from lazytorch.ops.conv import Convolution, Sizes, channels_last
+from lazytorch.types import TensorType
+
+
+def tensor_cores(x: TensorType) -> bool:
+    """Whether cuDNN convolves such an input on tensor cores, as torch is set now."""
+    if x.device.type != "cuda":
+        return False
+    if x.dtype is torch.float32:
+        return torch.backends.cudnn.allow_tf32
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
+class CudnnConvolution(Op):
+    """Convolution of x (N, C, H, W) with weight (O, C, H, W), without a bias; channels last."""
+
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+
+    def infer(self, x: TensorType, weight: TensorType) -> TensorType:
+        found = Convolution(self.stride, self.padding, self.dilation).infer(x, weight)
+        return found.with_strides(channels_last(found.shape))
+
+    def run(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if not x.is_cuda:
+            return by_parts(x, weight, None, self.stride, self.padding, self.dilation)
+        cudnn = torch.backends.cudnn
+        return torch.cudnn_convolution(
+            x, weight, self.padding, self.stride, self.dilation, 1,
+            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32,
+        )  # fmt: skip
+
+
+class CudnnConvolutionRelu(Op):
+    """relu(convolution + bias), or relu(convolution + bias + residual) with a fourth operand.
+
+    The sum is done in float32 and rounded once, behind the relu.
+    """
+
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+
+    def infer(
+        self,
+        x: TensorType,
+        weight: TensorType,
+        bias: TensorType,
+        residual: TensorType | None = None,
+    ) -> TensorType:
+        found = Convolution(self.stride, self.padding, self.dilation).infer(x, weight, bias)
+        if residual is not None and residual.shape != found.shape:
+            raise ShapeError(
+                "cudnn_convolution_relu: the residual has another shape than the result",
+                {"result": found, "residual": residual},
+            )
+        return found.with_strides(channels_last(found.shape))
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if not x.is_cuda:
+            y = by_parts(x, weight, bias, self.stride, self.padding, self.dilation)
+            return torch.relu(y if residual is None else y + residual)
+        if residual is None:
+            return torch.cudnn_convolution_relu(
+                x, weight, bias, self.stride, self.padding, self.dilation, 1
+            )
+        return torch.cudnn_convolution_add_relu(
+            x, weight, residual, 1.0, bias, self.stride, self.padding, self.dilation, 1
+        )
+
+
+def by_parts(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+) -> torch.Tensor:
+    """The convolution by torch, channels last."""
+    y = torch.nn.functional.conv2d(x, weight, bias, stride, padding, dilation)
+    return y.contiguous(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
-from lazytorch.ops.cudnn import tensor_cores
+from lazytorch.ops.cudnn import on_gpu, tensor_cores
 from lazytorch.ops.library import onednn_packs
 from lazytorch.options import Options
 from lazytorch.report import Event, Report
@@ -345,5 +345,10 @@ def pipeline(graph: Graph, numerics: str) -> tuple[passes.Pass, ...]:
         return (*passes.REWRITES, chosen, passes.fuse)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.DEFAULT
-    chosen = partial(passes.cudnn, fits=tensor_cores)
-    return (*passes.REWRITES, passes.merge_linears, chosen, passes.fuse)
+    return (
+        *passes.REWRITES,
+        passes.merge_linears,
+        partial(passes.cudnn, fits=tensor_cores),
+        partial(passes.epilogues, fits=on_gpu),
+        passes.fuse,
+    )

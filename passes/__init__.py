@@ -11,8 +11,10 @@ from functools import partial
 
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
+from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
+from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
@@ -30,6 +32,7 @@ REWRITES: tuple[Pass, ...] = (
     simplify,  # before cse: different spellings of one computation become the same
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
+    additive_masks,  # after cse: layers share a mask only then
 )
 """What holds on every device."""
 
@@ -81,8 +84,10 @@ __all__ = [
     "REWRITES",
     "Observer",
     "Pass",
+    "additive_masks",
     "cse",
     "cudnn",
+    "epilogues",
     "fold_batch_norm",
     "fold_constants",
     "fuse",

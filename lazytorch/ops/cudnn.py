@@ -13,9 +13,14 @@ from lazytorch.ops.conv import Convolution, Sizes, channels_last
 from lazytorch.types import TensorType
 
 
+def on_gpu(x: TensorType) -> bool:
+    """Whether a tensor lies on a GPU."""
+    return x.device.type == "cuda"
+
+
 def tensor_cores(x: TensorType) -> bool:
     """Whether cuDNN convolves such an input on tensor cores, as torch is set now."""
-    if x.device.type != "cuda":
+    if not on_gpu(x):
         return False
     if x.dtype is torch.float32:
         return torch.backends.cudnn.allow_tf32

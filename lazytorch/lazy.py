@@ -69,7 +69,7 @@ def wrapped(value: torch.Tensor) -> LazyTensor:
     r = SESSION.pending
     typed = TensorType(tuple(value.shape), value.dtype, value.device, tuple(value.stride()))
     cell = Cell(r.hold(value, typed))
-    return make(LazyTensor, r, cell, (), typed, 0, value.requires_grad)
+    return make(LazyTensor, r, cell, None, typed, 0, value.requires_grad)
 
 
 def tensor(

@@ -47,8 +47,7 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
     needed = False
     for a in args:
         if isinstance(a, Traced):
-            held = a.node if a.seen == a.cell.version else None
-            nodes.append(r.read(a) if held is None else held)
+            nodes.append(a.cell.value if a.window is None else r.read(a))
             needed = needed or a.differentiable
         elif a.__class__ in NUMBERS:
             nodes.append(constant(a))
@@ -64,8 +63,6 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
     if needed and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
         needed = False
     cell = Cell(node)
-    x = make(Traced, r, cell, (), typed, 0, needed)
-    x.node = node
-    x.seen = 0
+    x = make(Traced, r, cell, None, typed, 0, needed)
     r.cells.append(weakref.ref(cell))
     return x

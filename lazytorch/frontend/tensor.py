@@ -8,8 +8,8 @@ import torch
 from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.frontend.alias import Cell, Path
-from lazytorch.ir import Node
+from lazytorch.frontend.alias import Cell, Window
+from lazytorch.frontend.modes import VIEWS
 from lazytorch.types import TensorType
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ class LazyTensor(torch.Tensor):
 
     recorder: Recorder
     cell: Cell
-    path: Path
+    window: Window | None  # None: the whole cell
     typed: TensorType
-    node: Node | None  # the value at version `seen` of the cell
-    seen: int
 
     @classmethod
     def __torch_dispatch__(
@@ -46,8 +44,18 @@ class LazyTensor(torch.Tensor):
             if torch.is_grad_enabled() and needs_grad(args, kwargs):
                 return func(*args, **(kwargs or {}))
             # Nobody will ask for a gradient: go past autograd, where composites arrive whole.
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(VIEWS):
                 return func(*args, **(kwargs or {}))
+
+    @property
+    @override
+    def data(self) -> torch.Tensor:
+        """The tensor without its history; setting it shows another tensor's memory instead."""
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        self.recorder.set_data(self, value)
 
     def force(self) -> torch.Tensor:
         """The value as an ordinary tensor (computed now if it was not), sharing no memory."""
@@ -174,18 +182,18 @@ def make(
     kind: type[LazyTensor],
     recorder: Recorder,
     cell: Cell,
-    path: Path,
+    window: Window | None,
     typed: TensorType,
     offset: int,
     requires_grad: bool,
 ) -> LazyTensor:
-    """A tensor on `cell` whose first element lies `offset` elements after the cell's first."""
+    """A tensor on `cell` whose first element lies `offset` elements into its storage."""
     traced = kind is Traced
     x = _wrapper(
         kind,
         typed.shape,
         typed.strides,
-        cell.offset + offset,
+        offset,
         None,
         typed.dtype,
         torch.strided,
@@ -195,10 +203,8 @@ def make(
     )
     x.recorder = recorder
     x.cell = cell
-    x.path = path
+    x.window = window
     x.typed = typed
-    x.node = None
-    x.seen = -1
     if isinstance(x, Traced):
         x.differentiable = requires_grad
     return x

@@ -56,7 +56,7 @@ def aliased(alias: Alias, sources: tuple[Any, ...] | list[Any]) -> Any:
     if alias.strides is None:
         return source
     if alias.dtype is None:
-        base, offset = source, source.storage_offset() + alias.offset
+        base, offset = source, int(source.storage_offset()) + alias.offset
     else:
         base, offset = reread(source, alias.dtype, alias.offset)
     view = base.as_strided(alias.shape, alias.strides, offset)
@@ -68,7 +68,7 @@ def reread(source: torch.Tensor, dtype: torch.dtype, nbytes: int) -> tuple[torch
 
     By torch's differentiable views where there are such: between complex numbers and pairs.
     """
-    nbytes += source.storage_offset() * source.itemsize
+    nbytes += int(source.storage_offset()) * source.itemsize
     if nbytes % dtype.itemsize:
         raise UnsupportedError(
             f"memory that begins {nbytes} bytes into its storage cannot be viewed as {dtype}"

@@ -15,6 +15,7 @@ from torch._C import DispatchKey, DispatchKeySet
 
 from lazytorch.errors import DTypeError, LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.frontend.imports import VIEWERS, overload
+from lazytorch.frontend.modes import paused
 from lazytorch.frontend.place import Place, place
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ops.copies import Cat, format_strides, last_element, suggested_format
@@ -131,6 +132,9 @@ def resize(
 
     Eager leaves what it grows by as it finds it; here it is zeros.
     """
+    if r.kind is not Traced and not isinstance(target, LazyTensor):
+        with paused():  # an ordinary tensor in lazy use is written at once
+            return target.resize_(shape).as_strided_(shape, strides)
     x = r.lazy(target)
     here = place(x)
     cell, have = here.cell, here.cell.typed
@@ -199,7 +203,7 @@ def other(r: Recorder, source: torch.Tensor, operation: str) -> LazyTensor:
     return y
 
 
-def set_data(r: Recorder, x: LazyTensor, value: torch.Tensor) -> None:
+def set_data(r: Recorder, x: LazyTensor, value: object) -> None:
     """`x.data = value`: the memory of `value`, with the history of `x`."""
     r.b.where = r.here()
     if not isinstance(value, torch.Tensor):

@@ -217,7 +217,7 @@ class Recorder:
         """A tensor on a place."""
         return make(self.kind, self, *place, differentiable)
 
-    def set_data(self, x: LazyTensor, value: torch.Tensor) -> None:
+    def set_data(self, x: LazyTensor, value: object) -> None:
         """`x.data = value`."""
         geometry.set_data(self, x, value)
 

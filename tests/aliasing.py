@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import lazytorch as lt
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.tensor import LazyTensor
 
@@ -32,8 +33,10 @@ def flat(value: Any) -> list[torch.Tensor]:
 
 def shown(x: torch.Tensor) -> object:
     """What one sees of a tensor, bits included (a NaN equals itself)."""
-    plain = x.detach().resolve_conj().resolve_neg().contiguous().clone().view(-1)
-    return x.dtype, tuple(x.shape), plain.view(torch.uint8).tolist()
+    plain = x.detach().resolve_conj().resolve_neg().reshape(-1).clone()
+    # A fresh vector: the view of one element may have a stride that forbids the next view.
+    plain = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+    return x.dtype, tuple(x.shape), plain.tolist()
 
 
 def geometry(x: torch.Tensor) -> object:
@@ -48,9 +51,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> int | None:
 
 
 def outcome(fn: Callable[..., Any], *args: Any) -> Any:
-    """The tensors of the result, or the kind of refusal."""
+    """The tensors of the result, or that eager refuses; what only ours refuses is raised."""
     try:
         return flat(fn(*args))
+    except UnsupportedError:
+        raise
     except (RuntimeError, IndexError, NotImplementedError):
         return "refused"
 

@@ -111,7 +111,7 @@ ONE: dict[str, Callable[[torch.Tensor], Any]] = {
     "ravel": lambda x: x.ravel(),
     "real": lambda x: torch.real(x),
     "reshape": lambda x: x.reshape(2, -1),
-    "reshape_alias": lambda x: aten._reshape_alias(x, [2, 2], [6, 1]),
+    "reshape_alias": lambda x: aten._reshape_alias(x, [2, 2], list(x.stride()[-2:])),
     "reshape_as": lambda x: x.reshape_as(x),
     "select": lambda x: x.select(-1, -2),
     "slice": lambda x: x[1:4:2, ..., ::3],
@@ -179,12 +179,12 @@ COMPLEX: dict[str, Callable[[torch.Tensor], Any]] = {
     "imag": lambda x: x.imag,
     "view": lambda x: x.view(torch.float32),
     "part": lambda x: x[1:].real[:, 1:],
-    "as_strided_real": lambda x: x.real.as_strided((3,), (4,), 1),
+    "as_strided_real": lambda x: x.real.as_strided((3,), (2,), x.real.storage_offset() + 2),
     "conj": lambda x: x.conj(),
     "twice": lambda x: x.conj().conj(),
     "mH": lambda x: x.mH,
     "resolve": lambda x: x.conj().resolve_conj(),
-    "as_strided_conj": lambda x: x.conj().as_strided((2,), (2,), 1),
+    "as_strided_conj": lambda x: x.conj().as_strided((2,), (6,), x.storage_offset() + 1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +21,13 @@ from lazytorch.frontend.geometry import (
 )
 from lazytorch.frontend.imports import IMPORTERS, PLAIN, VIEWERS
 from lazytorch.frontend.mutation import call_copy, call_mutating
+from lazytorch.frontend.place import place
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.values import any_tensor, differentiable, items, nodes
 from lazytorch.ir import Node, Operand
 from lazytorch.ops.aten import AtenView
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.layout import view_strides
 from lazytorch.types import TensorType, TupleType
 
 if TYPE_CHECKING:
@@ -144,6 +147,23 @@ def call_composite(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
         return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
+def call_reshape_alias(
+    r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A reshape whose strides torch worked out; with others it is what `as_strided` is."""
+    x = r.lazy(args[0]).typed
+    size, stride = tuple(args[1]), tuple(args[2])
+    if prod(size) == x.numel and view_strides(x.shape, x.strides, size) == stride:
+        return call_view(r, aten.view.default, (args[0], size), {})
+    return call_as_strided(r, func, args, kwargs)
+
+
+def call_resolve_conj(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Eager copies what is conjugated as it is read, and nothing else."""
+    x = r.lazy(args[0])
+    return call_value(r, aten.clone.default, (x,), {}) if place(x).conjugated else x
+
+
 def call_number(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`item()`."""
     return r.item(r.lazy(args[0]))
@@ -172,6 +192,8 @@ def run_directly(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str
 _SPECIAL: dict[Any, Handler] = {
     aten.copy_.default: call_copy,
     aten.as_strided.default: call_as_strided,
+    aten._reshape_alias.default: call_reshape_alias,
+    aten.resolve_conj.default: call_resolve_conj,
     aten.equal.default: call_equal,
     aten.lift_fresh.default: call_lift_fresh,
     aten.lift.default: call_lift_fresh,

@@ -141,9 +141,7 @@ def resize(
     needed = here.offset + last_element(shape, strides) + 1 if 0 not in shape else 0
     there = cell.offset + last_element(have.shape, have.strides) + 1
     if needed * x.typed.dtype.itemsize <= there * have.dtype.itemsize:
-        # The offset of a tensor without elements may lie anywhere; a window may not.
-        offset = here.offset if needed else cell.offset
-        return move(r, target, window(r, x, shape, strides, offset), operation)
+        return move(r, target, window(r, x, shape, strides, here.offset), operation)
     if cell.shared or have.dtype is not x.typed.dtype or not have.is_dense:
         raise UnsupportedError(
             f"{operation} grows a storage that other tensors may show, or code outside",

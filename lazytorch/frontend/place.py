@@ -34,6 +34,11 @@ class Place(NamedTuple):
         """Whether a view of this kind leads here."""
         return any(isinstance(one.step, kind) for one in chain(self.window))
 
+    @property
+    def conjugated(self) -> bool:
+        """Whether what lies in memory is conjugated when it is read."""
+        return sum(isinstance(one.step, Conj) for one in chain(self.window)) % 2 == 1
+
     def through(self, steps: Sequence[View]) -> Place:
         """The place that views lead to; ShapeError where one does not fit."""
         cell, window, typed, offset = self
@@ -60,10 +65,9 @@ class Place(NamedTuple):
         are read in a way that cannot be carried over.
         """
         cell = self.cell
-        steps = [one.step for one in chain(self.window)]
         base = Place(cell, None, cell.typed, cell.offset)
         before: list[View] = [Detach()] if self.has(Detach) else []
-        conjugate = sum(isinstance(x, Conj) for x in steps) % 2 == 1
+        conjugate = self.conjugated
         if self.typed.dtype is not cell.typed.dtype:
             if conjugate:
                 raise UnsupportedError("as_strided of a part of conjugated numbers")
@@ -76,7 +80,7 @@ class Place(NamedTuple):
     def alias(self, source: Literal["input", "output"], index: int) -> Alias:
         """This place as a view of an input or output that holds the cell's value."""
         have, want = self.cell.typed.dtype, self.typed.dtype
-        conj = sum(isinstance(one.step, Conj) for one in chain(self.window)) % 2 == 1
+        conj = self.conjugated
         if conj and want is not have:
             raise UnsupportedError(
                 "a function cannot return a part of conjugated numbers that shares their memory",

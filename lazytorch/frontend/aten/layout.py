@@ -61,8 +61,8 @@ def reshaped(x: TensorType, shape: Shape, strides: Strides) -> Steps:
     return (Reshape(shape, None if same else strides),)
 
 
-@views("view.default", "_reshape_alias.default", "_unsafe_view.default")
-def view(x: TensorType, size: Sequence[int], stride: Sequence[int] = ()) -> Steps:
+@views("view.default", "_unsafe_view.default")
+def view(x: TensorType, size: Sequence[int]) -> Steps:
     """Refuses what needs a copy, in eager's words."""
     shape = resolved(size, x.numel)
     strides = view_strides(x.shape, x.strides, shape)

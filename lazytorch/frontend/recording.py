@@ -307,7 +307,11 @@ class Recording(Recorder):
         for _, x in pending:
             owners.setdefault(x.cell, []).append(x)
         real = {cell for cell, _ in self.storages.values()}
+        first: dict[int, int] = {}
         for position, x in pending:
+            if first.setdefault(id(x), position) != position:
+                made[position] = made[first[id(x)]]
+                continue
             node = self.read(x)
             cell = x.cell
             alias: Alias | None = None
@@ -323,10 +327,6 @@ class Recording(Recorder):
                 index = bases[cell]
                 if x is owners[cell][0] and x.window is None:
                     made[position] = Leaf(index, None, bool(x.requires_grad))
-                    continue
-                first = next((p for p, y in pending if y is x), position)
-                if first != position:
-                    made[position] = made[first]
                     continue
                 alias = place(x).alias("output", index)
             made[position] = Leaf(len(outputs), None, bool(x.requires_grad))

@@ -329,3 +329,24 @@ def test_storage_outside_of_an_argument_is_refused_by_name() -> None:
     whole = numbered(12)
     with pytest.raises(UnsupportedError, match="no part of the tensor that came in"):
         lt.compile(lambda x: x.as_strided((4,), (1,), 0) * 1)(whole[3:9])
+
+
+def test_a_write_into_an_ordinary_tensor_is_a_new_version() -> None:
+    x, version = numbered(3), 0
+    x.add_(lt.lazy(numbered(3)))
+    assert x._version > version and x.tolist() == [2, 4, 6]
+
+    def cut(x: torch.Tensor) -> torch.Tensor:
+        x.mul_(2)
+        return x + 1 if x.sum() > 0 else x - 1
+
+    version = x._version
+    lt.compile(cut, wait=True)(x)
+    assert x._version > version and x.tolist() == [4, 8, 12]
+
+
+def test_recording_alone_is_no_new_version() -> None:
+    x = numbered(3)
+    version = x._version
+    lt.trace(lambda x: x.add_(1), x)
+    assert x._version == version and x.tolist() == [1, 2, 3]

@@ -14,10 +14,12 @@ Key = tuple[object, ...]
 def signature(leaves: list[Any], spec: trees.Spec) -> Key:
     """What a plan was recorded for: structure, types, aliasing of the arguments, torch's modes."""
     storages: dict[int, int] = {}
+    shared = False
     parts: list[object] = [spec]
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor) and strided(leaf):
             alias = storages.setdefault(leaf.untyped_storage()._cdata, i)
+            shared = shared or alias != i
             parts.append(
                 (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad, alias)
             )
@@ -25,8 +27,19 @@ def signature(leaves: list[Any], spec: trees.Spec) -> Key:
             parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
         else:
             parts.append((type(leaf), id(leaf)))
+    if shared:
+        parts.append(overlaps(leaves))
     parts.append(modes())
     return tuple(parts)
+
+
+def overlaps(leaves: list[Any]) -> Key:
+    """Where in its storage each tensor lies: what tensors on one storage share depends on it."""
+    return tuple(
+        (x.storage_offset(), x.untyped_storage().nbytes())
+        for x in leaves
+        if isinstance(x, torch.Tensor) and strided(x)
+    )
 
 
 def strided(tensor: torch.Tensor) -> bool:

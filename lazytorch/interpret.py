@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Alias, Graph, Node, Write
 from lazytorch.types import TensorType
 
@@ -54,7 +55,31 @@ def aliased(alias: Alias, sources: tuple[Any, ...] | list[Any]) -> Any:
     source = sources[alias.index]
     if alias.strides is None:
         return source
-    return source.as_strided(alias.shape, alias.strides, source.storage_offset() + alias.offset)
+    if alias.dtype is None:
+        base, offset = source, int(source.storage_offset()) + alias.offset
+    else:
+        base, offset = reread(source, alias.dtype, alias.offset)
+    view = base.as_strided(alias.shape, alias.strides, offset)
+    return view.conj() if alias.conj else view
+
+
+def reread(source: torch.Tensor, dtype: torch.dtype, nbytes: int) -> tuple[torch.Tensor, int]:
+    """The memory of `source` as another dtype, and where `nbytes` after its first element lies.
+
+    By torch's differentiable views where there are such: between complex numbers and pairs.
+    """
+    nbytes += int(source.storage_offset()) * source.itemsize
+    if nbytes % dtype.itemsize:
+        raise UnsupportedError(
+            f"memory that begins {nbytes} bytes into its storage cannot be viewed as {dtype}"
+        )
+    if source.is_complex() and source.dtype.to_real() is dtype:
+        return torch.view_as_real(source), nbytes // dtype.itemsize
+    size = source.untyped_storage().nbytes() // dtype.itemsize * dtype.itemsize
+    flat = source.as_strided((size // source.itemsize,), (1,), 0)
+    if dtype.is_complex and dtype.to_real() is source.dtype:
+        return torch.view_as_complex(flat.view(-1, 2)), nbytes // dtype.itemsize
+    return flat.view(dtype), nbytes // dtype.itemsize
 
 
 def owned(value: torch.Tensor, typed: TensorType, taken: set[int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from lazytorch.op import Attribute as Attribute
 from lazytorch.op import Op as Op
 from lazytorch.op import Operand as Operand
 from lazytorch.op import attribute_key as attribute_key
-from lazytorch.types import Number, ScalarType, Type
+from lazytorch.types import Number, ScalarType, Type, dtype_name
 
 if TYPE_CHECKING:
     import networkx
@@ -145,7 +145,8 @@ class Alias:
     """An output that shares memory in eager: the caller gets a view of `source[index]`.
 
     `strides` None means the very same object. `offset` counts elements from the source's own
-    first element.
+    first element; where `dtype` states that the bytes are read as another dtype, it counts bytes.
+    `conj` says that eager's view conjugates what it shows.
     """
 
     source: Literal["input", "output"]
@@ -153,13 +154,16 @@ class Alias:
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] | None = None
     offset: int = 0
+    dtype: torch.dtype | None = None
+    conj: bool = False
 
     def __str__(self) -> str:
         if self.strides is None:
             return f"{self.source} {self.index}"
+        dtype = "" if self.dtype is None else f", dtype={dtype_name(self.dtype)}"
         return (
-            f"view of {self.source} {self.index}: "
-            f"shape={self.shape}, strides={self.strides}, offset={self.offset}"
+            f"view of {self.source} {self.index}: shape={self.shape}, strides={self.strides}, "
+            f"offset={self.offset}{dtype}{', conj=True' if self.conj else ''}"
         )
 
 

@@ -68,8 +68,8 @@ def wrapped(value: torch.Tensor) -> LazyTensor:
     """A lazy tensor that stands for a real one of its own."""
     r = SESSION.pending
     typed = TensorType(tuple(value.shape), value.dtype, value.device, tuple(value.stride()))
-    cell = Cell(r.hold(value, typed))
-    return make(LazyTensor, r, cell, (), typed, 0, value.requires_grad)
+    cell = Cell(r.hold(value, typed), int(value.storage_offset()))
+    return make(LazyTensor, r, cell, None, typed, cell.offset, value.requires_grad)
 
 
 def tensor(

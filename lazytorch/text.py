@@ -267,7 +267,7 @@ class Parser:
         self.take(":")
         given: dict[str, Any] = {}
         while not self.accept(")"):
-            key = self.take("shape", "strides", "offset")
+            key = self.take("shape", "strides", "offset", "dtype", "conj")
             self.take("=")
             given[key] = self.attribute()
             self.accept(",")

@@ -1,8 +1,9 @@
 """Cells and views: what eager means by tensors that share memory, expressed without mutation.
 
-A cell is a whole storage. Its value is a node; a tensor on it is the cell and the path of views
-that leads to it. A write rewrites the cell's value through the path backwards, so every other
-tensor on the cell sees it at its next read.
+A cell is a whole storage. Its value is a node; a tensor on it is the cell and the window that it
+shows. A window is a view of another window, or of the whole cell; each remembers what it last
+showed, so that long chains of views are read once. A write rewrites the cell's value through the
+windows backwards, so every other tensor on the cell sees it at its next read.
 """
 
 from __future__ import annotations
@@ -10,17 +11,38 @@ from __future__ import annotations
 from lazytorch.errors import DTypeError, LazyTorchError, ShapeError
 from lazytorch.ir import Builder, Node
 from lazytorch.ops.base import View
-from lazytorch.ops.layout import Expand, write_through
+from lazytorch.ops.layout import Expand, written
 from lazytorch.ops.pointwise import Cast
 from lazytorch.types import TensorType, dtype_name
 
-Path = tuple[View, ...]
+
+class Window:
+    """What a tensor shows of its cell: one view of another window, or of the cell (None)."""
+
+    __slots__ = ("depth", "node", "parent", "seen", "step", "typed")
+
+    def __init__(self, parent: Window | None, step: View, typed: TensorType) -> None:
+        self.parent = parent
+        self.step = step
+        self.typed = typed
+        self.depth: int = 1 if parent is None else parent.depth + 1
+        self.node: Node | None = None  # what it showed at version `seen` of its cell
+        self.seen = -1
+
+
+def chain(window: Window | None) -> list[Window]:
+    """The windows from the cell to this one."""
+    found: list[Window] = []
+    while window is not None:
+        found.append(window)
+        window = window.parent
+    return found[::-1]
 
 
 class Cell:
     """One storage: its present value, and how often it was written."""
 
-    __slots__ = ("__weakref__", "initial", "offset", "typed", "value", "version")
+    __slots__ = ("__weakref__", "initial", "offset", "shared", "typed", "value", "version")
 
     def __init__(self, value: Node, offset: int = 0) -> None:
         assert isinstance(value.type, TensorType)
@@ -29,10 +51,26 @@ class Cell:
         self.typed = value.type
         self.offset = offset  # elements before the value's first one in the real storage
         self.version = 0
+        self.shared = False  # whether more than one tensor may show it
 
-    def write(self, b: Builder, path: Path, value: Node) -> None:
-        """Replace what `path` shows by `value`, which has its shape and dtype."""
-        value = write_through(b, self.value, path, value)
+    def read(self, b: Builder, window: Window | None) -> Node:
+        """The node of what `window` shows at present."""
+        unread: list[Window] = []
+        while window is not None and window.seen != self.version:
+            unread.append(window)
+            window = window.parent
+        node = self.value if window is None else window.node
+        assert node is not None
+        for one in reversed(unread):
+            node = one.node = b(one.step, node)
+            one.seen = self.version
+        return node
+
+    def write(self, b: Builder, window: Window | None, value: Node) -> None:
+        """Replace what `window` shows by `value`, which has its shape and dtype."""
+        windows = chain(window)
+        bases = [self.value, *[self.read(b, one) for one in windows]]
+        value = written(b, bases, [one.step for one in windows], value)
         self.value = value
         self.version += 1
 

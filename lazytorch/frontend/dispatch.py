@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import DispatchKey
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.frontend.geometry import (
+    call_as_strided,
+    call_compatible,
+    call_detach,
+    call_inplace_view,
+    call_resize,
+    call_set,
+)
 from lazytorch.frontend.imports import IMPORTERS, PLAIN, VIEWERS
 from lazytorch.frontend.mutation import call_copy, call_mutating
-from lazytorch.frontend.tensor import LazyTensor, make
-from lazytorch.frontend.values import differentiable, items, nodes
-from lazytorch.ir import Node
+from lazytorch.frontend.place import place
+from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.values import any_tensor, differentiable, items, nodes
+from lazytorch.ir import Node, Operand
+from lazytorch.ops.aten import AtenView
 from lazytorch.ops.base import Pointwise
-from lazytorch.ops.layout import AsStrided, Detach
+from lazytorch.ops.layout import view_strides
 from lazytorch.types import TensorType, TupleType
 
 if TYPE_CHECKING:
@@ -102,35 +113,55 @@ def call_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return r.view(x, steps, flag)
 
 
-def call_as_strided(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A window on the whole storage, whatever view of it the argument is."""
-    x = r.lazy(args[0])
-    bound = dict(zip(("size", "stride", "storage_offset"), args[1:], strict=False)) | kwargs
-    start = bound.get("storage_offset")
-    start = int(x.storage_offset() if start is None else start) - x.cell.offset
-    if x.typed.dtype is not x.cell.typed.dtype:
-        raise UnsupportedError("as_strided of a view with another dtype", where=r.b.where)
-    step = AsStrided(tuple(bound["size"]), tuple(bound["stride"]), start, x.cell.typed.strides)
-    typed = step.infer(x.cell.typed)
-    assert isinstance(typed, TensorType)
-    flag = x.requires_grad and torch.is_grad_enabled()
-    stop = (Detach(),) if Detach() in x.path else ()
-    return make(r.kind, r, x.cell, (*stop, step), typed, start, flag)
-
-
 def call_aten_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A view that has no rule of ours."""
-    raise UnsupportedError(
-        f"{func} returns a view that is not supported yet",
-        {"operand": r.lazy(args[0]).typed if isinstance(args[0], torch.Tensor) else args[0]},
-        r.b.where,
-    )
+    """A view that has no rule of ours: torch's fake kernel says what it shows.
+
+    Refused by name where it depends on another tensor, or shows no strided memory of the operand.
+    """
+    first, *rest = args
+    if not isinstance(first, torch.Tensor) or any_tensor([*rest, *kwargs.values()]):
+        raise UnsupportedError(
+            f"{func} returns a view that depends on more than one tensor", where=r.b.where
+        )
+    x = r.lazy(first)
+    step = AtenView(str(func), (Operand(0), *static(rest)), tuple(static(kwargs.items())))
+    try:
+        count = step.pieces(x.typed)
+    except LazyTorchError as error:
+        error.where = error.where or r.b.where
+        raise
+    flag = x.requires_grad and torch.is_grad_enabled()
+    if count is None:
+        return r.view(x, (step,), flag)
+    return [r.view(x, (step.with_attributes(item=i),), flag) for i in range(count)]
+
+
+def static(values: Any) -> tuple[Any, ...]:
+    """Arguments as attributes."""
+    return tuple([static(v) if isinstance(v, tuple | list) else v for v in values])
 
 
 def call_composite(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An overload that torch itself defines by others: record those."""
     with r.resumed():
         return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+
+def call_reshape_alias(
+    r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A reshape whose strides torch worked out; with others it is what `as_strided` is."""
+    x = r.lazy(args[0]).typed
+    size, stride = tuple(args[1]), tuple(args[2])
+    if prod(size) == x.numel and view_strides(x.shape, x.strides, size) == stride:
+        return call_view(r, aten.view.default, (args[0], size), {})
+    return call_as_strided(r, func, args, kwargs)
+
+
+def call_resolve_conj(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Eager copies what is conjugated as it is read, and nothing else."""
+    x = r.lazy(args[0])
+    return call_value(r, aten.clone.default, (x,), {}) if place(x).conjugated else x
 
 
 def call_number(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,18 +180,8 @@ def call_equal(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def call_lift_fresh(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.tensor(...)` of Python numbers: a constant, since those numbers are guarded."""
-    return r.literal(args[0])
-
-
-def call_same(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`detach_` and `requires_grad_`-like calls on a fresh tensor: the tensor itself."""
-    if isinstance(args[0], LazyTensor) and args[0].requires_grad:
-        raise UnsupportedError(
-            "detach_() of a tensor that requires grad is not supported",
-            where=r.b.where,
-            hint="use y = x.detach()",
-        )
-    return args[0]
+    x = args[0]
+    return r.view(x, (), x.requires_grad) if isinstance(x, LazyTensor) else r.literal(x)
 
 
 def run_directly(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -168,26 +189,32 @@ def run_directly(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str
     return func(*args, **kwargs)
 
 
-def call_inplace_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`t_`, `squeeze_`, ... change a tensor's own geometry."""
-    raise UnsupportedError(
-        f"{func} changes the geometry of a tensor in place",
-        where=r.b.where,
-        hint=f"use the form without underscore: y = x.{func._opname.rstrip('_')}(...)",
-    )
-
-
 _SPECIAL: dict[Any, Handler] = {
     aten.copy_.default: call_copy,
     aten.as_strided.default: call_as_strided,
+    aten._reshape_alias.default: call_reshape_alias,
+    aten.resolve_conj.default: call_resolve_conj,
     aten.equal.default: call_equal,
     aten.lift_fresh.default: call_lift_fresh,
     aten.lift.default: call_lift_fresh,
-    aten.detach_.default: call_same,
+    aten.detach_.default: call_detach,
+    aten._has_compatible_shallow_copy_type.default: call_compatible,
     aten.is_same_size.default: lambda r, f, a, k: tuple(a[0].shape) == tuple(a[1].shape),
     **dict.fromkeys(_NUMBERS, call_number),
-    **{
-        getattr(aten, name).default: call_inplace_view
-        for name in ("t_", "transpose_", "squeeze_", "unsqueeze_", "as_strided_", "swapaxes_")
-    },
+    **dict.fromkeys(
+        (
+            aten.t_.default,
+            aten.transpose_.default,
+            aten.swapaxes_.default,
+            aten.swapdims_.default,
+            aten.squeeze_.default,
+            aten.squeeze_.dim,
+            aten.squeeze_.dims,
+            aten.unsqueeze_.default,
+        ),
+        call_inplace_view,
+    ),
+    aten.as_strided_.default: call_as_strided,
+    **dict.fromkeys((aten.resize_.default, aten.resize_as_.default), call_resize),
+    **{getattr(aten.set_, name): call_set for name in aten.set_.overloads()},
 }

@@ -51,7 +51,7 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
     needed = False
     for a in args:
         if a.__class__ is Traced:
-            nodes.append(r.read(a) if a.path else a.cell.value)
+            nodes.append(a.cell.value if a.window is None else r.read(a))
             needed = needed or a.differentiable
         elif a.__class__ in NUMBERS:
             nodes.append(constant(a))
@@ -73,4 +73,4 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
         needed = False
     cell = Cell(node)
     r.cells.append(weakref.ref(cell))
-    return make(Traced, r, cell, (), typed, 0, needed)
+    return make(Traced, r, cell, None, typed, 0, needed)

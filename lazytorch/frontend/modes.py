@@ -7,10 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._C import DispatchKey, DispatchKeySet
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 if TYPE_CHECKING:
     from lazytorch.frontend.recorder import Recorder
+
+VIEWS = DispatchKeySet(DispatchKey.ADInplaceOrView)
 
 
 class RecordingMode(TorchDispatchMode):
@@ -34,9 +37,15 @@ class RecordingMode(TorchDispatchMode):
         return self.recorder.call(func, args, kwargs or {})
 
 
-def below_autograd() -> Any:
-    """Calls go past autograd, so that composites (linear, layer_norm, attention) arrive whole."""
-    return torch._C._AutoDispatchBelowAutograd()
+@contextmanager
+def below_autograd() -> Generator[None]:
+    """Calls go past autograd, so that composites (linear, layer_norm, attention) arrive whole.
+
+    Also past what keeps `_base` and `_version`: for tensors without memory torch copies the whole
+    chain of views at each view, and a write that is only recorded is no new version.
+    """
+    with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(VIEWS):
+        yield
 
 
 @contextmanager
@@ -65,6 +74,15 @@ def recording(mode: RecordingMode) -> Generator[None]:
 
 @contextmanager
 def paused() -> Generator[None]:
-    """Leave all modes: what runs inside is eager."""
-    with _disable_current_modes():
-        yield
+    """Leave all modes: what runs inside is eager, and its writes are new versions."""
+    key = DispatchKey.ADInplaceOrView
+    excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+    versions = not torch.is_inference_mode_enabled()
+    if versions:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        if versions:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, excluded)

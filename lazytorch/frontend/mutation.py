@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._C import DispatchKey
 
-from lazytorch.errors import ShapeError
 from lazytorch.frontend.alias import copied, fitted
+from lazytorch.frontend.geometry import resize
 from lazytorch.frontend.imports import IMPORTERS
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.values import differentiable, items, nodes, static_argument
@@ -93,15 +93,11 @@ def call_out(
         results = items(r.b, results) if isinstance(results.type, TupleType) else [results]
     targets = [kwargs[name] for name in outs]
     for target, value in zip(targets, results, strict=True):
-        x = r.lazy(target)
         have = value.type
         assert isinstance(have, TensorType)
-        if x.typed.shape != have.shape:
-            raise ShapeError(
-                f"{func}: out= has shape {list(x.typed.shape)}, the result {list(have.shape)}",
-                where=r.b.where,
-                hint="an out= tensor that would be resized is not supported while recording",
-            )
+        if r.lazy(target).typed.shape != have.shape:
+            resize(r, target, have.shape, have.strides, f"out= of {func._opname}")
+        x = r.lazy(target)
         r.write(x, fitted(r.b, value, x.typed, func._opname))
         r.stored(target, x)
     return targets[0] if len(targets) == 1 else tuple(targets)

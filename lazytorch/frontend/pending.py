@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
-from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.alias import Cell, chain
 from lazytorch.frontend.modes import RecordingMode, paused
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.frontend.refuse import refuse_unusual
@@ -76,7 +76,7 @@ class Pending(Recorder):
         typed = value_type(tensor)
         assert isinstance(typed, TensorType)
         cell = Cell(self.hold(tensor, typed), int(tensor.storage_offset()))
-        return make(self.kind, self, cell, (), typed, 0, tensor.requires_grad)
+        return make(self.kind, self, cell, None, typed, cell.offset, tensor.requires_grad)
 
     @override
     def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
@@ -171,8 +171,8 @@ class Pending(Recorder):
     def real(self, base: torch.Tensor, x: LazyTensor) -> torch.Tensor:
         """`x` as a window on its real storage."""
         with paused():
-            for step in x.path:
-                base = step.run(base)
+            for one in chain(x.window):
+                base = one.step.run(base)
         return base
 
     def values(self, nodes: Sequence[Node], reason: str) -> list[Any]:

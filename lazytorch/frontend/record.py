@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._C._autograd import _unsafe_set_version_counter
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
@@ -55,7 +54,6 @@ def record_once(
             trees.refuse_object(leaf, "the arguments")
     args, kwargs = trees.unflatten(spec, stand_ins)
     unchanged = Unchanged(fn)
-    versions = [(t, t._version) for t in recorder.kept if not t.is_inference()]
     changed = ""
     try:
         with (
@@ -78,16 +76,8 @@ def record_once(
         raise
     finally:
         changed = unchanged.restore()
-        restore_versions(versions)
     refuse_changed(changed)
     return recorded
-
-
-def restore_versions(versions: list[tuple[torch.Tensor, int]]) -> None:
-    """Take back the version counts that recorded, not executed, in-place operations raised."""
-    for tensor, version in versions:
-        if tensor._version != version:
-            _unsafe_set_version_counter((tensor,), (version,))
 
 
 def origins(

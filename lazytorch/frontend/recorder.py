@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -10,15 +10,16 @@ import torch
 from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError, Where
-from lazytorch.frontend import dispatch
-from lazytorch.frontend.alias import Cell, Path
+from lazytorch.frontend import dispatch, geometry
+from lazytorch.frontend.alias import Cell, Window
+from lazytorch.frontend.place import Place, place
 from lazytorch.frontend.refuse import refuse_unusual
 from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.frontend.values import items
 from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
-from lazytorch.ops.base import Pointwise
+from lazytorch.ops.base import Pointwise, View
 from lazytorch.ops.layout import AsStrided, Detach
 from lazytorch.types import ScalarType, TensorType, TupleType, tensor_type
 
@@ -138,8 +139,7 @@ class Recorder:
         typed = TensorType(tuple(tensor.shape), tensor.dtype, tensor.device, tuple(tensor.stride()))
         key = tensor.untyped_storage()._cdata
         entry = self.storages.get(key)
-        path: Path = ()
-        offset = 0
+        window: Window | None = None
         if entry is None:
             if self.is_shared(key):
                 cell = Cell(self.bind_storage(tensor))
@@ -157,9 +157,11 @@ class Recorder:
                     {"one": cell.typed, "other": typed},
                     self.b.where,
                 )
-            offset = int(tensor.storage_offset())
-            path = (AsStrided(typed.shape, typed.strides, offset),)
-        shadow = make(self.kind, self, cell, path, typed, offset, tensor.requires_grad)
+            step = AsStrided(typed.shape, typed.strides, int(tensor.storage_offset()))
+            window = Window(None, step, typed)
+        cell.shared = True  # with code outside
+        at = int(tensor.storage_offset())
+        shadow = make(self.kind, self, cell, window, typed, at, tensor.requires_grad)
         self.shadows[id(tensor)] = shadow
         self.kept.append(tensor)
         return shadow
@@ -170,22 +172,11 @@ class Recorder:
 
     def read(self, x: LazyTensor) -> Node:
         """The node that holds the present value of `x`."""
-        cell = x.cell
-        if not x.path:
-            return cell.value
-        if x.seen == cell.version:
-            assert x.node is not None
-            return x.node
-        node = cell.value
-        for step in x.path:
-            node = self.b(step, node)
-        x.node = node
-        x.seen = cell.version
-        return node
+        return x.cell.value if x.window is None else x.cell.read(self.b, x.window)
 
     def write(self, x: LazyTensor, value: Node) -> None:
         """Store a fitted value through `x`; every tensor on its memory sees it."""
-        x.cell.write(self.b, x.path, value)
+        x.cell.write(self.b, x.window, value)
 
     def operand(self, value: Any) -> Any:
         """An argument as importers take it: tensors become nodes, also inside lists."""
@@ -219,19 +210,25 @@ class Recorder:
         assert isinstance(typed, TensorType)
         if differentiable and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
             differentiable = False
-        return make(self.kind, self, Cell(node), (), typed, 0, differentiable)
+        return make(self.kind, self, Cell(node), None, typed, 0, differentiable)
 
-    def view(self, x: LazyTensor, steps: Path, differentiable: bool) -> LazyTensor:
+    def view(self, x: LazyTensor, steps: Sequence[View], differentiable: bool) -> LazyTensor:
         """A window on the memory of `x`."""
-        typed = x.typed
-        offset = int(x.storage_offset()) - x.cell.offset
-        for step in steps:
-            offset += step.offset(typed)
-            inferred = step.infer(typed)
-            assert isinstance(inferred, TensorType)
-            offset = offset * typed.dtype.itemsize // inferred.dtype.itemsize
-            typed = inferred
-        return make(self.kind, self, x.cell, x.path + steps, typed, offset, differentiable)
+        to = place(x).through(steps)
+        x.cell.shared = True
+        return self.at(to, differentiable)
+
+    def at(self, place: Place, differentiable: bool) -> LazyTensor:
+        """A tensor on a place."""
+        return make(self.kind, self, *place, differentiable)
+
+    def set_data(self, x: LazyTensor, value: object) -> None:
+        """`x.data = value`."""
+        geometry.set_data(self, x, value)
+
+    def outside(self, x: LazyTensor) -> bool:
+        """Whether `x` stands for a tensor that code outside holds."""
+        return any(shadow is x for shadow in self.shadows.values())
 
     def detached(self, node: Node) -> Node:
         """A result made under no_grad from something differentiable: no gradient goes through."""

@@ -18,6 +18,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.elementwise import Inferred, record_elementwise
 from lazytorch.frontend.modes import RecordingMode, paused
+from lazytorch.frontend.place import place
 from lazytorch.frontend.recorder import Recorder, storage_type
 from lazytorch.frontend.sources import (
     Argument,
@@ -303,33 +304,28 @@ class Recording(Recorder):
         for _, x in pending:
             owners.setdefault(x.cell, []).append(x)
         real = {cell for cell, _ in self.storages.values()}
+        first: dict[int, int] = {}
         for position, x in pending:
+            if first.setdefault(id(x), position) != position:
+                made[position] = made[first[id(x)]]
+                continue
             node = self.read(x)
             cell = x.cell
-            offset = int(x.storage_offset()) - cell.offset
             alias: Alias | None = None
             if cell in real:
                 index = number[cell.initial]
-                same = id(x) in shadows and not x.path
-                alias = (
-                    Alias("input", index)
-                    if same
-                    else Alias("input", index, x.typed.shape, x.typed.strides, offset)
-                )
+                same = id(x) in shadows and x.window is None
+                alias = Alias("input", index) if same else place(x).alias("input", index)
             elif len(owners[cell]) > 1:
                 if cell not in bases:
                     bases[cell] = len(outputs)
                     outputs.append(cell.value)
                     aliases.append(None)
                 index = bases[cell]
-                if x is owners[cell][0] and not x.path:
+                if x is owners[cell][0] and x.window is None:
                     made[position] = Leaf(index, None, bool(x.requires_grad))
                     continue
-                first = next((p for p, y in pending if y is x), position)
-                if first != position:
-                    made[position] = made[first]
-                    continue
-                alias = Alias("output", index, x.typed.shape, x.typed.strides, offset)
+                alias = place(x).alias("output", index)
             made[position] = Leaf(len(outputs), None, bool(x.requires_grad))
             outputs.append(node)
             aliases.append(alias)

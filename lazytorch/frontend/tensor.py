@@ -8,9 +8,9 @@ import torch
 from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.frontend.alias import Cell, Path
+from lazytorch.frontend.alias import Cell, Window
+from lazytorch.frontend.modes import VIEWS
 from lazytorch.frontend.operators import operator
-from lazytorch.ir import Node
 from lazytorch.types import TensorType
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ class LazyTensor(torch.Tensor):
 
     recorder: Recorder
     cell: Cell
-    path: Path = ()  # none: the cell's own value
+    window: Window | None = None  # None: the whole cell
     typed: TensorType
-    node: Node | None = None  # at the end of the path, at version `seen` of the cell
-    seen: int = -1
 
     @classmethod
     def __torch_dispatch__(
@@ -47,8 +45,18 @@ class LazyTensor(torch.Tensor):
             if torch.is_grad_enabled() and needs_grad(args, kwargs):
                 return func(*args, **(kwargs or {}))
             # Nobody will ask for a gradient: go past autograd, where composites arrive whole.
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(VIEWS):
                 return func(*args, **(kwargs or {}))
+
+    @property
+    @override
+    def data(self) -> torch.Tensor:
+        """The tensor without its history; setting it shows another tensor's memory instead."""
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        self.recorder.set_data(self, value)
 
     def force(self) -> torch.Tensor:
         """The value as an ordinary tensor (computed now if it was not), sharing no memory."""
@@ -187,17 +195,17 @@ def make(
     kind: type[LazyTensor],
     recorder: Recorder,
     cell: Cell,
-    path: Path,
+    window: Window | None,
     typed: TensorType,
     offset: int,
     requires_grad: bool,
 ) -> LazyTensor:
-    """A tensor on `cell` whose first element lies `offset` elements after the cell's first."""
+    """A tensor on `cell` whose first element lies `offset` elements into its storage."""
     x = _wrapper(
         kind,
         typed.shape,
         typed.strides,
-        cell.offset + offset,
+        offset,
         None,
         typed.dtype,
         torch.strided,
@@ -208,8 +216,8 @@ def make(
     x.recorder = recorder
     x.cell = cell
     x.typed = typed
-    if path:
-        x.path = path
+    if window is not None:
+        x.window = window
     if requires_grad and isinstance(x, Traced):
         x.differentiable = True
     return x

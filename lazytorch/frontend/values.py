@@ -41,6 +41,14 @@ def any_requires_grad(values: Any) -> bool:
     return False
 
 
+def any_tensor(values: Any) -> bool:
+    """Whether there is a tensor in a (nested) list of arguments."""
+    return any(
+        any_tensor(v) if isinstance(v, tuple | list) else isinstance(v, torch.Tensor)
+        for v in values
+    )
+
+
 def nodes(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The nodes of a call's result; statistics that the overload updates are written."""
     importer = IMPORTERS.get(func)

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lazytorch.errors import LazyTorchError, ShapeError
+from lazytorch.errors import LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.ir import Attribute, Op, Operand
+from lazytorch.ops.layout import Window
 from lazytorch.types import ScalarType, TensorType, TupleType, Type
 
 
@@ -45,10 +46,31 @@ class AtenRandom(Aten):
     effect: ClassVar[bool] = True
 
 
-class AtenView(Aten):
-    """An overload whose result is a view of its first operand."""
+class AtenView(Window):
+    """An overload whose result is a view of its operand; `item` is the one meant of several."""
 
-    view: ClassVar[bool] = True
+    overload: str
+    args: tuple[Attribute, ...] = ()
+    kwargs: tuple[tuple[str, Attribute], ...] = ()
+    item: int | None = None
+
+    def infer(self, x: TensorType) -> TensorType:
+        typed = value_type(shown(self, x))
+        assert isinstance(typed, TensorType)
+        return typed
+
+    def offset(self, x: TensorType) -> int:
+        nbytes = int(shown(self, x).storage_offset()) * shown(self, x).itemsize
+        return nbytes // x.dtype.itemsize
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        result = Aten(self.overload, self.args, self.kwargs).run(x)
+        return result if self.item is None else result[self.item]
+
+    def pieces(self, x: TensorType) -> int | None:
+        """How many views the overload returns; None where it returns one, not a list."""
+        typed = fake_type(Aten(self.overload, self.args, self.kwargs), (x,))
+        return len(typed.items) if isinstance(typed, TupleType) else None
 
 
 class AtenMutating(Aten):
@@ -79,6 +101,26 @@ def resolve(overload: str) -> Any:
     """The torch overload object named `aten.add.Tensor`."""
     namespace, name, variant = overload.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), variant)
+
+
+@lru_cache(maxsize=4096)
+def shown(view: AtenView, x: TensorType) -> torch.Tensor:
+    """What torch's fake kernel shows of an operand; UnsupportedError where it is no such view."""
+    with FakeTensorMode() as mode:
+        operand = fake_value(x, mode)
+        try:
+            result = view.run(operand)
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            raise ShapeError(f"{view.overload}: {str(error).splitlines()[0]}") from error
+    same = result.layout is torch.strided and storage(result) == storage(operand)
+    if not same or result.is_conj() or result.is_neg():
+        raise UnsupportedError(f"{view.overload} shows its operand other than as strided memory")
+    return result
+
+
+def storage(x: torch.Tensor) -> int:
+    """Identity of a tensor's memory."""
+    return x.untyped_storage()._cdata
 
 
 @lru_cache(maxsize=16384)

@@ -206,6 +206,10 @@ class View(Op, abstract=True):
         """`base` with the part that this view shows replaced by `value`."""
         raise NotImplementedError(f"{self.name()} cannot be written through")
 
+    def after(self, first: View, x: TensorType, typed: TensorType) -> View | None:
+        """One view of `x` that shows what this one shows of `first`'s result, with its `typed`."""
+        return None
+
 
 def operand_dtype(xs: tuple[Type | Number, ...]) -> torch.dtype:
     """Promoted dtype of a mix of types and Python numbers."""

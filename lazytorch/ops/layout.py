@@ -81,12 +81,17 @@ def write_through(b: Builder, base: Node, steps: Sequence[View], value: Node) ->
     bases = [base]
     for step in steps:
         bases.append(b(step, bases[-1]))
+    return written(b, bases, steps, value)
+
+
+def written(b: Builder, bases: Sequence[Node], steps: Sequence[View], value: Node) -> Node:
+    """`write_through` where the views on the way are there: `bases[i + 1]` is step i's result."""
     types = [x.type for x in bases if isinstance(x.type, TensorType)]
     if overlaps(types[-1]):
         raise ShapeError(OVERLAP, {"written to": types[-1]}, b.where)
     if any(overlaps(x) for x in types):
         # Undone step by step, a write to one element of an expanded tensor would be lost.
-        return b(Put(tuple(steps), types[0].strides), base, value)
+        return b(Put(tuple(steps), types[0].strides), bases[0], value)
     value = restored(b, value, bases[-1]) if not steps else value
     for step, before in zip(reversed(steps), reversed(bases[:-1]), strict=True):
         value = step.put(b, before, value)
@@ -135,6 +140,12 @@ class Reshape(View):
         assert isinstance(base.type, TensorType)
         return restored(b, b(Reshape(base.type.shape), value), base)
 
+    def after(self, first: View, x: TensorType, typed: TensorType) -> View | None:
+        if not isinstance(first, Reshape):
+            return None
+        same = view_strides(x.shape, x.strides, typed.shape) == typed.strides
+        return Reshape(typed.shape) if same else None
+
 
 class Permute(View):
     """Reordered dimensions: result dimension i is operand dimension `perm[i]`."""
@@ -157,6 +168,11 @@ class Permute(View):
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         inverse = sorted(range(len(self.perm)), key=self.perm.__getitem__)
         return restored(b, b(Permute(tuple(inverse)), value), base)
+
+    def after(self, first: View, x: TensorType, typed: TensorType) -> View | None:
+        if not isinstance(first, Permute):
+            return None
+        return Permute(tuple([first.perm[p] for p in self.perm]))
 
 
 class Expand(Window):
@@ -217,6 +233,14 @@ class Slice(View):
 
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         return b(SliceScatter(self.dim, self.start, self.stop, self.step), base, value)
+
+    def after(self, first: View, x: TensorType, typed: TensorType) -> View | None:
+        if not isinstance(first, Slice) or first.dim != self.dim or not typed.shape[self.dim]:
+            return None
+        start = first.start + self.start * first.step
+        step = first.step * self.step
+        stop = start + (typed.shape[self.dim] - 1) * step + 1
+        return Slice(self.dim, start, stop, step)
 
 
 class Select(View):

@@ -61,8 +61,8 @@ def reshaped(x: TensorType, shape: Shape, strides: Strides) -> Steps:
     return (Reshape(shape, None if same else strides),)
 
 
-@views("view.default", "_reshape_alias.default")
-def view(x: TensorType, size: Sequence[int], stride: Sequence[int] = ()) -> Steps:
+@views("view.default", "_unsafe_view.default")
+def view(x: TensorType, size: Sequence[int]) -> Steps:
     """Refuses what needs a copy, in eager's words."""
     shape = resolved(size, x.numel)
     strides = view_strides(x.shape, x.strides, shape)
@@ -72,12 +72,6 @@ def view(x: TensorType, size: Sequence[int], stride: Sequence[int] = ()) -> Step
             "dimension spans across two contiguous subspaces). Use .reshape(...) instead."
         )
     return () if shape == x.shape and strides == x.strides else (Reshape(shape),)
-
-
-@imports("_unsafe_view.default")
-def unsafe_view(b: Builder, self: Node, size: Sequence[int]) -> Node:
-    """A view of a value that nobody else holds."""
-    return b(Reshape(resolved(size, typed(self).numel)), self)
 
 
 def typed(x: Node) -> TensorType:
@@ -230,7 +224,7 @@ def unbind(x: TensorType, dim: int = 0) -> list[Steps]:
     return [(Select(dim, i),) for i in range(x.shape[dim])]
 
 
-@views("split.Tensor")
+@views("split.Tensor", "unsafe_split.Tensor")
 def split(x: TensorType, split_size: int, dim: int = 0) -> list[Steps]:
     """Pieces of one size, the last one smaller."""
     if not x.rank:
@@ -247,7 +241,7 @@ def split(x: TensorType, split_size: int, dim: int = 0) -> list[Steps]:
     return split_with_sizes(x, [min(split_size, size - i * split_size) for i in range(count)], dim)
 
 
-@views("split_with_sizes.default")
+@views("split_with_sizes.default", "unsafe_split_with_sizes.default")
 def split_with_sizes(x: TensorType, split_sizes: Sequence[int], dim: int = 0) -> list[Steps]:
     """Pieces of the given sizes."""
     if not x.rank:

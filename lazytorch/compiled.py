@@ -7,9 +7,10 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -17,9 +18,9 @@ import torch
 from lazytorch import passes
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
-from lazytorch.frontend.module import Attributes
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.program import lower
@@ -38,30 +39,41 @@ from lazytorch.runtime.backward import (
     written_inputs,
 )
 from lazytorch.runtime.build import Builds
-from lazytorch.runtime.stage import Stage, StaleError
+from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
 from lazytorch.view.explain import explain
 
 
 class Plan:
-    """What one signature compiled to: the first stage, and the attributes it relies on."""
+    """What one signature compiled to: the first stage, and the Python values it relies on."""
 
-    def __init__(self, stage: Stage, attributes: Attributes) -> None:
+    def __init__(self, stage: Stage, watch: Watch, leaves: list[Any]) -> None:
         self.stage = stage
-        self.attributes = attributes
-        self.epoch = Epoch.now
+        self.watch = watch
+        self.objects = [
+            (i, x)
+            for i, x in enumerate(leaves)
+            if not isinstance(x, torch.Tensor) and not trees.plain(x)
+        ]
+        # Where an argument itself is returned, another one that says the same will not do.
+        recorded = [s.recorded for s in successors(stage) if s.recorded is not None]
+        returned = {id(leaf.value) for r in recorded for leaf in r.leaves if leaf.output is None}
+        self.exact = any(id(x) in returned for _, x in self.objects)
 
-    def holds(self) -> bool:
-        """Whether the attributes are as they were when the plan was recorded."""
-        if not self.attributes.same_outside():
+    def holds(self, leaves: list[Any]) -> bool:
+        """Whether Python values, and objects among the arguments, are as when it was recorded."""
+        others = [(x, leaves[i]) for i, x in self.objects if leaves[i] is not x]
+        if others and self.exact:
             return False
-        if self.epoch == Epoch.now:
-            return True
-        epoch = Epoch.now
-        if not self.attributes.same_modules():
-            return False
-        self.epoch = epoch
-        return True
+        return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
+
+
+def successors(stage: Stage) -> Iterator[Stage]:
+    """A stage and all that may follow it."""
+    yield stage
+    for following in stage.branches.values():
+        yield from successors(following)
 
 
 class Compiled:
@@ -89,8 +101,9 @@ class Compiled:
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
         key = signature(leaves, spec)
-        for plan in self.plans.get(key, ()):
-            if plan.holds():
+        known = self.plans.get(key, ())
+        for plan in known:
+            if plan.holds(leaves):
                 try:
                     return self.execute(plan, leaves, spec)
                 except StaleError as error:
@@ -116,11 +129,11 @@ class Compiled:
         with self.lock:
             started = time.perf_counter()
             known = self.plans.get(key)
-            reason = self.reason(key)
-            attributes = Attributes(self.fn)
-            trail = Trail(self, leaves)
+            reason = self.reason(key, leaves)
+            watch = Watch(self.fn, leaves)
+            trail = Trail(self, leaves, watch)
             stage = trail.extend(spec, ())
-            plan = Plan(stage, attributes)
+            plan = Plan(stage, watch, leaves)
             entry = self.plans.setdefault(key, [])
             entry.insert(0, plan)
             del entry[self.options.max_plans :]
@@ -130,12 +143,16 @@ class Compiled:
                 Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
         return self.execute(plan, leaves, spec, trail)
 
-    def reason(self, key: Key) -> str:
+    def reason(self, key: Key, leaves: list[Any]) -> str:
         """Why no plan fits, in words."""
         if not self.plans:
             return "first call"
-        if key in self.plans:
-            return "an attribute of a module, a closure or a global changed"
+        if self.plans.get(key):
+            latest = self.plans[key][0]
+            changed = [str(change) for change in islice(latest.watch.differences(), 3)]
+            if not changed:
+                return "an object among the arguments says something else"
+            return "; ".join(changed)
         last = next(reversed(self.plans))
         changed = [f"{a!r} -> {b!r}" for a, b in zip(flat(last), flat(key), strict=False) if a != b]
         return "another signature: " + "; ".join(changed[:3])
@@ -160,8 +177,8 @@ class Compiled:
             lower(prologue, target, "prologue", owned=False),
             lower(main, target, "program"),
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            tuple(range(len(graph.inputs))),
             recorded,
+            self.options.check,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
@@ -178,14 +195,15 @@ class Compiled:
             if any(t.requires_grad for t in tensors):
                 return self.differentiable(plan, leaves, spec, tensors, trail)
         with torch.no_grad():
-            stage, outputs = self.forward(plan.stage, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
         assert stage.recorded is not None
         return assemble(stage.recorded, outputs)
 
     def forward(
-        self, stage: Stage, leaves: list[Any], spec: trees.Spec, trail: Trail | None
+        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
     ) -> tuple[Stage, tuple[Any, ...]]:
         """Run stage after stage, choosing by the value of each cut; the last one's outputs."""
+        stage = plan.stage
         done: list[tuple[Any, ...]] = []
         cuts: list[Cut] = []
         for value, outputs in trail.ran if trail is not None else ():
@@ -195,17 +213,21 @@ class Compiled:
         while True:
             outputs = stage.run(leaves, done)
             if stage.cut is None:
+                changes = cast(Recorded, stage.recorded).changes
+                if changes:
+                    plan.watch.apply(changes)
                 return stage, outputs
             value, outputs = stage.cut.resolve(outputs)
             done.append(outputs)
             cuts.append(replace(stage.cut, value=value))
             following = stage.follow(value)
             if following is None:
-                following = self.branch(stage, cuts, leaves, spec, done)
+                following = self.branch(plan, stage, cuts, leaves, spec, done)
             stage = following
 
     def branch(
         self,
+        plan: Plan,
         stage: Stage,
         cuts: list[Cut],
         leaves: list[Any],
@@ -219,7 +241,7 @@ class Compiled:
         """
         with self.lock:
             started = time.perf_counter()
-            path = Trail(self, leaves, done)
+            path = Trail(self, leaves, plan.watch, done)
             following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
             where = cuts[-1].where
@@ -257,7 +279,7 @@ class Compiled:
         last: list[Stage] = []
 
         def run() -> tuple[Any, ...]:
-            stage, outputs = self.forward(first, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
             recorded = cast(Recorded, stage.recorded)
             last.append(stage)
             graph = stage.piece.graph

@@ -24,7 +24,7 @@ def signature(leaves: list[Any], spec: trees.Spec) -> Key:
         elif trees.plain(leaf):
             parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
         else:
-            parts.append((type(leaf), id(leaf)))
+            parts.append(type(leaf))  # which one, and what it says, is asked of each plan
     parts.append(modes())
     return tuple(parts)
 

@@ -21,6 +21,7 @@ from lazytorch.frontend.sources import Argument, Recorded, Source, State
 from lazytorch.interpret import aliased
 from lazytorch.ir import Write
 from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import StaleError
 
 
 @dataclass
@@ -146,9 +147,12 @@ def plan_tensors(stage: Stage, leaves: list[Any]) -> list[torch.Tensor]:
     stack = [stage]
     while stack:
         s = stack.pop()
-        for fetch, source in zip(s.fetch, s.piece.sources, strict=True):
-            if isinstance(source, State):
-                found.append(fetch(leaves, ()))
+        if s.state.moved():
+            s.state.look()
+        tensors = [x for _, x in s.state.tensors]
+        if [x.requires_grad for x in tensors] != s.state.flags:
+            raise StaleError("a parameter requires grad now, or does no more")
+        found += tensors
         stack.extend(s.branches.values())
     return list({id(x): x for x in found}.values())
 
@@ -160,10 +164,12 @@ def written_inputs(stage: Stage, leaves: list[Any]) -> list[tuple[Source, torch.
     while stack:
         s = stack.pop()
         targets = {e.inputs[0] for e in s.piece.graph.effects if isinstance(e.op, Write)}
-        for x, fetch, source in zip(s.piece.graph.inputs, s.fetch, s.piece.sources, strict=True):
-            if x in targets:
-                tensor = fetch(leaves, ())
-                found[id(tensor)] = (source, tensor)
+        if targets:
+            tensors = s.state.inputs(leaves, None)
+            inputs = s.piece.graph.inputs
+            for x, tensor, source in zip(inputs, tensors, s.piece.sources, strict=True):
+                if x in targets:
+                    found[id(tensor)] = (source, tensor)
         stack.extend(s.branches.values())
     return list(found.values())
 
@@ -178,7 +184,7 @@ def realias(stage: Stage, outputs: list[Any], leaves: list[Any]) -> None:
             outputs[k] = aliased(alias, outputs)
         elif alias.strides is not None:
             inputs = [None] * len(graph.inputs)
-            inputs[alias.index] = stage.fetch[alias.index](leaves, ())
+            inputs[alias.index] = stage.state.inputs(leaves, None)[alias.index]
             outputs[k] = aliased(alias, inputs)
     for leaf in cast(Recorded, stage.recorded).leaves:
         if leaf.output is None or leaf.requires_grad:

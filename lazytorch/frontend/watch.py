@@ -1,0 +1,311 @@
+"""Python values that a recording relies on: whether they are as they were, what the forward
+changed of them, and putting them back.
+
+Being the same is a question of identity, answered in C for all values at once; only where an object
+is another one than before are values compared. Attributes of modules are behind the epoch that
+setting one moves; everything else can change without anybody noticing and is looked at every call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from operator import getitem, is_
+from typing import Any, cast
+
+import torch
+
+from lazytorch.errors import Where
+from lazytorch.frontend.code import line_of
+from lazytorch.frontend.epoch import Epoch
+from lazytorch.frontend.places import Slot
+from lazytorch.frontend.reach import ATOMS, Holder, Reach, dotted
+
+_END = object()  # closes both sides of a comparison, so that neither may be longer
+_DEEP = 20
+
+
+@dataclass(frozen=True)
+class Change:
+    """A place whose content is another one than when it was looked at first."""
+
+    place: Slot | Holder
+    label: str
+    old: Any
+    new: Any
+    key: str = ""
+
+    def __str__(self) -> str:
+        if isinstance(self.place, Holder) and self.place.label == self.label:
+            return f"{self.label} has other entries"
+        return f"{self.label}: {short(self.old)} -> {short(self.new)}"
+
+
+class Known:
+    """A group of places with what they held, compared all at once by identity."""
+
+    def __init__(self, slots: list[Slot], holders: list[Holder]) -> None:
+        self.slots = slots
+        self.holders = holders
+        self.stores = [s.store for s in slots]
+        self.names = [s.name for s in slots]
+        self.views = [view for h in holders for view in views(h.container)] + [(_END,)]
+        self.take()
+
+    def take(self) -> None:
+        """Remember what the places hold now."""
+        self.fields = list(map(getitem, self.stores, self.names))
+        self.contents = [content(h.container) for h in self.holders]
+        self.flat = [*self.fields, *chain.from_iterable(self.contents), _END]
+
+    def restore(self) -> None:
+        """Put back what the places held."""
+        for slot, old in zip(self.slots, self.fields, strict=True):
+            if slot.store.get(slot.name, _END) is not old:
+                slot.store[slot.name] = old
+        for holder, old in zip(self.holders, self.contents, strict=True):
+            new = content(holder.container)
+            if len(old) != len(new) or not all(map(is_, old, new)):
+                fill(holder.container, old)
+
+    def same(self) -> bool:
+        """Whether every place holds the very same objects; one pass in C."""
+        try:
+            now = chain(map(getitem, self.stores, self.names), chain.from_iterable(self.views))
+            return all(map(is_, now, self.flat))
+        except (KeyError, ValueError, AttributeError, RuntimeError):
+            return False  # a place is gone
+
+    def changes(self) -> Iterator[Change]:
+        """Places that hold other objects than they did."""
+        for slot, old in zip(self.slots, self.fields, strict=True):
+            new = slot.store.get(slot.name, _END)
+            if new is not old:
+                yield Change(slot, slot.label, old, new)
+        for holder, old in zip(self.holders, self.contents, strict=True):
+            new = content(holder.container)
+            if len(old) != len(new) or not all(map(is_, old, new)):
+                yield from entries(holder, old, new)
+
+
+class Watch:
+    """What `fn` and the objects among its arguments rely on, from when this is made."""
+
+    def __init__(self, fn: Callable[..., Any], arguments: Iterable[object] = ()) -> None:
+        self.fn = fn
+        self.arguments = [x for x in arguments if not isinstance(x, torch.Tensor)]
+        self.build()
+
+    def build(self) -> None:
+        """Look at everything anew."""
+        self.epoch = Epoch.now
+        self.reach = reach = Reach(self.fn, self.arguments)
+        stores: list[Holder] = []
+        children: list[Holder] = []
+        for path, module in reach.modules:
+            stores += [Holder(x, path) for x in (vars(module), module._parameters, module._buffers)]
+            children.append(Holder(module._modules, path))
+        hidden = [h for h, (_, m) in zip(stores[::3], reach.modules, strict=True)
+                  if Epoch.hidden(type(m))]  # fmt: skip
+        hooks = [h for h in reach.hooks if h.container]
+        self.attributes = Known([], stores)
+        self.others = Known(reach.slots, [*reach.holders, *hooks, *hidden])
+        self.empty = Known([], [h for h in (*reach.hooks, *children) if not h.container])
+        self.empties = [h.container for h in self.empty.holders]
+        self.children = Known([], [h for h in children if h.container])
+        self.trees = [h.container for h in self.children.holders]
+        self.copies = [dict(tree) for tree in self.trees]
+        self.order = list(chain.from_iterable(self.trees))
+        self.arrays = [(h, h.container.tobytes()) for h in reach.arrays]
+        self.sizes = [(h, len(h.container)) for h in reach.large]
+        self.state = {(id(slot.store), slot.name) for slot in reach.state()}
+        self.by_id = {
+            id(h.container): kept
+            for known in (self.others, self.attributes)
+            for h, kept in zip(known.holders, known.contents, strict=True)
+        }
+        for _, value in reach.objects:
+            if hasattr(value, "__dict__"):
+                self.by_id.setdefault(id(vars(value)), content(vars(value)))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not compared in full."""
+        return [
+            f"{h.label}: {size:,} entries are too many to compare at every call; "
+            "only their number is"
+            for h, size in self.sizes
+        ]
+
+    # Whether a plan still fits.
+
+    def same(self) -> bool:
+        """Whether everything is as it was."""
+        if (
+            self.trees == self.copies
+            and not any(self.empties)
+            and self.others.same()
+            and self.order == list(chain.from_iterable(self.trees))
+            and (not self.arrays or all(h.container.tobytes() == b for h, b in self.arrays))
+            and (not self.sizes or all(len(h.container) == n for h, n in self.sizes))
+        ):
+            if self.epoch == Epoch.now:
+                return True
+            epoch = Epoch.now
+            if self.attributes.same():
+                self.epoch = epoch
+                return True
+        return self.equal()
+
+    def equal(self) -> bool:
+        """Whether what is there now says the same as what was there, though other objects do."""
+        epoch = Epoch.now
+        if any(True for _ in self.differences()):
+            return False
+        if not (self.attributes.same() and self.others.same()):
+            self.build()  # equal containers may be new ones, to be looked into from now on
+        self.epoch = epoch
+        return True
+
+    def differences(self) -> Iterator[Change]:
+        """Places that say something else than they did, by value."""
+        for change in self.changes():
+            place = change.place
+            found_again = isinstance(place, Slot) and (id(place.store), place.name) in self.state
+            if found_again and alike(change.old, change.new):
+                continue  # a plan looks it up at every call
+            if not self.equals(change.old, change.new):
+                yield change
+        for holder, old in self.arrays:
+            if holder.container.tobytes() != old:
+                yield Change(holder, holder.label, "an array", "other values")
+        for holder, size in self.sizes:
+            if len(holder.container) != size:
+                yield Change(holder, holder.label, size, len(holder.container))
+
+    def changes(self) -> Iterator[Change]:
+        """Places that hold other objects than they did."""
+        for known in (self.others, self.children, self.empty, self.attributes):
+            yield from known.changes()
+
+    def equals(self, old: Any, new: Any, depth: int = 0) -> bool:
+        """Whether a value says what another said when this watch was made."""
+        if old is new:
+            return True
+        if old.__class__ is not new.__class__ or depth > _DEEP:
+            return False
+        if old.__class__ in ATOMS:
+            return old == new and repr(old) == repr(new)  # 0.0 is not -0.0
+        if isinstance(old, tuple):
+            was, now = list(cast(tuple[Any, ...], old)), list(new)
+        else:
+            inside = old if isinstance(old, dict | list | deque) else getattr(old, "__dict__", None)
+            kept = self.by_id.get(id(inside))
+            if kept is None:
+                return False
+            was = kept
+            now = content(new if inside is old else vars(new))
+        return len(was) == len(now) and all(
+            self.equals(a, b, depth + 1) for a, b in zip(was, now, strict=True)
+        )
+
+    # What a forward did to it.
+
+    def undo(self) -> list[Change]:
+        """Put everything back; what the forward had changed, by value."""
+        groups = (self.others, self.children, self.empty, self.attributes)
+        if all(known.same() for known in groups):
+            return []
+        found = list(self.differences())
+        for known in groups:
+            known.restore()
+        return found
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Make the changes that a forward makes."""
+        for change in changes:
+            put(change, change.new)
+        Epoch.now += 1
+
+    def line(self, change: Change) -> Where | None:
+        """The user's line that changes a place."""
+        return line_of(self.reach.functions, change.key or change.label.rpartition(".")[2])
+
+
+def views(container: Any) -> tuple[Iterable[Any], ...]:
+    """Live iterables that show all a container holds."""
+    return (container, container.values()) if isinstance(container, dict) else (container,)
+
+
+def content(container: Any) -> list[Any]:
+    """What a container holds, keys first."""
+    return list(chain.from_iterable(views(container)))
+
+
+def entries(holder: Holder, old: list[Any], new: list[Any]) -> Iterator[Change]:
+    """Entries of a container that changed, one by one where it is a dictionary of names."""
+    was, now = pairs(holder, old), pairs(holder, new)
+    if was is None or now is None or [k for k in was if k in now] != [k for k in now if k in was]:
+        yield Change(holder, holder.label, old, new)
+        return
+    for name in {**was, **now}:
+        a, b = was.get(name, _END), now.get(name, _END)
+        if a is not b:
+            slot = Slot(holder.container, name, dotted(holder.label, name))
+            yield Change(slot, slot.label, a, b, name)
+
+
+def pairs(holder: Holder, flat: list[Any]) -> dict[str, Any] | None:
+    """The content of a dictionary whose keys are names, as a dictionary again."""
+    half = len(flat) // 2
+    if not isinstance(holder.container, dict) or not all(k.__class__ is str for k in flat[:half]):
+        return None
+    return dict(zip(flat[:half], flat[half:], strict=True))
+
+
+def put(change: Change, value: Any) -> None:
+    """Store an old or a new content in its place."""
+    place = change.place
+    if isinstance(place, Slot):
+        if value is _END:
+            place.store.pop(place.name, None)
+        else:
+            place.store[place.name] = value
+        return
+    fill(place.container, value)
+
+
+def fill(container: Any, value: list[Any]) -> None:
+    """Give a container another content."""
+    container.clear()
+    if isinstance(container, dict):
+        half = len(value) // 2
+        container.update(zip(value[:half], value[half:], strict=True))
+    elif isinstance(container, set):
+        container.update(value)
+    else:
+        container.extend(value)
+
+
+def alike(a: torch.Tensor, b: object) -> bool:
+    """Whether a tensor may take another's place in a plan."""
+    return (
+        isinstance(b, torch.Tensor)
+        and a.shape == b.shape
+        and a.dtype is b.dtype
+        and a.device == b.device
+        and a.requires_grad == b.requires_grad
+        and a.stride() == b.stride()
+    )
+
+
+def short(value: object) -> str:
+    """A value in a few words."""
+    if value is _END:
+        return "absent"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    text = repr(value) if value.__class__ in ATOMS else f"a {type(value).__name__}"
+    return text if len(text) < 60 else text[:57] + "..."

@@ -90,6 +90,7 @@ class Compiled:
         self.fn = fn
         self.options = options
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
+        self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
         self.builds = Builds(options)
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
@@ -101,15 +102,20 @@ class Compiled:
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
         key = signature(leaves, spec)
-        known = self.plans.get(key, ())
-        for plan in known:
+        if self.restless and self.restless.get(key, 0) > self.options.max_plans:
+            return self.fn(*args, **kwargs)
+        for plan in self.plans.get(key, ()):
             if plan.holds(leaves):
+                if self.restless:
+                    self.restless.pop(key, None)
                 try:
                     return self.execute(plan, leaves, spec)
                 except StaleError as error:
                     Report.add(Event("recompile", self.name, error.message, 0.0))
                     self.plans[key].remove(plan)
                     break
+        if self.never_rests(key, leaves):
+            return self.fn(*args, **kwargs)
         return self.first_call(key, leaves, spec)
 
     def __getattr__(self, name: str) -> Any:
@@ -138,10 +144,25 @@ class Compiled:
             entry.insert(0, plan)
             del entry[self.options.max_plans :]
             while len(self.plans) > self.options.max_plans:
-                self.plans.popitem(last=False)
+                dropped, _ = self.plans.popitem(last=False)
+                self.restless.pop(dropped, None)
             if known is not None or len(self.plans) > 1:
                 Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
         return self.execute(plan, leaves, spec, trail)
+
+    def never_rests(self, key: Key, leaves: list[Any]) -> bool:
+        """Whether Python values changed between so many calls in a row that eager is better."""
+        if not self.plans.get(key):
+            return False
+        self.restless[key] = self.restless.get(key, 0) + 1
+        if self.restless[key] <= self.options.max_plans:
+            return False
+        reason = (
+            f"eager from now on: each of its last calls found a change ({self.reason(key, leaves)})"
+        )
+        Report.add(Event("recompile", self.name, reason, 0.0))
+        del self.plans[key]
+        return True
 
     def reason(self, key: Key, leaves: list[Any]) -> str:
         """Why no plan fits, in words."""
@@ -274,7 +295,7 @@ class Compiled:
         call = Call(
             self.fn, leaves, spec, arguments, state,
             [(source, t.detach().clone()) for source, t in written],
-            [], random_state(), autocast_state(), tuple,
+            [], random_state(), autocast_state(), plan.watch.recalled, tuple,
         )  # fmt: skip
         last: list[Stage] = []
 
@@ -315,6 +336,7 @@ class Compiled:
         """Drop every plan and what it holds."""
         with self.lock:
             self.plans.clear()
+            self.restless.clear()
             self.stages.clear()
 
     def wait(self) -> None:

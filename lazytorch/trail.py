@@ -56,7 +56,8 @@ class Trail:
         stage = self.owner.lowered(piece, None)
         with torch.no_grad():
             outputs = stage.run(self.leaves, self.done)
-            value, outputs = cast(Cut, piece.cut).resolve(outputs)
+            with self.watch.kept():
+                value, outputs = cast(Cut, piece.cut).resolve(outputs)
         self.new.append(stage)
         self.done.append(outputs)
         self.ran.append((value, outputs))

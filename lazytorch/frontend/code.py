@@ -23,6 +23,11 @@ _KNOWN = frozenset({"torch", "lazytorch", "numpy", "optree", *sys.stdlib_module_
     "__main__"
 }
 
+_CHANGING = frozenset(
+    {"append", "appendleft", "add", "clear", "discard", "extend", "insert", "pop", "popleft",
+     "remove", "setdefault", "update"}
+)  # fmt: skip
+
 
 def ours(file: str) -> bool:
     """Whether a file is torch's or lazytorch's, whose own globals are no business of a guard."""
@@ -80,18 +85,26 @@ def words(code: types.CodeType) -> Iterator[str]:
 
 
 def line_of(functions: Iterable[types.FunctionType], name: str) -> Where | None:
-    """Where the functions store to `name`, or else first use it."""
+    """Where the functions store to `name` or into it, or else first use it."""
     used: Where | None = None
     for function in functions:
         for code in codes(function.__code__):
-            line = code.co_firstlineno
+            lines: dict[int, list[dis.Instruction]] = {}
             for step in dis.get_instructions(code):
-                if step.positions is not None and step.positions.lineno:
-                    line = step.positions.lineno
-                if step.argval != name:
+                line = step.positions.lineno if step.positions else None
+                lines.setdefault(line or code.co_firstlineno, []).append(step)
+            for line, steps in lines.items():
+                if not any(step.argval == name for step in steps):
                     continue
                 where = Where(code.co_filename, line, code.co_name)
-                if step.opname.startswith("STORE"):
+                if any(stores(step, name) for step in steps):
                     return where
                 used = used or where
     return used
+
+
+def stores(step: dis.Instruction, name: str) -> bool:
+    """Whether an instruction changes `name`, or some container."""
+    if step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
+        return True
+    return step.argval == name if step.opname.startswith("STORE") else step.argval in _CHANGING

@@ -40,7 +40,7 @@ def record(
     recorded, changes = attempt(fn, leaves, spec, known, on_cut, fullgraph, watch)
     if changes:
         settles(fn, leaves, spec, watch, recorded, changes)
-    return replace(recorded, changes=changes)
+    return replace(recorded, changes=changes, notes=[*recorded.notes, *watch.notes])
 
 
 def attempt(

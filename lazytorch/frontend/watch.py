@@ -9,7 +9,8 @@ setting one moves; everything else can change without anybody noticing and is lo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from operator import getitem, is_
@@ -56,18 +57,31 @@ class Known:
 
     def take(self) -> None:
         """Remember what the places hold now."""
-        self.fields = list(map(getitem, self.stores, self.names))
-        self.contents = [content(h.container) for h in self.holders]
+        self.fields, self.contents = self.base = self.present()
         self.flat = [*self.fields, *chain.from_iterable(self.contents), _END]
 
-    def restore(self) -> None:
-        """Put back what the places held."""
-        for slot, old in zip(self.slots, self.fields, strict=True):
+    def present(self) -> tuple[list[Any], list[list[Any]]]:
+        """What the places hold now."""
+        fields = [slot.store.get(slot.name, _END) for slot in self.slots]
+        return fields, [content(h.container) for h in self.holders]
+
+    def accept(self, before: tuple[list[Any], list[list[Any]]]) -> None:
+        """Count what changed since `before` as done for good; only `restore` asks."""
+        fields, contents = self.present()
+        known = zip(before[0], fields, self.base[0], strict=True)
+        held = zip(before[1], contents, self.base[1], strict=True)
+        self.base = (
+            [x if now is then else now for then, now, x in known],
+            [x if identical(then, now) else now for then, now, x in held],
+        )
+
+    def restore(self, wanted: tuple[list[Any], list[list[Any]]]) -> None:
+        """Give the places other contents."""
+        for slot, old in zip(self.slots, wanted[0], strict=True):
             if slot.store.get(slot.name, _END) is not old:
-                slot.store[slot.name] = old
-        for holder, old in zip(self.holders, self.contents, strict=True):
-            new = content(holder.container)
-            if len(old) != len(new) or not all(map(is_, old, new)):
+                put(slot, old)
+        for holder, old in zip(self.holders, wanted[1], strict=True):
+            if not identical(old, content(holder.container)):
                 fill(holder.container, old)
 
     def same(self) -> bool:
@@ -78,15 +92,15 @@ class Known:
         except (KeyError, ValueError, AttributeError, RuntimeError):
             return False  # a place is gone
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self, since: tuple[list[Any], list[list[Any]]]) -> Iterator[Change]:
         """Places that hold other objects than they did."""
-        for slot, old in zip(self.slots, self.fields, strict=True):
+        for slot, old in zip(self.slots, since[0], strict=True):
             new = slot.store.get(slot.name, _END)
             if new is not old:
                 yield Change(slot, slot.label, old, new)
-        for holder, old in zip(self.holders, self.contents, strict=True):
+        for holder, old in zip(self.holders, since[1], strict=True):
             new = content(holder.container)
-            if len(old) != len(new) or not all(map(is_, old, new)):
+            if not identical(old, new):
                 yield from entries(holder, old, new)
 
 
@@ -115,6 +129,7 @@ class Watch:
         self.empty = Known([], [h for h in (*reach.hooks, *children) if not h.container])
         self.empties = [h.container for h in self.empty.holders]
         self.children = Known([], [h for h in children if h.container])
+        self.groups = (self.others, self.children, self.empty, self.attributes)
         self.trees = [h.container for h in self.children.holders]
         self.copies = [dict(tree) for tree in self.trees]
         self.order = list(chain.from_iterable(self.trees))
@@ -171,13 +186,10 @@ class Watch:
 
     def differences(self) -> Iterator[Change]:
         """Places that say something else than they did, by value."""
-        for change in self.changes():
-            place = change.place
-            found_again = isinstance(place, Slot) and (id(place.store), place.name) in self.state
-            if found_again and alike(change.old, change.new):
-                continue  # a plan looks it up at every call
-            if not self.equals(change.old, change.new):
-                yield change
+        for known in self.groups:
+            for change in known.changes((known.fields, known.contents)):
+                if not self.found_again(change) and not self.equals(change.old, change.new):
+                    yield change
         for holder, old in self.arrays:
             if holder.container.tobytes() != old:
                 yield Change(holder, holder.label, "an array", "other values")
@@ -185,10 +197,11 @@ class Watch:
             if len(holder.container) != size:
                 yield Change(holder, holder.label, size, len(holder.container))
 
-    def changes(self) -> Iterator[Change]:
-        """Places that hold other objects than they did."""
-        for known in (self.others, self.children, self.empty, self.attributes):
-            yield from known.changes()
+    def found_again(self, change: Change) -> bool:
+        """Whether a tensor replaced another in a place that a plan looks up at every call."""
+        place = change.place
+        looked_up = isinstance(place, Slot) and (id(place.store), place.name) in self.state
+        return looked_up and alike(change.old, change.new)
 
     def equals(self, old: Any, new: Any, depth: int = 0) -> bool:
         """Whether a value says what another said when this watch was made."""
@@ -215,18 +228,45 @@ class Watch:
 
     def undo(self) -> list[Change]:
         """Put everything back; what the forward had changed, by value."""
-        groups = (self.others, self.children, self.empty, self.attributes)
-        if all(known.same() for known in groups):
+        if all(known.same() for known in self.groups):
             return []
-        found = list(self.differences())
-        for known in groups:
-            known.restore()
+        found = [
+            change
+            for known in self.groups
+            for change in known.changes(known.base)
+            if not self.found_again(change) and not self.equals(change.old, change.new)
+        ]
+        for known in self.groups:
+            known.restore(known.base)
         return found
+
+    @contextmanager
+    def kept(self) -> Generator[None]:
+        """What happens inside is eager: its changes are meant, and are not undone."""
+        before = [known.present() for known in self.groups]
+        yield
+        for known, then in zip(self.groups, before, strict=True):
+            known.accept(then)
+
+    @contextmanager
+    def recalled(self) -> Generator[None]:
+        """Everything as it was when this watch was made, for a while."""
+        if self.same():
+            yield
+            return
+        present = [known.present() for known in self.groups]
+        for known in self.groups:
+            known.restore((known.fields, known.contents))
+        try:
+            yield
+        finally:
+            for known, now in zip(self.groups, present, strict=True):
+                known.restore(now)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Make the changes that a forward makes."""
         for change in changes:
-            put(change, change.new)
+            put(change.place, change.new)
         Epoch.now += 1
 
     def line(self, change: Change) -> Where | None:
@@ -265,16 +305,19 @@ def pairs(holder: Holder, flat: list[Any]) -> dict[str, Any] | None:
     return dict(zip(flat[:half], flat[half:], strict=True))
 
 
-def put(change: Change, value: Any) -> None:
+def put(place: Slot | Holder, value: Any) -> None:
     """Store an old or a new content in its place."""
-    place = change.place
-    if isinstance(place, Slot):
-        if value is _END:
-            place.store.pop(place.name, None)
-        else:
-            place.store[place.name] = value
-        return
-    fill(place.container, value)
+    if isinstance(place, Holder):
+        fill(place.container, value)
+    elif value is _END:
+        place.store.pop(place.name, None)
+    else:
+        place.store[place.name] = value
+
+
+def identical(a: list[Any], b: list[Any]) -> bool:
+    """Whether two lists hold the very same objects."""
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def fill(container: Any, value: list[Any]) -> None:

@@ -8,7 +8,7 @@ right for (custom functions, no_grad, detach, double backward), and as slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ class Call:
     results: list[int]  # leaves of the result that carry gradients
     random: list[torch.Tensor]
     autocast: list[tuple[str, bool, torch.dtype]]
+    recalled: Callable[[], AbstractContextManager[None]]  # Python values as the forward saw them
     run: Callable[[], tuple[Any, ...]]
     outputs: tuple[Any, ...] = ()
 
@@ -46,6 +47,7 @@ class Call:
         for i, tensor in zip(self.arguments, tensors, strict=False):
             leaves[i] = tensor
         with ExitStack() as stack:
+            stack.enter_context(self.recalled())
             for source, before in self.written:
                 # The run gets copies to write to: the real buffers have moved on already.
                 if isinstance(source, Argument):

@@ -89,4 +89,3 @@ class Stage:
         self.branches[value] = stage
         if len(self.branches) > BRANCHES:
             self.branches.popitem(last=False)
-

@@ -44,6 +44,8 @@ from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
 from lazytorch.view.explain import explain
 
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # a call's arguments, as the caller gave them
+
 
 class Plan:
     """What one signature compiled to: the first stage, and the Python values it relies on."""
@@ -109,14 +111,14 @@ class Compiled:
                 if self.restless:
                     self.restless.pop(key, None)
                 try:
-                    return self.execute(plan, leaves, spec)
+                    return self.execute(plan, (args, kwargs), leaves, spec)
                 except StaleError as error:
                     Report.add(Event("recompile", self.name, error.message, 0.0))
                     self.plans[key].remove(plan)
                     break
         if self.never_rests(key, leaves):
             return self.fn(*args, **kwargs)
-        return self.first_call(key, leaves, spec)
+        return self.first_call(key, (args, kwargs), leaves, spec)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("fn", "options"):
@@ -130,7 +132,7 @@ class Compiled:
 
     # Compiling.
 
-    def first_call(self, key: Key, leaves: list[Any], spec: trees.Spec) -> Any:
+    def first_call(self, key: Key, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock:
             started = time.perf_counter()
@@ -148,7 +150,7 @@ class Compiled:
                 self.restless.pop(dropped, None)
             if known is not None or len(self.plans) > 1:
                 Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
-        return self.execute(plan, leaves, spec, trail)
+        return self.execute(plan, given, leaves, spec, trail)
 
     def never_rests(self, key: Key, leaves: list[Any]) -> bool:
         """Whether Python values changed between so many calls in a row that eager is better."""
@@ -208,17 +210,24 @@ class Compiled:
     # Running.
 
     def execute(
-        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None = None
+        self,
+        plan: Plan,
+        given: Given,
+        leaves: list[Any],
+        spec: trees.Spec,
+        trail: Trail | None = None,
     ) -> Any:
         """Run the plan's stages, with gradients where eager would have them."""
-        if torch.is_grad_enabled():
-            tensors = plan_tensors(plan.stage, leaves)
-            if any(t.requires_grad for t in tensors):
-                return self.differentiable(plan, leaves, spec, tensors, trail)
+        if not torch.is_grad_enabled():
+            stage, outputs = self.forward(plan, leaves, spec, trail)
+            return assemble(stage, outputs, given)
+        tensors = plan_tensors(plan.stage, leaves)
+        if any(t.requires_grad for t in tensors):
+            stage, outputs = self.differentiable(plan, leaves, spec, tensors, trail)
+            return assemble(stage, outputs, given)
         with torch.no_grad():
             stage, outputs = self.forward(plan, leaves, spec, trail)
-        assert stage.recorded is not None
-        return assemble(stage.recorded, outputs)
+        return assemble(stage, outputs, given)
 
     def forward(
         self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
@@ -281,7 +290,7 @@ class Compiled:
         spec: trees.Spec,
         tensors: list[torch.Tensor],
         trail: Trail | None,
-    ) -> Any:
+    ) -> tuple[Stage, tuple[Any, ...]]:
         """Run under an autograd node whose backward is torch's own on the saved inputs."""
         first = plan.stage
         arguments = [
@@ -303,6 +312,7 @@ class Compiled:
             stage, outputs = self.forward(plan, leaves, spec, trail)
             recorded = cast(Recorded, stage.recorded)
             last.append(stage)
+            call.fills = recorded.fills
             graph = stage.piece.graph
             call.results = [
                 i
@@ -322,7 +332,7 @@ class Compiled:
         for i, value in zip(call.results, carried, strict=True):
             outputs[cast(int, recorded.leaves[i].output)] = value
         realias(stage, outputs, leaves)
-        return assemble(recorded, tuple(outputs))
+        return stage, tuple(outputs)
 
     # Looking.
 
@@ -369,12 +379,17 @@ class Compiled:
         return explain(self)
 
 
-def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
-    """The function's result from the program's outputs."""
-    return trees.unflatten(
+def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given) -> Any:
+    """The function's result from the program's outputs; containers that it fills are filled."""
+    recorded = cast(Recorded, stage.recorded)
+    result = trees.unflatten(
         recorded.spec,
         [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
     )
+    if recorded.fills:
+        result, after = result
+        trees.graft(given, after)
+    return result
 
 
 def pipeline() -> tuple[passes.Pass, ...]:

@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -86,7 +87,9 @@ def record_once(
             recording(recorder.mode),
         ):
             result = fn(*args, **kwargs)
-        recorded = recorder.finish(result)
+        given, structure = trees.flatten((args, kwargs))
+        fills = structure != spec or not all(map(is_, given, stand_ins))
+        recorded = recorder.finish((result, (args, kwargs)) if fills else result)
     except LazyTorchError as error:
         if error.where is None:
             error.where = recorder.b.where
@@ -102,7 +105,7 @@ def record_once(
     finally:
         changes = watch.undo()
         restore_versions(versions)
-    return recorded, changes
+    return replace(recorded, fills=fills), changes
 
 
 def settles(

@@ -110,13 +110,17 @@ class Cut:
 
 @dataclass
 class Recorded:
-    """The last piece of a recording, what the function returned, what it changed in Python."""
+    """The last piece of a recording, what the function returned, what it changed in Python.
+
+    If it `fills` lists or other containers among its arguments, these follow in the result.
+    """
 
     piece: Piece
     leaves: list[Leaf]
     spec: trees.Spec
     notes: list[str] = field(default_factory=list[str])
     cuts: int = 0
+    fills: bool = False
     changes: list[Change] = field(default_factory=list[Change])
 
 

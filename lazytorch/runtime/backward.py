@@ -40,6 +40,7 @@ class Call:
     recalled: Callable[[], AbstractContextManager[None]]  # Python values as the forward saw them
     run: Callable[[], tuple[Any, ...]]
     outputs: tuple[Any, ...] = ()
+    fills: bool = False  # the arguments follow in the flattened result
 
     def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The differentiable results, computed by eager with gradients on."""
@@ -61,7 +62,8 @@ class Call:
             if self.random:
                 stack.enter_context(torch.random.fork_rng())
                 set_random_state(self.random)
-            result, _ = trees.flatten(self.fn(*args, **kwargs))
+            returned = self.fn(*args, **kwargs)
+            result, _ = trees.flatten((returned, (args, kwargs)) if self.fills else returned)
         return [result[i] for i in self.results]
 
 

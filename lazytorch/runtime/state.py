@@ -82,11 +82,9 @@ class StateTensors:
                 continue
             if source.slot.registered:
                 stores[id(source.slot.store)] = source.slot.store
-            else:
+            if not source.slot.registered or tensor.numel() < 2:
+                # Two tensors of one element may be equal in the eyes of dict's comparison.
                 singles.append((source.slot.store, source.slot.name, tensor))
-        for store in stores.values():
-            # Two tensors of one element may be equal in the eyes of dict's comparison.
-            singles += [(store, k, x) for k, x in store.items() if x is not None and x.numel() < 2]
         copies = [dict(store) for store in stores.values()]
         for before, now in zip(self.copies, copies, strict=False):
             if {k: x is None for k, x in before.items()} != {k: x is None for k, x in now.items()}:

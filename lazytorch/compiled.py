@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,6 +27,7 @@ from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
 from lazytorch.ops.library import onednn_packs
 from lazytorch.options import Options
+from lazytorch.plan import Given, Plan, assemble
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import (
     Call,
@@ -43,39 +44,6 @@ from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
 from lazytorch.view.explain import explain
-
-Given = tuple[tuple[Any, ...], dict[str, Any]]  # a call's arguments, as the caller gave them
-
-
-class Plan:
-    """What one signature compiled to: the first stage, and the Python values it relies on."""
-
-    def __init__(self, stage: Stage, watch: Watch, leaves: list[Any]) -> None:
-        self.stage = stage
-        self.watch = watch
-        self.objects = [
-            (i, x)
-            for i, x in enumerate(leaves)
-            if not isinstance(x, torch.Tensor) and not trees.plain(x)
-        ]
-        # Where an argument itself is returned, another one that says the same will not do.
-        recorded = [s.recorded for s in successors(stage) if s.recorded is not None]
-        returned = {id(leaf.value) for r in recorded for leaf in r.leaves if leaf.output is None}
-        self.exact = any(id(x) in returned for _, x in self.objects)
-
-    def holds(self, leaves: list[Any]) -> bool:
-        """Whether Python values, and objects among the arguments, are as when it was recorded."""
-        others = [(x, leaves[i]) for i, x in self.objects if leaves[i] is not x]
-        if others and self.exact:
-            return False
-        return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
-
-
-def successors(stage: Stage) -> Iterator[Stage]:
-    """A stage and all that may follow it."""
-    yield stage
-    for following in stage.branches.values():
-        yield from successors(following)
 
 
 class Compiled:
@@ -377,19 +345,6 @@ class Compiled:
     def explain(self) -> str:
         """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
         return explain(self)
-
-
-def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given) -> Any:
-    """The function's result from the program's outputs; containers that it fills are filled."""
-    recorded = cast(Recorded, stage.recorded)
-    result = trees.unflatten(
-        recorded.spec,
-        [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
-    )
-    if recorded.fills:
-        result, after = result
-        trees.graft(given, after)
-    return result
 
 
 def pipeline() -> tuple[passes.Pass, ...]:

@@ -17,7 +17,7 @@ def checksum(x: torch.Tensor) -> tuple[object, ...]:
     typed = (tuple(x.shape), x.stride(), x.dtype, x.device)
     data = x.detach().contiguous().reshape(-1).view(torch.uint8)
     if x.device.type == "cpu":
-        return (*typed, zlib.crc32(data.numpy()))
+        return (*typed, zlib.crc32(memoryview(data.numpy())))
     tail = data.numel() % 8
     words = data[: data.numel() - tail].view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=x.device)

@@ -124,8 +124,9 @@ class StateTensors:
         found = self.filled.copy()
         for i, index in self.arguments:
             found[i] = leaves[index]
-        for i, piece, index in self.live if done is not None else ():
-            found[i] = done[piece][index]
+        if done is not None:
+            for i, piece, index in self.live:
+                found[i] = done[piece][index]
         for i, of in self.storages:
             found[i] = whole_storage(leaves[of.index] if isinstance(of, Argument) else found[i])
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 
@@ -17,7 +18,8 @@ def checksum(x: torch.Tensor) -> tuple[object, ...]:
     typed = (tuple(x.shape), x.stride(), x.dtype, x.device)
     data = x.detach().contiguous().reshape(-1).view(torch.uint8)
     if x.device.type == "cpu":
-        return (*typed, zlib.crc32(memoryview(data.numpy())))
+        buffer: Any = data.numpy()  # its stubs do not say that it is a buffer
+        return (*typed, zlib.crc32(buffer))
     tail = data.numel() % 8
     words = data[: data.numel() - tail].view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=x.device)

@@ -16,6 +16,7 @@ from torch import nn
 
 import lazytorch as lt
 from lazytorch.errors import UnsupportedError
+from lazytorch.runtime.checksum import checksum, weighed
 
 FACTORS = [1.0, 2.0]
 SETTINGS = {"scale": 2.0, "deep": {"shift": [1.0]}}
@@ -551,6 +552,20 @@ def test_check_sees_writes_that_torch_does_not_count(write: Callable[[Any], obje
         count = lt.report().count("refresh")
         torch.testing.assert_close(fast(x), model(x))
         assert lt.report().count("refresh") == count
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1000])
+def test_checksums_differ_for_any_byte_and_any_order(size: int) -> None:
+    data = torch.randint(256, (size + 3,), dtype=torch.uint8)[3:]  # not aligned
+    for sums in (weighed, checksum):
+        before = sums(data)
+        assert sums(data.clone()) == before
+        for i in (0, size // 2, size - 1):
+            data[i] ^= 1
+            assert sums(data) != before
+            data[i] ^= 1
+        turned = data.flip(0)
+        assert torch.equal(turned, data) or sums(turned) != before
 
 
 def test_a_forward_that_writes_through_data_is_seen_while_recording() -> None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -17,9 +18,9 @@ import torch
 from lazytorch import passes
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
-from lazytorch.frontend.module import Attributes
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.program import lower
@@ -27,6 +28,7 @@ from lazytorch.lower.prologue import split
 from lazytorch.ops.cudnn import on_gpu, tensor_cores
 from lazytorch.ops.library import onednn_packs
 from lazytorch.options import Options
+from lazytorch.plan import Given, Plan, assemble
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import (
     Call,
@@ -40,31 +42,11 @@ from lazytorch.runtime.backward import (
 )
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
-from lazytorch.runtime.stage import Stage, StaleError
+from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
 from lazytorch.types import TensorType
 from lazytorch.view.explain import explain
-
-
-class Plan:
-    """What one signature compiled to: the first stage, and the attributes it relies on."""
-
-    def __init__(self, stage: Stage, attributes: Attributes) -> None:
-        self.stage = stage
-        self.attributes = attributes
-        self.epoch = Epoch.now
-
-    def holds(self) -> bool:
-        """Whether the attributes are as they were when the plan was recorded."""
-        if not self.attributes.same_outside():
-            return False
-        if self.epoch == Epoch.now:
-            return True
-        epoch = Epoch.now
-        if not self.attributes.same_modules():
-            return False
-        self.epoch = epoch
-        return True
 
 
 class Compiled:
@@ -81,6 +63,7 @@ class Compiled:
         self.fn = fn
         self.options = options
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
+        self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
         self.builds = Builds(options)
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
@@ -92,15 +75,21 @@ class Compiled:
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
         key = signature(leaves, spec)
+        if self.restless and self.restless.get(key, 0) > self.options.max_plans:
+            return self.fn(*args, **kwargs)
         for plan in self.plans.get(key, ()):
-            if plan.holds():
+            if plan.holds(leaves):
+                if self.restless:
+                    self.restless.pop(key, None)
                 try:
-                    return self.execute(plan, leaves, spec)
+                    return self.execute(plan, (args, kwargs), leaves, spec)
                 except StaleError as error:
                     Report.add(Event("recompile", self.name, error.message, 0.0))
                     self.plans[key].remove(plan)
                     break
-        return self.first_call(key, leaves, spec)
+        if self.never_rests(key, leaves):
+            return self.fn(*args, **kwargs)
+        return self.first_call(key, (args, kwargs), leaves, spec)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("fn", "options"):
@@ -114,31 +103,50 @@ class Compiled:
 
     # Compiling.
 
-    def first_call(self, key: Key, leaves: list[Any], spec: trees.Spec) -> Any:
+    def first_call(self, key: Key, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock:
             started = time.perf_counter()
             known = self.plans.get(key)
-            reason = self.reason(key)
-            attributes = Attributes(self.fn)
-            trail = Trail(self, leaves)
+            reason = self.reason(key, leaves)
+            watch = Watch(self.fn, leaves)
+            trail = Trail(self, leaves, watch)
             stage = trail.extend(spec, ())
-            plan = Plan(stage, attributes)
+            plan = Plan(stage, watch, leaves)
             entry = self.plans.setdefault(key, [])
             entry.insert(0, plan)
             del entry[self.options.max_plans :]
             while len(self.plans) > self.options.max_plans:
-                self.plans.popitem(last=False)
+                dropped, _ = self.plans.popitem(last=False)
+                self.restless.pop(dropped, None)
             if known is not None or len(self.plans) > 1:
                 Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
-        return self.execute(plan, leaves, spec, trail)
+        return self.execute(plan, given, leaves, spec, trail)
 
-    def reason(self, key: Key) -> str:
+    def never_rests(self, key: Key, leaves: list[Any]) -> bool:
+        """Whether Python values changed between so many calls in a row that eager is better."""
+        if not self.plans.get(key):
+            return False
+        self.restless[key] = self.restless.get(key, 0) + 1
+        if self.restless[key] <= self.options.max_plans:
+            return False
+        reason = (
+            f"eager from now on: each of its last calls found a change ({self.reason(key, leaves)})"
+        )
+        Report.add(Event("recompile", self.name, reason, 0.0))
+        del self.plans[key]
+        return True
+
+    def reason(self, key: Key, leaves: list[Any]) -> str:
         """Why no plan fits, in words."""
         if not self.plans:
             return "first call"
-        if key in self.plans:
-            return "an attribute of a module, a closure or a global changed"
+        if self.plans.get(key):
+            latest = self.plans[key][0]
+            changed = [str(change) for change in islice(latest.watch.differences(), 3)]
+            if not changed:
+                return "an object among the arguments says something else"
+            return "; ".join(changed)
         last = next(reversed(self.plans))
         changed = [f"{a!r} -> {b!r}" for a, b in zip(flat(last), flat(key), strict=False) if a != b]
         return "another signature: " + "; ".join(changed[:3])
@@ -164,9 +172,9 @@ class Compiled:
             lower(prologue, target, "prologue", owned=False),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            tuple(range(len(graph.inputs))),
             replayer(program, main),
             recorded,
+            self.options.check,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
@@ -175,22 +183,30 @@ class Compiled:
     # Running.
 
     def execute(
-        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None = None
+        self,
+        plan: Plan,
+        given: Given,
+        leaves: list[Any],
+        spec: trees.Spec,
+        trail: Trail | None = None,
     ) -> Any:
         """Run the plan's stages, with gradients where eager would have them."""
-        if torch.is_grad_enabled():
-            tensors = plan_tensors(plan.stage, leaves)
-            if any(t.requires_grad for t in tensors):
-                return self.differentiable(plan, leaves, spec, tensors, trail)
+        if not torch.is_grad_enabled():
+            stage, outputs = self.forward(plan, leaves, spec, trail)
+            return assemble(stage, outputs, given)
+        tensors = plan_tensors(plan.stage, leaves)
+        if any(t.requires_grad for t in tensors):
+            stage, outputs = self.differentiable(plan, leaves, spec, tensors, trail)
+            return assemble(stage, outputs, given)
         with torch.no_grad():
-            stage, outputs = self.forward(plan.stage, leaves, spec, trail)
-        assert stage.recorded is not None
-        return assemble(stage.recorded, outputs)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
+        return assemble(stage, outputs, given)
 
     def forward(
-        self, stage: Stage, leaves: list[Any], spec: trees.Spec, trail: Trail | None
+        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
     ) -> tuple[Stage, tuple[Any, ...]]:
         """Run stage after stage, choosing by the value of each cut; the last one's outputs."""
+        stage = plan.stage
         done: list[tuple[Any, ...]] = []
         cuts: list[Cut] = []
         for value, outputs in trail.ran if trail is not None else ():
@@ -200,17 +216,21 @@ class Compiled:
         while True:
             outputs = stage.run(leaves, done)
             if stage.cut is None:
+                changes = cast(Recorded, stage.recorded).changes
+                if changes:
+                    plan.watch.apply(changes)
                 return stage, outputs
             value, outputs = stage.cut.resolve(outputs)
             done.append(outputs)
             cuts.append(replace(stage.cut, value=value))
             following = stage.follow(value)
             if following is None:
-                following = self.branch(stage, cuts, leaves, spec, done)
+                following = self.branch(plan, stage, cuts, leaves, spec, done)
             stage = following
 
     def branch(
         self,
+        plan: Plan,
         stage: Stage,
         cuts: list[Cut],
         leaves: list[Any],
@@ -224,7 +244,7 @@ class Compiled:
         """
         with self.lock:
             started = time.perf_counter()
-            path = Trail(self, leaves, done)
+            path = Trail(self, leaves, plan.watch, done)
             following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
             where = cuts[-1].where
@@ -243,7 +263,7 @@ class Compiled:
         spec: trees.Spec,
         tensors: list[torch.Tensor],
         trail: Trail | None,
-    ) -> Any:
+    ) -> tuple[Stage, tuple[Any, ...]]:
         """Run under an autograd node whose backward is torch's own on the saved inputs."""
         first = plan.stage
         arguments = [
@@ -257,14 +277,15 @@ class Compiled:
         call = Call(
             self.fn, leaves, spec, arguments, state,
             [(source, t.detach().clone()) for source, t in written],
-            [], random_state(), autocast_state(), tuple,
+            [], random_state(), autocast_state(), plan.watch.recalled, tuple,
         )  # fmt: skip
         last: list[Stage] = []
 
         def run() -> tuple[Any, ...]:
-            stage, outputs = self.forward(first, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
             recorded = cast(Recorded, stage.recorded)
             last.append(stage)
+            call.fills = recorded.fills
             graph = stage.piece.graph
             call.results = [
                 i
@@ -284,7 +305,7 @@ class Compiled:
         for i, value in zip(call.results, carried, strict=True):
             outputs[cast(int, recorded.leaves[i].output)] = value
         realias(stage, outputs, leaves)
-        return assemble(recorded, tuple(outputs))
+        return stage, tuple(outputs)
 
     # Looking.
 
@@ -298,6 +319,7 @@ class Compiled:
         """Drop every plan and what it holds."""
         with self.lock:
             self.plans.clear()
+            self.restless.clear()
             self.stages.clear()
 
     def wait(self) -> None:
@@ -328,14 +350,6 @@ class Compiled:
     def explain(self) -> str:
         """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
         return explain(self)
-
-
-def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
-    """The function's result from the program's outputs."""
-    return trees.unflatten(
-        recorded.spec,
-        [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
-    )
 
 
 def pipeline(graph: Graph, numerics: str) -> tuple[passes.Pass, ...]:

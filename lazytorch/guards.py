@@ -26,7 +26,7 @@ def signature(leaves: list[Any], spec: trees.Spec) -> Key:
         elif trees.plain(leaf):
             parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
         else:
-            parts.append((type(leaf), id(leaf)))
+            parts.append(type(leaf))  # which one, and what it says, is asked of each plan
     if shared:
         parts.append(overlaps(leaves))
     parts.append(modes())

@@ -21,12 +21,16 @@ class Options:
     numerics: "fast" keeps 16-bit intermediates in float32 inside a kernel; "eager" rounds them
         where eager does and forbids contraction.
     max_plans: signatures kept per compiled function; the least recently used is dropped.
+    check: compare checksums of the weights that were made into something else (folded, packed) at
+        every call, so that writes torch does not count (`p.data`, a NumPy array on the same
+        memory) are seen. It reads those weights at every call, and waits for the device.
     """
 
     fullgraph: bool = False
     wait: bool = False
     numerics: Literal["fast", "eager"] = "fast"
     max_plans: int = 32
+    check: bool = False
 
 
 @dataclass(frozen=True)

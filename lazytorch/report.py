@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One flush or recompile."""
+    """One flush, recompile or refresh of what was made of weights."""
 
-    kind: Literal["flush", "recompile"]
+    kind: Literal["flush", "recompile", "refresh"]
     where: str
     reason: str
     seconds: float
@@ -32,7 +32,7 @@ class Report:
 
 
 def report() -> str:
-    """Flushes and recompiles so far, oldest first: kind, cost, place, reason."""
+    """Flushes, recompiles and refreshes so far, oldest first: kind, cost, place, reason."""
     if not Report.events:
         return "no flushes, no recompiles"
     return "\n".join(map(str, Report.events))

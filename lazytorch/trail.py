@@ -12,6 +12,7 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.watch import Watch
 from lazytorch.runtime.stage import Stage
 
 if TYPE_CHECKING:
@@ -23,10 +24,15 @@ class Trail:
     that end in a cut."""
 
     def __init__(
-        self, owner: Compiled, leaves: list[Any], done: Sequence[tuple[Any, ...]] = ()
+        self,
+        owner: Compiled,
+        leaves: list[Any],
+        watch: Watch,
+        done: Sequence[tuple[Any, ...]] = (),
     ) -> None:
         self.owner = owner
         self.leaves = leaves
+        self.watch = watch
         self.done = list(done)
         self.new: list[Stage] = []
         self.ran: list[tuple[Any, tuple[Any, ...]]] = []
@@ -35,7 +41,8 @@ class Trail:
         """The first new stage; those after it hang on it as branches."""
         owner = self.owner
         started = time.perf_counter()
-        recorded = record(owner.fn, self.leaves, spec, known, self.on_cut, owner.options.fullgraph)
+        full = owner.options.fullgraph
+        recorded = record(owner.fn, self.leaves, spec, known, self.on_cut, full, self.watch)
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
@@ -49,7 +56,8 @@ class Trail:
         stage = self.owner.lowered(piece, None)
         with torch.no_grad():
             outputs = stage.run(self.leaves, self.done)
-            value, outputs = cast(Cut, piece.cut).resolve(outputs)
+            with self.watch.kept():
+                value, outputs = cast(Cut, piece.cut).resolve(outputs)
         self.new.append(stage)
         self.done.append(outputs)
         self.ran.append((value, outputs))
@@ -62,7 +70,7 @@ class Trail:
             return
         if self.new:
             return
-        again = record(self.owner.fn, self.leaves, spec, known, None, True)
+        again = record(self.owner.fn, self.leaves, spec, known, None, True, self.watch)
         for i, (a, b) in enumerate(zip(recorded.leaves, again.leaves, strict=True)):
             if a.output is None and not same_value(a, b):
                 raise LazyTorchError(

@@ -17,7 +17,7 @@ LAYERS = (
     ("lower", "runtime"),
     ("view",),
     ("guards",),
-    ("trail", "compiled"),
+    ("trail", "plan", "compiled"),
     ("compile", "lazy"),
     ("zoo",),
     ("bench",),

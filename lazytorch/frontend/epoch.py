@@ -37,3 +37,8 @@ class Epoch:
 
         nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign]
         nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign]
+
+    @classmethod
+    def hidden(cls, kind: type[nn.Module]) -> bool:
+        """Whether a class sets attributes in a way of its own, which the counter may not see."""
+        return kind.__setattr__ is not nn.Module.__setattr__

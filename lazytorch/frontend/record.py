@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable
+from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,9 +14,11 @@ import torch
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.modes import recording
-from lazytorch.frontend.module import ModulePath, Unchanged, refuse_changed, state_slots
+from lazytorch.frontend.module import ModulePath
+from lazytorch.frontend.reach import ATOMS, Reach
 from lazytorch.frontend.recording import Recording, Restart
 from lazytorch.frontend.sources import Argument, Cut, OnCut, Recorded, Source, State
+from lazytorch.frontend.watch import Change, Watch
 
 
 def record(
@@ -23,16 +28,35 @@ def record(
     known: tuple[Cut, ...] = (),
     on_cut: OnCut | None = None,
     fullgraph: bool = False,
+    watch: Watch | None = None,
 ) -> Recorded:
     """Run `fn` on lazy stand-ins of its tensor arguments and return what it did as graphs.
 
     `leaves` and `spec` are the flattened `(args, kwargs)`. Nothing is computed, except pieces up
-    to a cut (`on_cut`). Modules are left as they were, whatever happens.
+    to a cut (`on_cut`). Modules, and whatever else `watch` sees, are left as they were, whatever
+    happens; what the function changes of them is in the result if a call can repeat it.
     """
+    watch = watch or Watch(fn, leaves)
+    recorded, changes = attempt(fn, leaves, spec, known, on_cut, fullgraph, watch)
+    if changes:
+        settles(fn, leaves, spec, watch, recorded, changes)
+    return replace(recorded, changes=changes, notes=[*recorded.notes, *watch.notes])
+
+
+def attempt(
+    fn: Callable[..., Any],
+    leaves: list[Any],
+    spec: trees.Spec,
+    known: tuple[Cut, ...],
+    on_cut: OnCut | None,
+    fullgraph: bool,
+    watch: Watch,
+) -> tuple[Recorded, list[Change]]:
+    """One recording, begun again when storages turn out to be shared; what it changed, undone."""
     shared: set[int] = set()
     while True:
         try:
-            return record_once(fn, leaves, spec, shared, known, on_cut, fullgraph)
+            return record_once(fn, leaves, spec, shared, known, on_cut, fullgraph, watch)
         except Restart as restart:
             shared.add(restart.storage)
 
@@ -45,23 +69,25 @@ def record_once(
     known: tuple[Cut, ...],
     on_cut: OnCut | None,
     fullgraph: bool,
-) -> Recorded:
+    watch: Watch,
+) -> tuple[Recorded, list[Change]]:
     """One attempt; Restart when storages turn out to be shared."""
-    recorder = Recording(origins(fn, leaves, spec), shared, known, on_cut, fullgraph)
+    recorder = Recording(origins(fn, leaves, spec, watch.reach), shared, known, on_cut, fullgraph)
     stand_ins = [recorder.lift(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")
     args, kwargs = trees.unflatten(spec, stand_ins)
-    unchanged = Unchanged(fn)
-    changed = ""
+    changes: list[Change] = []
     try:
         with (
-            ModulePath(fn, lambda path: setattr(recorder, "module", path)),
+            ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
             recording(recorder.mode),
         ):
             result = fn(*args, **kwargs)
-        recorded = recorder.finish(result)
+        given, structure = trees.flatten((args, kwargs))
+        fills = structure != spec or not all(map(is_, given, stand_ins))
+        recorded = recorder.finish((result, (args, kwargs)) if fills else result)
     except LazyTorchError as error:
         if error.where is None:
             error.where = recorder.b.where
@@ -75,13 +101,48 @@ def record_once(
             ) from error
         raise
     finally:
-        changed = unchanged.restore()
-    refuse_changed(changed)
-    return recorded
+        changes = watch.undo()
+    return replace(recorded, fills=fills), changes
+
+
+def settles(
+    fn: Callable[..., Any],
+    leaves: list[Any],
+    spec: trees.Spec,
+    watch: Watch,
+    recorded: Recorded,
+    changes: list[Change],
+) -> None:
+    """Refuse a forward that keeps state in Python, unless it leaves that state alone once set.
+
+    What it sets must be numbers, texts or functions, and a second recording, from what the first
+    one left, must change nothing: then a plan can set the same again.
+    """
+    first = changes[0]
+    again = changes
+    if recorded.cuts == 0 and all(settled(change.new) for change in changes):
+        watch.apply(changes)
+        try:
+            _, again = attempt(fn, leaves, spec, (), None, True, Watch(fn, leaves))
+        finally:
+            watch.undo()
+    if again:
+        raise UnsupportedError(
+            f"the forward changed {first}, which a replay would not do again",
+            where=watch.line(first),
+            hint="keep state in a buffer (register_buffer), or mark the method lt.disable",
+        )
+
+
+def settled(value: object) -> bool:
+    """Whether a plan can store this value at every call."""
+    if value.__class__ in (tuple, list):
+        return all(settled(x) for x in value)  # type: ignore[attr-defined]  # a sequence
+    return value.__class__ in ATOMS or isinstance(value, types.FunctionType)
 
 
 def origins(
-    fn: Callable[..., Any], leaves: list[Any], spec: trees.Spec
+    fn: Callable[..., Any], leaves: list[Any], spec: trees.Spec, reach: Reach
 ) -> dict[int, tuple[Source, str]]:
     """Source and label of every tensor that the function's arguments and modules hold, by id."""
     found: dict[int, tuple[Source, str]] = {}
@@ -89,7 +150,7 @@ def origins(
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor):
             found.setdefault(id(leaf), (Argument(i), labels[i]))
-    for slot in state_slots(fn):
+    for slot in reach.state():
         found.setdefault(id(slot.store.get(slot.name)), (State(slot), slot.label))
     return found
 

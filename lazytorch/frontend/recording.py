@@ -330,7 +330,7 @@ class Recording(Recorder):
             outputs.append(node)
             aliases.append(alias)
         piece = self.piece(outputs, aliases, None)
-        return Recorded(piece, made, spec, self.notes)
+        return Recorded(piece, made, spec, self.notes, self.cuts)
 
     def piece(self, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
         """The graph of everything recorded since the last cut, with the inputs that it needs.

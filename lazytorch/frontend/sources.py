@@ -10,7 +10,8 @@ import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.module import Slot
+from lazytorch.frontend.places import Slot
+from lazytorch.frontend.watch import Change
 from lazytorch.ir import Graph
 from lazytorch.ops.aten import value_type
 
@@ -109,12 +110,18 @@ class Cut:
 
 @dataclass
 class Recorded:
-    """The last piece of a recording and what the function returned."""
+    """The last piece of a recording, what the function returned, what it changed in Python.
+
+    If it `fills` lists or other containers among its arguments, these follow in the result.
+    """
 
     piece: Piece
     leaves: list[Leaf]
     spec: trees.Spec
     notes: list[str] = field(default_factory=list[str])
+    cuts: int = 0
+    fills: bool = False
+    changes: list[Change] = field(default_factory=list[Change])
 
 
 OnCut = Callable[[Piece], Any]

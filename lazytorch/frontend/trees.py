@@ -7,7 +7,8 @@ so that nothing outside lazytorch changes its behaviour.
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from operator import is_
 from typing import Any, cast
 
 import optree
@@ -32,6 +33,30 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
 def unflatten(spec: Spec, leaves: list[Any]) -> Any:
     """Inverse of `flatten`."""
     return optree.tree_unflatten(spec, leaves)
+
+
+def graft(old: Any, new: Any) -> Any:
+    """Give the containers in `old` the content of those in `new`; what stands in their place."""
+    if old is new or old.__class__ is not new.__class__ or isinstance(old, torch.Tensor):
+        return new
+    if isinstance(old, list | deque):
+        first = [graft(a, b) for a, b in zip(old, new, strict=False)]
+        rest = list(new)[len(first) :]
+        old.clear()
+        old.extend(first + rest)
+    elif isinstance(old, dict):
+        merged = {k: graft(old[k], x) if k in old else x for k, x in new.items()}
+        old.clear()
+        old.update(merged)
+    elif isinstance(old, tuple):
+        inside = [graft(a, b) for a, b in zip(old, new, strict=False)]
+        return old if len(old) == len(new) and all(map(is_, inside, old)) else new
+    elif hasattr(old, "__dict__") and not optree.tree_is_leaf(old, namespace=NAMESPACE):
+        for name, x in vars(new).items():
+            object.__setattr__(old, name, graft(vars(old).get(name), x))
+    else:
+        return new
+    return old
 
 
 def paths(spec: Spec) -> list[str]:

@@ -8,7 +8,7 @@ right for (custom functions, no_grad, detach, double backward), and as slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from lazytorch.frontend.sources import Argument, Recorded, Source, State
 from lazytorch.interpret import aliased
 from lazytorch.ir import Write
 from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import StaleError
 
 
 @dataclass
@@ -36,8 +37,10 @@ class Call:
     results: list[int]  # leaves of the result that carry gradients
     random: list[torch.Tensor]
     autocast: list[tuple[str, bool, torch.dtype]]
+    recalled: Callable[[], AbstractContextManager[None]]  # Python values as the forward saw them
     run: Callable[[], tuple[Any, ...]]
     outputs: tuple[Any, ...] = ()
+    fills: bool = False  # the arguments follow in the flattened result
 
     def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The differentiable results, computed by eager with gradients on."""
@@ -45,6 +48,7 @@ class Call:
         for i, tensor in zip(self.arguments, tensors, strict=False):
             leaves[i] = tensor
         with ExitStack() as stack:
+            stack.enter_context(self.recalled())
             for source, before in self.written:
                 # The run gets copies to write to: the real buffers have moved on already.
                 if isinstance(source, Argument):
@@ -58,7 +62,8 @@ class Call:
             if self.random:
                 stack.enter_context(torch.random.fork_rng())
                 set_random_state(self.random)
-            result, _ = trees.flatten(self.fn(*args, **kwargs))
+            returned = self.fn(*args, **kwargs)
+            result, _ = trees.flatten((returned, (args, kwargs)) if self.fills else returned)
         return [result[i] for i in self.results]
 
 
@@ -146,9 +151,12 @@ def plan_tensors(stage: Stage, leaves: list[Any]) -> list[torch.Tensor]:
     stack = [stage]
     while stack:
         s = stack.pop()
-        for fetch, source in zip(s.fetch, s.piece.sources, strict=True):
-            if isinstance(source, State):
-                found.append(fetch(leaves, ()))
+        if s.state.moved():
+            s.state.look()
+        tensors = [x for _, x in s.state.tensors]
+        if [x.requires_grad for x in tensors] != s.state.flags:
+            raise StaleError("a parameter requires grad now, or does no more")
+        found += tensors
         stack.extend(s.branches.values())
     return list({id(x): x for x in found}.values())
 
@@ -160,10 +168,12 @@ def written_inputs(stage: Stage, leaves: list[Any]) -> list[tuple[Source, torch.
     while stack:
         s = stack.pop()
         targets = {e.inputs[0] for e in s.piece.graph.effects if isinstance(e.op, Write)}
-        for x, fetch, source in zip(s.piece.graph.inputs, s.fetch, s.piece.sources, strict=True):
-            if x in targets:
-                tensor = fetch(leaves, ())
-                found[id(tensor)] = (source, tensor)
+        if targets:
+            tensors = s.state.inputs(leaves, None)
+            inputs = s.piece.graph.inputs
+            for x, tensor, source in zip(inputs, tensors, s.piece.sources, strict=True):
+                if x in targets:
+                    found[id(tensor)] = (source, tensor)
         stack.extend(s.branches.values())
     return list(found.values())
 
@@ -178,7 +188,7 @@ def realias(stage: Stage, outputs: list[Any], leaves: list[Any]) -> None:
             outputs[k] = aliased(alias, outputs)
         elif alias.strides is not None:
             inputs = [None] * len(graph.inputs)
-            inputs[alias.index] = stage.fetch[alias.index](leaves, ())
+            inputs[alias.index] = stage.state.inputs(leaves, None)[alias.index]
             outputs[k] = aliased(alias, inputs)
     for leaf in cast(Recorded, stage.recorded).leaves:
         if leaf.output is None or leaf.requires_grad:

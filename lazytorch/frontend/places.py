@@ -1,0 +1,89 @@
+"""Places outside the arguments where a function finds tensors and values: `store[name]`."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+Store = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place that holds a tensor or a value: `store[name]`, called `label` in graphs.
+
+    `registered` are a module's parameters and buffers.
+    """
+
+    store: Store
+    name: str
+    label: str
+    registered: bool = False
+
+
+class CellStore(dict[str, Any]):
+    """A closure cell seen as a dictionary with one entry, so that slots need one form."""
+
+    def __init__(self, cell: types.CellType) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def __getitem__(self, name: str) -> Any:
+        return self.cell.cell_contents
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.cell.cell_contents = value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The cell's present content."""
+        try:
+            return self.cell.cell_contents
+        except ValueError:
+            return default
+
+
+class FieldStore(dict[str, Any]):
+    """Attributes that are no entry of a `__dict__`: those of classes and of `__slots__`."""
+
+    def __init__(self, owner: object) -> None:
+        super().__init__()
+        self.owner = owner
+        entries = vars(owner) if isinstance(owner, type) else None
+        self.entries: Mapping[str, Any] | None = entries
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name) if self.entries is None else self.entries[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self.owner, name, value)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The attribute's present value."""
+        try:
+            return self[name]
+        except (AttributeError, KeyError):
+            return default
+
+
+def unwrapped(fn: Any) -> tuple[Any, list[Any]]:
+    """The Python function behind partials and methods, and the objects bound on the way."""
+    bound: list[Any] = []
+    while True:
+        if isinstance(fn, functools.partial):
+            bound += [*fn.args, *fn.keywords.values()]
+            fn = fn.func
+        elif isinstance(fn, types.MethodType):
+            bound.append(fn.__self__)
+            fn = fn.__func__
+        elif isinstance(fn, nn.Module):
+            bound.append(fn)
+            return type(fn).forward, bound
+        elif hasattr(fn, "__wrapped__"):
+            fn = fn.__wrapped__
+        else:
+            return fn, bound

@@ -1,0 +1,257 @@
+"""Everything that a function can read besides its arguments' tensors: modules, closures, globals,
+containers and objects behind them, found by walking from the function without running it.
+
+Torch's and Python's own code is taken as constant. Of other installed packages, plain globals that
+a forward itself names are seen; the user's own code is followed into the functions that it names.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lazytorch.frontend import code
+from lazytorch.frontend.places import CellStore, FieldStore, Slot, Store
+
+ATOMS = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), type(...), range, slice,
+     torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)  # fmt: skip
+LARGE = 4096  # entries of one container that are compared one by one
+_OPAQUE = (torch.Tensor, types.ModuleType, types.BuiltinFunctionType, type, Enum, np.generic)
+_OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_ALL = frozenset({"getattr", "hasattr", "vars", "__dict__", "__getattribute__", "attrgetter"})
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A mutable container, or the `__dict__` of an object, called `label` in messages."""
+
+    container: Any
+    label: str
+
+
+class Reach:
+    """What can be read from `fn` and from the objects among its arguments."""
+
+    def __init__(self, fn: Callable[..., Any], arguments: Iterable[object] = ()) -> None:
+        self.modules: list[tuple[str, nn.Module]] = []
+        self.functions: list[types.FunctionType] = []
+        self.slots: list[Slot] = []
+        self.holders: list[Holder] = []
+        self.hooks: list[Holder] = []
+        self.arrays: list[Holder] = []
+        self.large: list[Holder] = []
+        self.names: set[str] = set()
+        self.met: dict[int, object] = {}
+        self.taken: set[tuple[int, str]] = set()
+        self.objects: list[tuple[str, object]] = []
+        self.queue: deque[tuple[str, object]] = deque([("", fn)])
+        self.queue.extend(("argument", x) for x in arguments)
+        for name, hooks in vars(nn.modules.module).items():
+            if name in ("_global_forward_hooks", "_global_forward_pre_hooks"):
+                self.hooks.append(Holder(hooks, name))
+                self.queue.extend((name, hook) for hook in hooks.values())
+        self.walk()
+
+    def walk(self) -> None:
+        """Breadth first; fields of the user's own objects once some code names them."""
+        named = -1
+        while self.queue or named != len(self.names):
+            while self.queue:
+                label, value = self.queue.popleft()
+                if value.__class__ not in ATOMS and id(value) not in self.met:
+                    self.met[id(value)] = value
+                    self.visit(label, value)
+            named = len(self.names)
+            for label, value in self.objects:
+                self.fields(label, value)
+
+    def visit(self, label: str, value: Any) -> None:
+        """One value that is not an atom."""
+        if isinstance(value, nn.Module):
+            self.module(label, value)
+        elif isinstance(value, dict | list | set | deque):
+            self.container(label, value)
+        elif isinstance(value, tuple | frozenset):
+            self.queue.extend((label, x) for x in value)
+        elif isinstance(value, np.ndarray):
+            (self.arrays if value.size <= LARGE else self.large).append(Holder(value, label))
+        elif isinstance(value, types.MethodType):
+            self.queue.extend([(label, value.__self__), (label, value.__func__)])
+        elif callable(value) and (found := list(code.python(value))):
+            for function in found:
+                self.function(function)
+            for part in (getattr(value, "args", ()), getattr(value, "keywords", None)):
+                self.queue.append((label, part))
+        elif not isinstance(value, _OPAQUE):
+            self.object(label, value)
+
+    def container(self, label: str, value: Any) -> None:
+        """A list, dict or set: its entries are compared one by one if they are not too many."""
+        if len(value) > LARGE:
+            self.large.append(Holder(value, label))
+            return
+        self.holders.append(Holder(value, label))
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        self.queue.extend((dotted(label, key), x) for key, x in items)
+
+    def module(self, label: str, root: nn.Module) -> None:
+        """A module and everything under it."""
+        for path, module in root.named_modules():
+            if module is not root and id(module) in self.met:
+                continue
+            self.met[id(module)] = module
+            name = dotted(label, path)
+            self.modules.append((name, module))
+            self.kind(type(module))
+            for key, value in vars(module).items():
+                if key not in _OF_TORCH and value.__class__ not in ATOMS:
+                    self.queue.append((dotted(name, key), value))
+            for key in _HOOKS:
+                hooks: dict[int, Any] = vars(module)[key]
+                self.hooks.append(Holder(hooks, dotted(name, key)))
+                self.queue.extend((dotted(name, key), hook) for hook in hooks.values())
+
+    def object(self, label: str, value: object) -> None:
+        """An instance of some class: all its fields, or of the user's own those that are named."""
+        kind = type(value)
+        if code.library(kind.__module__) and kind.__name__ not in ("SimpleNamespace", "Namespace"):
+            return
+        self.kind(kind)
+        if code.users_class(kind):
+            self.objects.append((label, value))
+        elif hasattr(value, "__dict__"):
+            self.container(label, vars(value))
+
+    def fields(self, label: str, value: object) -> None:
+        """Fields of an object of the user's whose names occur in the code that is reached."""
+        everything = not self.names.isdisjoint(_ALL)
+        if everything and hasattr(value, "__dict__"):
+            if id(vars(value)) not in self.met:
+                self.met[id(vars(value))] = vars(value)
+                self.container(label, vars(value))
+        elif hasattr(value, "__dict__"):
+            for name in [name for name in vars(value) if name in self.names]:
+                self.slot(vars(value), name, dotted(label, name))
+        names = [n for kind in type(value).__mro__ for n in vars(kind).get("__slots__", ())]
+        store = FieldStore(value)
+        for name in names:
+            if (id(value), name) not in self.taken and name in self.names and hasattr(value, name):
+                self.taken.add((id(value), name))
+                self.slot(store, name, dotted(label, name))
+
+    def kind(self, kind: type) -> None:
+        """A class: methods are code; attributes of the user's own classes are read too."""
+        if id(kind) in self.met:
+            return
+        self.met[id(kind)] = kind
+        for base in kind.__mro__:
+            if code.library(base.__module__):
+                continue
+            if not code.users_class(base):
+                for function in code.python(vars(base).get("forward")):
+                    self.function(function)
+                continue
+            store = FieldStore(base)
+            for name, value in list(vars(base).items()):
+                if name.startswith("__") and name not in ("__call__", "__getattr__"):
+                    continue
+                self.slot(store, name, dotted(base.__name__, name))
+                for function in code.python(value):
+                    self.function(function)
+
+    def function(self, function: types.FunctionType) -> None:
+        """The closure cells and globals that a function's code names."""
+        own = function.__code__
+        if id(own) in self.met or code.ours(own.co_filename):
+            return
+        self.met[id(own)] = own
+        self.functions.append(function)
+        theirs = not code.installed(own.co_filename)
+        names = set(code.words(own))
+        if theirs:
+            self.names |= names
+            self.queue.extend((function.__name__, x) for x in function.__defaults__ or ())
+        for name, cell in zip(own.co_freevars, function.__closure__ or (), strict=True):
+            store = CellStore(cell)
+            if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):
+                self.slot(store, name, name)
+        space = function.__globals__
+        for name in sorted(names & space.keys()):
+            if theirs or plain(space[name]):
+                self.slot(space, name, name)
+            if isinstance(space[name], types.ModuleType):
+                self.python_module(space[name], name, names)
+
+    def python_module(self, module: types.ModuleType, label: str, names: set[str]) -> None:
+        """Values of a module of the user's that code reads by `module.name`."""
+        file = getattr(module, "__file__", None) or ""
+        if code.library(module.__name__) or code.installed(file):
+            return
+        for name in sorted(names & vars(module).keys()):
+            value = vars(module)[name]
+            if value is not module and (id(module), name) not in self.taken:
+                self.taken.add((id(module), name))
+                self.slot(vars(module), name, dotted(label, name))
+                if isinstance(value, types.ModuleType):
+                    self.python_module(value, dotted(label, name), names)
+
+    def slot(self, store: Store, name: str, label: str) -> None:
+        """A place; Python modules are no values."""
+        key = (id(store.owner if isinstance(store, FieldStore) else store), name)
+        if isinstance(store, CellStore):
+            key = (id(store.cell), name)
+        try:
+            value = store[name]
+        except (ValueError, KeyError, AttributeError):
+            return
+        if key in self.taken and not isinstance(store, FieldStore):
+            return
+        self.taken.add(key)
+        if isinstance(value, types.ModuleType):
+            return
+        self.slots.append(Slot(store, name, label))
+        self.queue.append((label, value))
+
+    def state(self) -> Iterator[Slot]:
+        """Places of parameters and buffers, and of tensors kept as plain attributes, globals or in
+        closures."""
+        for path, module in self.modules:
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        yield Slot(store, name, dotted(path, name), registered=True)
+            for name, value in vars(module).items():
+                if isinstance(value, torch.Tensor):
+                    yield Slot(vars(module), name, dotted(path, name))
+                elif isinstance(value, dict) and not name.startswith("_"):
+                    for key, item in value.items():
+                        if isinstance(item, torch.Tensor):
+                            yield Slot(value, key, dotted(path, name, key))
+        for slot in self.slots:
+            if isinstance(slot.store.get(slot.name), torch.Tensor):
+                yield slot
+
+
+def plain(value: object) -> bool:
+    """Values that a recording bakes in, and containers of nothing else."""
+    if value.__class__ in (tuple, list, set, frozenset):
+        return all(x.__class__ in ATOMS for x in value)  # type: ignore[attr-defined]
+    if value.__class__ is dict:
+        return all(x.__class__ in ATOMS for x in value.values())  # type: ignore[attr-defined]
+    return value.__class__ in ATOMS
+
+
+def dotted(*parts: object) -> str:
+    """`layer1.0.weight`: the parts that are not empty."""
+    return ".".join(text for text in map(str, parts) if text)

@@ -1,0 +1,59 @@
+"""A plan: what one signature compiled to, whether it still holds, and the result of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+
+from lazytorch.frontend import trees
+from lazytorch.frontend.sources import Recorded
+from lazytorch.frontend.watch import Watch
+from lazytorch.runtime.stage import Stage
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # a call's arguments, as the caller gave them
+
+
+class Plan:
+    """What one signature compiled to: the first stage, and the Python values it relies on."""
+
+    def __init__(self, stage: Stage, watch: Watch, leaves: list[Any]) -> None:
+        self.stage = stage
+        self.watch = watch
+        self.objects = [
+            (i, x)
+            for i, x in enumerate(leaves)
+            if not isinstance(x, torch.Tensor) and not trees.plain(x)
+        ]
+        # Where an argument itself is returned, another one that says the same will not do.
+        recorded = [s.recorded for s in successors(stage) if s.recorded is not None]
+        returned = {id(leaf.value) for r in recorded for leaf in r.leaves if leaf.output is None}
+        self.exact = any(id(x) in returned for _, x in self.objects)
+
+    def holds(self, leaves: list[Any]) -> bool:
+        """Whether Python values, and objects among the arguments, are as when it was recorded."""
+        others = [(x, leaves[i]) for i, x in self.objects if leaves[i] is not x]
+        if others and self.exact:
+            return False
+        return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
+
+
+def successors(stage: Stage) -> Iterator[Stage]:
+    """A stage and all that may follow it."""
+    yield stage
+    for following in stage.branches.values():
+        yield from successors(following)
+
+
+def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given) -> Any:
+    """The function's result from the program's outputs; containers that it fills are filled."""
+    recorded = cast(Recorded, stage.recorded)
+    result = trees.unflatten(
+        recorded.spec,
+        [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
+    )
+    if recorded.fills:
+        result, after = result
+        trees.graft(given, after)
+    return result

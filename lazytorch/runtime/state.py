@@ -1,0 +1,174 @@
+"""The tensors that a stage reads from places of their own: found again, and whether they changed.
+
+At every call: are the same tensors in the same places (one comparison in C for all modules'
+dictionaries), of the same types, and for those that the prologue read, at the same address and
+version. With `check`, have they the same checksum too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import getitem, is_
+from typing import Any
+
+import torch
+from torch._C._dynamo.guards import TensorGuards
+
+from lazytorch.errors import LazyTorchError
+from lazytorch.frontend.recorder import whole_storage
+from lazytorch.frontend.sources import Argument, Held, Live, Source, State, Storage
+from lazytorch.ir import Input, Node
+from lazytorch.report import Event, Report
+from lazytorch.runtime.checksum import checksum
+from lazytorch.types import TensorType
+
+_ADDRESS = torch.Tensor.data_ptr
+
+
+class StaleError(LazyTorchError):
+    """A parameter was replaced by one of another type: the plan does not fit any more."""
+
+
+class StateTensors:
+    """Inputs of one stage: its own tensors, and the places that each call fills."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        nodes: Sequence[Node],
+        prologue: Sequence[int],
+        check: bool = False,
+    ) -> None:
+        self.check = check
+        self.filled: list[Any] = [None] * len(sources)
+        self.arguments = [(i, s.index) for i, s in enumerate(sources) if isinstance(s, Argument)]
+        self.live = [(i, s.piece, s.index) for i, s in enumerate(sources) if isinstance(s, Live)]
+        self.storages = [(i, s.of) for i, s in enumerate(sources) if isinstance(s, Storage)]
+        self.places: list[tuple[int, State | Held]] = []
+        for i, source in enumerate(sources):
+            of = source.of if isinstance(source, Storage) else source
+            if isinstance(of, State | Held):
+                self.places.append((i, of))
+        shared = {i for i, _ in self.storages}
+        self.types = {i: typed_input(x) for i, x in enumerate(nodes) if i not in shared}
+        self.labels = {i: x.op.label for i, x in enumerate(nodes) if isinstance(x.op, Input)}
+        self.prologue = tuple(prologue)
+        self.read: list[torch.Tensor] = []
+        self.marks: tuple[Any, ...] | None = None
+        self.sums: list[Any] = []
+        self.stores: list[dict[str, Any]] = []
+        self.copies: list[dict[str, Any]] = []
+        self.singles: tuple[list[Any], list[str], list[Any]] = ([], [], [])
+        self.look()
+        self.flags = [x.requires_grad for _, x in self.tensors]
+
+    def look(self) -> None:
+        """Find every tensor in its place again; one of another type makes the plan stale."""
+        self.tensors: list[tuple[int, torch.Tensor]] = []
+        stores: dict[int, dict[str, Any]] = {}
+        singles: list[tuple[Any, str, Any]] = []
+        for i, source in self.places:
+            if isinstance(source, Held):
+                tensor: Any = source.tensor
+            else:
+                slot = source.slot
+                tensor = slot.store.get(slot.name)
+            typed = self.types.get(i)
+            if not isinstance(tensor, torch.Tensor) or (typed and not fits(tensor, typed)):
+                raise StaleError(f"{self.labels[i]} was replaced by another type")
+            self.tensors.append((i, tensor))
+            self.filled[i] = tensor
+            if isinstance(source, Held):
+                continue
+            if source.slot.registered:
+                stores[id(source.slot.store)] = source.slot.store
+            if not source.slot.registered or tensor.numel() < 2:
+                # Two tensors of one element may be equal in the eyes of dict's comparison.
+                singles.append((source.slot.store, source.slot.name, tensor))
+        copies = [dict(store) for store in stores.values()]
+        for before, now in zip(self.copies, copies, strict=False):
+            if {k: x is None for k, x in before.items()} != {k: x is None for k, x in now.items()}:
+                raise StaleError("a parameter or buffer was added or taken away")
+        self.stores = list(stores.values())
+        self.copies = copies
+        self.singles = ([s for s, _, _ in singles], [n for _, n, _ in singles],
+                        [x for _, _, x in singles])  # fmt: skip
+        read = [self.filled[i] for i in self.prologue]
+        if len(read) != len(self.read) or not all(map(is_, read, self.read)):
+            self.marks = None
+        self.read = read
+        self.counted = [x for x in self.read if not x.is_inference()]
+        early = set(self.prologue)
+        self.late = [x for i, x in self.tensors if i not in early]
+        free: Any = [[None] * x.dim() for x in self.late]
+        self.guards: Any = TensorGuards(
+            *self.late, dynamic_dims_sizes=free, dynamic_dims_strides=free
+        )  # compares types, sizes and strides of all in one call
+
+    def moved(self) -> bool:
+        """Whether another tensor is in some place, or one has another type."""
+        stores, names, values = self.singles
+        try:
+            return (
+                self.stores != self.copies
+                or not all(map(is_, map(getitem, stores, names), values))
+                or (bool(self.late) and not self.guards.check(*self.late))
+            )
+        except Exception:  # dict compares unequal tensors by their elements, which has no answer
+            return True
+
+    def inputs(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]] | None) -> list[Any]:
+        """The stage's inputs at this call, in order; without `done`, those known before it."""
+        if self.moved():
+            self.look()
+        found = self.filled.copy()
+        for i, index in self.arguments:
+            found[i] = leaves[index]
+        if done is not None:
+            for i, piece, index in self.live:
+                found[i] = done[piece][index]
+        for i, of in self.storages:
+            found[i] = whole_storage(leaves[of.index] if isinstance(of, Argument) else found[i])
+        return found
+
+    def changed(self) -> bool:
+        """Whether a tensor that the prologue reads was replaced, moved or written since `mark`."""
+        if self.marks is None or self.present() != self.marks:
+            return True
+        if self.check:
+            sums = list(map(checksum, self.read))
+            for i, old, new in zip(self.prologue, self.sums, sums, strict=True):
+                if old != new:
+                    what = "its values changed by a write that torch does not count"
+                    Report.add(Event("refresh", self.labels[i], what, 0.0))
+            return sums != self.sums
+        return False
+
+    def mark(self) -> None:
+        """Remember addresses and versions: the prologue is about to read."""
+        for i, x in self.tensors:
+            typed = self.types.get(i)
+            if typed is not None and not fits(x, typed):
+                raise StaleError(f"{self.labels[i]} was given another type")
+        self.marks = self.present()
+        if self.check:
+            self.sums = list(map(checksum, self.read))
+
+    def present(self) -> tuple[Any, ...]:
+        """Addresses and versions of what the prologue reads."""
+        return list(map(_ADDRESS, self.read)), [x._version for x in self.counted]
+
+
+def typed_input(node: Node) -> TensorType | None:
+    """The type that an input was recorded with."""
+    return node.type if isinstance(node.type, TensorType) else None
+
+
+def fits(tensor: torch.Tensor, typed: TensorType) -> bool:
+    """Whether a tensor has the type that was recorded."""
+    return (
+        tuple(tensor.shape) == typed.shape
+        and tensor.dtype is typed.dtype
+        and tensor.device == typed.device
+        and tuple(tensor.stride()) == typed.strides
+    )

@@ -9,7 +9,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,8 +23,9 @@ from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
-from lazytorch.ops.library import onednn_packs
+from lazytorch.ops.library import libraries
 from lazytorch.options import Options
+from lazytorch.peak import eager_peak, footprint
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import (
     Call,
@@ -151,7 +151,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = passes.optimize(piece.graph, pipeline(), observe)
+        graph = optimized(piece.graph, self.options.freeze, observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
         stage = Stage(
@@ -333,7 +333,15 @@ def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
     )
 
 
-def pipeline() -> tuple[passes.Pass, ...]:
-    """The passes, told what they need to know of this machine."""
-    chosen = partial(passes.select, packs=onednn_packs, threads=torch.get_num_threads())
-    return (*passes.REWRITES, chosen, passes.fuse)
+def optimized(graph: Graph, freeze: bool, observe: passes.Observer | None = None) -> Graph:
+    """The graph that runs. Weights are copied, unless `freeze` asks for it, only as far as memory
+    stays at or below eager's."""
+    cpu = libraries()
+    allowed = eager_peak(graph)
+    graph = passes.optimize(graph, passes.REWRITES, observe)
+    plain = passes.optimize(graph, passes.pipeline(cpu, freeze), observe)
+    budget = allowed - footprint(plain).total
+    if freeze or not passes.grants(graph, cpu, budget):
+        return plain
+    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget), observe)
+    return packed if footprint(packed).total <= allowed else plain

@@ -11,11 +11,13 @@ from functools import partial
 
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
+from lazytorch.ops.library import Libraries
 from lazytorch.passes.cse import cse
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
-from lazytorch.passes.select import select
+from lazytorch.passes.scale_batch_norm import scale_batch_norm
+from lazytorch.passes.select import grants, select
 from lazytorch.passes.simplify import simplify
 from lazytorch.verify import signature, verify
 
@@ -27,15 +29,26 @@ REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
-    fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
 )
-"""What holds on every device."""
+"""What holds on every device and copies no weight."""
 
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
-    # select goes here, told about the device: library calls are taken first, fuse gets the rest
+    scale_batch_norm,  # after the rewrites: a norm of constants is a constant
     fuse,  # last: it hides operations in bodies, where no other pass looks
 )
+
+
+def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
+    """The passes after REWRITES: with `freeze` weights are copied at will, else within `budget`."""
+    return (
+        # after cse: only then is the number of a convolution's readers final
+        *((fold_batch_norm,) if freeze else ()),
+        scale_batch_norm,  # after fold: it takes the norms that are left
+        # before fuse: library calls are taken first, fuse gets the rest
+        partial(select, cpu=cpu, budget=None if freeze else budget),
+        fuse,
+    )
 
 
 def optimize(
@@ -83,8 +96,11 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse",
+    "grants",
     "optimize",
     "pass_name",
+    "pipeline",
+    "scale_batch_norm",
     "select",
     "simplify",
     "why_apart",

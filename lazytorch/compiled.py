@@ -13,7 +13,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from lazytorch import passes
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.module import Attributes
@@ -21,11 +20,10 @@ from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
-from lazytorch.ops.library import libraries
 from lazytorch.options import Options
-from lazytorch.peak import eager_peak, footprint
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import (
     Call,
@@ -151,7 +149,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = optimized(piece.graph, self.options.freeze, observe)
+        graph = optimize(piece.graph, self.options.freeze, observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
         stage = Stage(
@@ -331,17 +329,3 @@ def assemble(recorded: Recorded, outputs: tuple[Any, ...]) -> Any:
         recorded.spec,
         [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
     )
-
-
-def optimized(graph: Graph, freeze: bool, observe: passes.Observer | None = None) -> Graph:
-    """The graph that runs. Weights are copied, unless `freeze` asks for it, only as far as memory
-    stays at or below eager's."""
-    cpu = libraries()
-    allowed = eager_peak(graph)
-    graph = passes.optimize(graph, passes.REWRITES, observe)
-    plain = passes.optimize(graph, passes.pipeline(cpu, freeze), observe)
-    budget = allowed - footprint(plain).total
-    if freeze or not passes.grants(graph, cpu, budget):
-        return plain
-    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget), observe)
-    return packed if footprint(packed).total <= allowed else plain

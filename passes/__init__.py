@@ -47,6 +47,7 @@ def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
         scale_batch_norm,  # after fold: it takes the norms that are left
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
+        cse,  # after select: what several operations read is packed once
         fuse,
     )
 

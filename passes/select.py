@@ -11,8 +11,9 @@ cheapest from row-major to row-major. A kernel of size 1 is a matrix product in 
 leaves its weight alone. Outputs are brought back to the strides that eager gives.
 
 Declines where the weight changes from call to call (it would be packed at each), for transposed
-and 1-d convolutions, for empty inputs, and for dtypes that the libraries do not pack here. Safe
-within the accuracy rule: the same products, summed in another order.
+and 1-d convolutions, for linear layers that are small or have one row of input, for empty inputs,
+and for dtypes that the libraries do not pack here. Safe within the accuracy rule: the same
+products, summed in another order.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ from lazytorch.ops.library import (
 )
 from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear
 from lazytorch.types import OpaqueType, TensorType, contiguous_strides
+
+SMALLEST = 2**16
+"""Elements of a linear layer's weight from which packing pays: smaller ones stay in the cache, and
+MKL sets 7.5 MiB of address space aside for each."""
 
 
 def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
@@ -111,9 +116,8 @@ def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
         return False
     return (
         weight.rank == 2
-        and x.rank > 1
-        and x.numel > 0
-        and weight.numel > 0
+        and weight.numel >= SMALLEST
+        and x.numel > x.shape[-1]  # a single row reads the weight once: packed, that takes as long
         and x.device.type == "cpu"
         and library(x.dtype, cpu) is not None
         and all(y.shape == (typed(node).shape[-1],) for y in bias)

@@ -10,9 +10,10 @@ import lazytorch as lt
 from lazytorch.bench.memory import peak as measured
 from lazytorch.ir import Graph
 from lazytorch.lower.optimize import optimize
-from lazytorch.ops.library import libraries
+from lazytorch.ops.library import Libraries, libraries
 from lazytorch.peak import Footprint, eager_peak, footprint
 from lazytorch.text import parse
+from lazytorch.view.memory import missing
 
 onednn = pytest.mark.skipif(torch.float32 not in libraries().onednn, reason="no oneDNN here")
 
@@ -130,3 +131,19 @@ def test_what_eagers_peak_leaves_is_used_for_packed_weights() -> None:
     graph = optimize(traced, freeze=False)
     assert "packed_convolution" in str(graph)
     assert footprint(graph).total <= eager_peak(traced)
+
+
+def test_explain_names_the_library_that_is_missing() -> None:
+    text = """
+        graph(%x: f32[4, 8], %y: bf16[4, 8], %w: f32[8, 8] state, %v: bf16[8, 8] state) {
+          %0 = linear %x %w
+          %1 = linear %0 %w
+          %2 = linear %y %v
+          return %1, %2
+        }"""
+    assert list(missing(graph(text), Libraries(frozenset(), mkl=False, threads=1))) == [
+        "linear layers in f32 run on plain weights: MKL packs none here",
+        "linear layers in bf16 run on plain weights: oneDNN packs none here",
+    ]
+    both = Libraries(frozenset((torch.bfloat16,)), mkl=True, threads=1)
+    assert list(missing(graph(text), both)) == []

@@ -75,10 +75,10 @@ def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
     found = [x for x in graph.nodes if convolves(x, graph, cpu) or multiplies(x, graph, cpu)]
     if budget is None:
         return set(found)
-    left = budget - sum(x.type.nbytes for x in graph.nodes if isinstance(x.type, OpaqueType))
+    left = budget - sum(map(nbytes, graph.nodes))
     granted: set[Node] = set()
     for node in sorted(found, key=usefulness, reverse=True):
-        if (size := weight_of(node).nbytes) <= left:
+        if (size := nbytes(packing(node, cpu))) <= left:
             granted.add(node)
             left -= size
     return granted
@@ -86,8 +86,10 @@ def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
 
 def usefulness(node: Node) -> tuple[bool, int]:
     """What a packed byte saves: more in a spatial kernel, more if it is used more often."""
-    made, weight = typed(node), weight_of(node)
-    return prod(weight.shape[2:]) > 1, made.numel // weight.shape[0]
+    if not isinstance(node.op, Convolution):
+        return False, rows(linear_operands(node)[0])
+    weight = typed(node.inputs[1])
+    return prod(weight.shape[2:]) > 1, typed(node).numel // weight.shape[0]
 
 
 def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
@@ -132,25 +134,47 @@ def library(dtype: torch.dtype, cpu: Libraries) -> Library | None:
     return "onednn" if dtype in cpu.onednn else None
 
 
-def packed(node: Node, cpu: Libraries) -> Node:
-    """The operation on a packed weight."""
+def packing(node: Node, cpu: Libraries) -> Node:
+    """The packed weight of an operation, which the prologue computes."""
     op, b = node.op, Builder(node.where)
     if isinstance(op, Convolution):
+        return b(PackedWeight(op, typed(node.inputs[0]).shape, cpu.threads), node.inputs[1])
+    x, weight, _ = linear_operands(node)
+    chosen = library(typed(x).dtype, cpu)
+    assert chosen is not None
+    return b(PackedLinearWeight(chosen, rows(x), cpu.threads), weight)
+
+
+def packed(node: Node, cpu: Libraries) -> Node:
+    """The operation on a packed weight."""
+    op, b, pack = node.op, Builder(node.where), packing(node, cpu)
+    if isinstance(op, Convolution):
         x, weight, *bias = node.inputs
-        pack = b(PackedWeight(op, typed(x).shape, cpu.threads), weight)
         shape = typed(weight).shape
         convolution = PackedConvolution(op.stride, op.padding, op.dilation, op.groups, shape)
         return b(convolution, x, pack, *bias)
-    if isinstance(op, Addmm):
+    assert isinstance(pack.op, PackedLinearWeight)
+    x, _, bias = linear_operands(node)
+    return b(PackedLinear(pack.op.library, rows(x)), x, pack, pack.inputs[0], *bias)
+
+
+def linear_operands(node: Node) -> tuple[Node, Node, list[Node]]:
+    """Input, weight (out, in) and, if there is one, bias of a linear layer."""
+    if isinstance(node.op, Addmm):
         base, x, right = node.inputs
-        weight, bias = b(Permute((1, 0)), right), [base]
-    else:
-        x, weight, *bias = node.inputs
-    rows = typed(x).numel // typed(x).shape[-1]
-    chosen = library(typed(x).dtype, cpu)
-    assert chosen is not None
-    pack = b(PackedLinearWeight(chosen, rows, cpu.threads), weight)
-    return b(PackedLinear(chosen, rows), x, pack, weight, *bias)
+        return x, Builder(node.where)(Permute((1, 0)), right), [base]
+    x, weight, *bias = node.inputs
+    return x, weight, bias
+
+
+def rows(x: Node) -> int:
+    """How many rows a linear layer's input has in all."""
+    return typed(x).numel // typed(x).shape[-1]
+
+
+def nbytes(node: Node) -> int:
+    """Bytes of a packed weight; nothing else counts."""
+    return node.type.nbytes if isinstance(node.type, OpaqueType) else 0
 
 
 def unpacked(node: Node, cpu: Libraries) -> Node:
@@ -197,13 +221,6 @@ def innermost(image: TensorType) -> bool:
     return TensorType(
         tuple(image.shape[i] for i in (0, 2, 3, 1)), image.dtype, image.device, (n, h, w, c)
     ).is_contiguous
-
-
-def weight_of(node: Node) -> TensorType:
-    """The type of an operation's weight, (out, in, ...)."""
-    if isinstance(node.op, Addmm):
-        return Permute((1, 0)).infer(typed(node.inputs[2]))
-    return typed(node.inputs[1])
 
 
 def typed(node: Node) -> TensorType:

@@ -51,6 +51,21 @@ def onednn_packs(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
+def blocked(weight: TensorType, groups: int = 1) -> int:
+    """Bytes of a weight (out, in, ...) in oneDNN's blocks, or a little more than it takes.
+
+    Channels come in blocks of 16, in 16-bit types of 32; up to 4 input channels are not padded.
+    """
+    block = 16 if weight.dtype.itemsize == 4 else 32
+    out, into = weight.shape[:2]
+    if into == 1:  # depthwise: the groups are what is blocked
+        return -(-out // block) * block * weight.nbytes // max(out, 1)
+    padded = groups * -(-out // groups // block) * block * (-(-into // block) * block)
+    if into <= 4:
+        padded = padded // block * into
+    return padded * weight.nbytes // max(out * into, 1)
+
+
 class PackedWeight(Op):
     """A convolution's weight reordered by oneDNN for one input shape and number of threads.
 
@@ -62,7 +77,7 @@ class PackedWeight(Op):
     threads: int
 
     def infer(self, weight: TensorType) -> OpaqueType:
-        return OpaqueType(weight.nbytes, weight.device)
+        return OpaqueType(blocked(weight, self.convolution.groups), weight.device)
 
     def run(self, weight: torch.Tensor) -> torch.Tensor:
         c = self.convolution
@@ -113,7 +128,8 @@ class PackedLinearWeight(Op):
     def infer(self, weight: TensorType) -> OpaqueType:
         if weight.rank != 2:
             raise ShapeError("packed_linear_weight: expected (out, in)", {"weight": weight})
-        return OpaqueType(weight.nbytes, weight.device)
+        padded = self.library == "onednn"
+        return OpaqueType(blocked(weight) if padded else weight.nbytes, weight.device)
 
     def run(self, weight: torch.Tensor) -> torch.Tensor:
         dense = weight.detach().contiguous()

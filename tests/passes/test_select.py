@@ -14,10 +14,18 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.interpret import interpret
 from lazytorch.ir import Graph
-from lazytorch.ops.library import Libraries, PackedConvolution, PackedLinear, libraries
+from lazytorch.ops.conv import Convolution
+from lazytorch.ops.library import (
+    Libraries,
+    PackedConvolution,
+    PackedLinear,
+    PackedWeight,
+    libraries,
+)
 from lazytorch.ops.linalg import Linear
 from lazytorch.passes import select
 from lazytorch.text import parse
+from lazytorch.types import tensor_type
 from lazytorch.verify import signature, verify
 
 BOTH = Libraries(frozenset((torch.float32, torch.bfloat16)), mkl=True, threads=2)
@@ -38,7 +46,7 @@ def test_select_packs_a_convolution_whose_weight_is_a_parameter(check: Check) ->
         """,
         """
         graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 1, 1] state) {
-          %0: opaque[24] = packed_weight{convolution=op(convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)}), input_shape=(1, 2, 4, 4), threads=2} %w
+          %0: opaque[128] = packed_weight{convolution=op(convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)}), input_shape=(1, 2, 4, 4), threads=2} %w
           %1: f32[1, 3, 4, 4]{48, 1, 12, 3} = packed_convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, kernel=(3, 2, 1, 1)} %x %0
           %2: f32[1, 3, 4, 4] = clone{strides=(48, 16, 4, 1)} %1
           return %2
@@ -274,7 +282,7 @@ def test_without_copies_a_weight_larger_than_its_input_runs_row_major(check: Che
 
 def test_a_budget_goes_to_spatial_kernels_that_are_used_most() -> None:
     graph = parse("""
-        graph(%x: f32[1, 4, 8, 8], %a: f32[4, 4, 3, 3] state, %b: f32[4, 4, 3, 3] state, %c: f32[4, 4, 1, 1] state) {
+        graph(%x: f32[1, 16, 8, 8], %a: f32[16, 16, 3, 3] state, %b: f32[16, 16, 3, 3] state, %c: f32[16, 16, 1, 1] state) {
           %0 = convolution{stride=(2, 2), padding=(1, 1), dilation=(1, 1)} %x %a
           %1 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %x %b
           %2 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %c
@@ -291,11 +299,11 @@ def test_a_budget_goes_to_spatial_kernels_that_are_used_most() -> None:
             found.append(isinstance(x.op, PackedConvolution))
         return found
 
-    assert chosen(4 * 144 - 1) == [False, False, True]
-    assert chosen(4 * 144) == [False, True, False]
-    assert chosen(4 * 160) == [False, True, True]
-    assert chosen(4 * 288) == [True, True, False]
-    assert chosen(4 * 304) == [True, True, True]
+    assert chosen(64 * 144 - 1) == [False, False, True]
+    assert chosen(64 * 144) == [False, True, False]
+    assert chosen(64 * 160) == [False, True, True]
+    assert chosen(64 * 288) == [True, True, False]
+    assert chosen(64 * 304) == [True, True, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -332,3 +340,25 @@ def test_packed_linear_is_the_linear_layer(
         torch.testing.assert_close(
             found[finite].double(), exact[finite], rtol=near, atol=near, check_stride=True
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [
+        ((64, 3, 7, 7), 1), ((24, 96, 1, 1), 1), ((10, 20, 3, 3), 1), ((80, 33, 3, 3), 1),
+        ((72, 1, 3, 3), 72), ((30, 5, 3, 3), 2), ((1, 1, 1, 1), 1), ((130, 67, 5, 5), 1),
+    ],
+)  # fmt: skip
+def test_a_packed_weight_takes_no_more_than_its_type_says(
+    shape: tuple[int, ...], groups: int, dtype: torch.dtype
+) -> None:
+    if dtype not in HERE.onednn:
+        pytest.skip("oneDNN does not pack this dtype here")
+    weight, one = torch.randn(shape, dtype=dtype), (1, 1)
+    pack = PackedWeight(
+        Convolution(one, one, one, groups=groups), (2, shape[1] * groups, 9, 9), HERE.threads
+    )
+    taken = torch.ops.mkldnn._nbytes(pack.run(weight))
+    said = pack.infer(tensor_type(shape, dtype)).nbytes
+    assert weight.nbytes <= taken <= said <= 16 * max(taken, 4096)

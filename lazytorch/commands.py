@@ -52,6 +52,9 @@ Kind = Annotated[DType, typer.Option(help="Type of the weights and of floating i
 Where = Annotated[
     str, typer.Option(help="cpu, cuda, a GPU's number; the best there is if left out.")
 ]
+Freeze = Annotated[
+    bool, typer.Option("--freeze", help="Fold and pack weights, whatever memory the copies take.")
+]
 
 
 @app.command()
@@ -63,6 +66,7 @@ def bench(
     dtype: Kind = DType.float32,
     device: Where = "",
     vs: Annotated[str, typer.Option(help="What to compare with, separated by commas.")] = "eager",
+    freeze: Freeze = False,
     repeats: Annotated[int, typer.Option(min=1, help="Samples of each side.")] = 30,
     start: Annotated[bool, typer.Option(help="Time fresh processes, cold and warm, too.")] = True,
     file: Annotated[
@@ -70,6 +74,8 @@ def bench(
     ] = None,
 ) -> None:
     """Compare how fast and how right models run, and how long and how much memory that takes.
+
+    `lazytorch-freeze` (`--freeze`) keeps folded and packed copies of weights, whatever they take.
 
     `ms` is the median of interleaved samples, ± half the distance between their quartiles; `speed`
     is eager's time by the side's. `first` and `full` are seconds from a built model to its first
@@ -81,6 +87,7 @@ def bench(
     with told():
         where = parse_device(device)
         names = list(dict.fromkeys([*filter(None, vs.split(",")), "lazytorch"]))
+        names += ["lazytorch-freeze"] if freeze and "lazytorch-freeze" not in names else []
         for name in names:
             check_side(name)
         cases = [Case(model, batch, getattr(torch, dtype), where) for model in models]
@@ -108,10 +115,11 @@ def view(
     batch: Batch = 1,
     dtype: Kind = DType.float32,
     device: Where = "",
+    freeze: Freeze = False,
 ) -> None:
     """Draw a model's graph, as it was recorded and as it runs."""
     with told():
-        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)))
+        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)), freeze)
         Console().print(f"wrote {draw(compiled, output)}", soft_wrap=True)
 
 
@@ -121,10 +129,11 @@ def explain(
     batch: Batch = 1,
     dtype: Kind = DType.float32,
     device: Where = "",
+    freeze: Freeze = False,
 ) -> None:
     """Say what compiling a model did: stages, kernels, what was fused, what was not and why."""
     with told():
-        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)))
+        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)), freeze)
         typer.echo(words(compiled))
 
 
@@ -143,12 +152,12 @@ def measured(
     return replace(found, sides=sides)
 
 
-def called(case: Case) -> Compiled:
+def called(case: Case, freeze: bool) -> Compiled:
     """A model, compiled by one call, with every kernel in use."""
     with progress() as tell, torch.no_grad():
         tell(f"building {case.model}")
         model = case.build()
-        compiled = compile(model.module)
+        compiled = compile(model.module, freeze=freeze)
         tell(f"compiling {case.model}")
         compiled(*model.args, **model.kwargs)
         compiled.wait()

@@ -9,13 +9,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
 
-from lazytorch import passes
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.sources import Cut, Piece, Recorded
@@ -23,10 +21,9 @@ from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import lower
 from lazytorch.lower.prologue import split
-from lazytorch.ops.cudnn import on_gpu, tensor_cores
-from lazytorch.ops.library import onednn_packs
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
 from lazytorch.report import Event, Report
@@ -45,7 +42,6 @@ from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
-from lazytorch.types import TensorType
 from lazytorch.view.explain import explain
 
 
@@ -162,7 +158,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = passes.optimize(piece.graph, pipeline(piece.graph, self.options.numerics), observe)
+        graph = optimize(piece.graph, self.options.freeze, self.options.numerics, observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
@@ -350,19 +346,3 @@ class Compiled:
     def explain(self) -> str:
         """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
         return explain(self)
-
-
-def pipeline(graph: Graph, numerics: str) -> tuple[passes.Pass, ...]:
-    """The passes for a graph, told what they need to know of its device and of this machine."""
-    if not any(isinstance(x.type, TensorType) and x.type.device.type == "cuda" for x in graph):
-        chosen = partial(passes.select, packs=onednn_packs, threads=torch.get_num_threads())
-        return (*passes.REWRITES, chosen, passes.fuse)
-    if numerics == "eager":  # a library call rounds once where eager rounds at every step
-        return passes.DEFAULT
-    return (
-        *passes.REWRITES,
-        passes.merge_linears,
-        partial(passes.cudnn, fits=tensor_cores),
-        partial(passes.epilogues, fits=on_gpu),
-        passes.fuse,
-    )

@@ -18,6 +18,8 @@ class Options:
     fullgraph: raise where a recording would be cut by data-dependent Python.
     wait: compile the fused kernels before the first call returns; otherwise the first calls run
         on torch's kernels while the fused ones compile in the background.
+    freeze: keep copies of weights that make calls faster (batch norm folded into convolutions,
+        weights packed for oneDNN and MKL) even where memory then exceeds eager's.
     numerics: "fast" keeps 16-bit intermediates in float32 inside a kernel; "eager" rounds them
         where eager does and forbids contraction.
     max_plans: signatures kept per compiled function; the least recently used is dropped.
@@ -28,6 +30,7 @@ class Options:
 
     fullgraph: bool = False
     wait: bool = False
+    freeze: bool = False
     numerics: Literal["fast", "eager"] = "fast"
     max_plans: int = 32
     check: bool = False

@@ -11,6 +11,7 @@ from functools import partial
 
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
+from lazytorch.ops.library import Libraries
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
@@ -19,11 +20,14 @@ from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.merge_linears import merge_linears
-from lazytorch.passes.select import select
+from lazytorch.passes.scale_batch_norm import scale_batch_norm
+from lazytorch.passes.select import grants, select
 from lazytorch.passes.simplify import simplify
+from lazytorch.types import TensorType
 from lazytorch.verify import signature, verify
 
 Pass = Callable[[Graph], Graph]
+Fits = Callable[[TensorType], bool]
 Observer = Callable[[str, Graph, Graph], None]
 """Called with a pass's name, the graph before it and the graph after it."""
 
@@ -31,16 +35,38 @@ REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
-    fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
     additive_masks,  # after cse: layers share a mask only then
 )
-"""What holds on every device."""
+"""What holds on every device and copies no weight."""
 
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
-    # select or cudnn goes here, told about the device: library calls first, fuse gets the rest
+    scale_batch_norm,  # after the rewrites: a norm of constants is a constant
     fuse,  # last: it hides operations in bodies, where no other pass looks
 )
+
+
+def gpu_pipeline(fits: Fits, cudnn_fits: Fits, freeze: bool) -> tuple[Pass, ...]:
+    """The passes after REWRITES on a GPU; `freeze` lets weights be copied.
+
+    `fits` says which products cuBLASLt does with an activation, `cudnn_fits` which convolutions
+    gain by cuDNN's layout.
+    """
+    copies = (fold_batch_norm, merge_linears, partial(cudnn, fits=cudnn_fits)) if freeze else ()
+    return (*copies, scale_batch_norm, partial(epilogues, fits=fits), cse, fuse)
+
+
+def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
+    """The passes after REWRITES: with `freeze` weights are copied at will, else within `budget`."""
+    return (
+        # after cse: only then is the number of a convolution's readers final
+        *((fold_batch_norm,) if freeze else ()),
+        scale_batch_norm,  # after fold: it takes the norms that are left
+        # before fuse: library calls are taken first, fuse gets the rest
+        partial(select, cpu=cpu, budget=None if freeze else budget),
+        cse,  # after select: what several operations read is packed once
+        fuse,
+    )
 
 
 def optimize(
@@ -91,9 +117,13 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse",
+    "gpu_pipeline",
+    "grants",
     "merge_linears",
     "optimize",
     "pass_name",
+    "pipeline",
+    "scale_batch_norm",
     "select",
     "simplify",
     "why_apart",

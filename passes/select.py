@@ -1,77 +1,217 @@
 """Select: torch's best kernel for an operation on this device.
 
-On the CPU a 2-d convolution whose weight is a parameter runs by oneDNN on a weight that is packed
-once, in the prologue; that is where most of the gain over eager lies, because eager reorders every
-weight at every call. Its result is channels last, and so is what follows; outputs are brought back
-to the strides that eager gives.
+On the CPU, oneDNN and MKL lay a weight out anew at every call; on a weight that is packed once, in
+the prologue, they are faster. That takes a copy of the weight, so `budget` says how many bytes the
+copies may take (None: any). Where it does not suffice for all, spatial convolutions go first, then
+whatever uses each weight most often.
+
+A convolution whose weight stays as it is runs on channels-last activations, or on row-major ones
+where the weight is the larger of the two: reordering the weight then costs most, and that is
+cheapest from row-major to row-major. A kernel of size 1 is a matrix product in either layout, which
+leaves its weight alone. Outputs are brought back to the strides that eager gives.
 
 Declines where the weight changes from call to call (it would be packed at each), for transposed
-and 1-d convolutions, for empty inputs, and for dtypes that oneDNN does not pack here. Safe within
-the accuracy rule: the same products, summed in another order.
+and 1-d convolutions, for linear layers that are small or have one row of input, for empty inputs,
+and for dtypes that the libraries do not pack here. Safe within the accuracy rule: the same
+products, summed in another order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from math import prod
 
 import torch
 
 from lazytorch.ir import Builder, Graph, Node, with_inputs
-from lazytorch.ops.conv import Convolution
+from lazytorch.ops.conv import Convolution, channels_last
 from lazytorch.ops.copies import Clone
-from lazytorch.ops.library import PackedConvolution, PackedWeight
-from lazytorch.types import TensorType
+from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
+from lazytorch.ops.library import (
+    Libraries,
+    Library,
+    PackedConvolution,
+    PackedLinear,
+    PackedLinearWeight,
+    PackedWeight,
+)
+from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear
+from lazytorch.types import OpaqueType, TensorType, contiguous_strides
 
-Packs = Callable[[torch.dtype], bool]
+SMALLEST = 2**16
+"""Elements of a linear layer's weight from which packing pays: smaller ones stay in the cache, and
+MKL sets 7.5 MiB of address space aside for each."""
 
 
-def select(graph: Graph, packs: Packs, threads: int) -> Graph:
-    """The graph on packed convolutions; `packs` says for which dtypes, `threads` for how many."""
+def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
+    """The graph on the libraries that are here, with at most `budget` bytes of packed weights."""
+    granted = grants(graph, cpu, budget)
     done: dict[Node, Node] = {x: x for x in graph.inputs}
     for node in graph.nodes:
         if node in done:
             continue
         found = with_inputs(node, [done[x] for x in node.inputs])
-        if suits(node, graph, packs):
-            found = packed(found, threads)
+        if node in granted:
+            found = packed(found, cpu)
+        elif convolves(node, graph, cpu):
+            found = unpacked(found, cpu)
         done[node] = found
-    outputs: list[Node] = []
-    for x, alias in zip(graph.outputs, graph.aliases, strict=True):
-        y = done[x]
-        if alias is None and isinstance(x.type, TensorType) and y.type != x.type:
-            y = Builder(y.where)(Clone(x.type.strides), y)
-        outputs.append(y)
-    effects: list[Node] = []
-    for e in graph.effects:
-        effects.append(done[e])
-    if tuple(outputs) == graph.outputs and tuple(effects) == graph.effects:
-        return graph
-    return replace(graph, outputs=tuple(outputs), effects=tuple(effects))
+    return rerooted(graph, done)
 
 
-def suits(node: Node, graph: Graph, packs: Packs) -> bool:
-    """Whether a node is a convolution that oneDNN should do on a packed weight."""
+def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
+    """The operations that get a packed weight: the most useful ones that `budget` allows."""
+    found = [x for x in graph.nodes if convolves(x, graph, cpu) or multiplies(x, graph, cpu)]
+    if budget is None:
+        return set(found)
+    left = budget - sum(map(nbytes, graph.nodes))
+    granted: set[Node] = set()
+    for node in sorted(found, key=usefulness, reverse=True):
+        if (size := nbytes(packing(node, cpu))) <= left:
+            granted.add(node)
+            left -= size
+    return granted
+
+
+def usefulness(node: Node) -> tuple[bool, int]:
+    """What a packed byte saves: more in a spatial kernel, more if it is used more often."""
+    if not isinstance(node.op, Convolution):
+        return False, rows(linear_operands(node)[0])
+    weight = typed(node.inputs[1])
+    return prod(weight.shape[2:]) > 1, typed(node).numel // weight.shape[0]
+
+
+def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
+    """Whether a node is a convolution that oneDNN could do on a packed weight."""
     if not isinstance(node.op, Convolution) or node.op.transposed:
         return False
-    x, weight = node.inputs[0].type, node.inputs[1].type
+    x, weight = typed(node.inputs[0]), typed(node.inputs[1])
     return (
-        isinstance(x, TensorType)
-        and isinstance(weight, TensorType)
-        and x.rank == weight.rank == 4
+        x.rank == weight.rank == 4
         and x.numel > 0
         and x.device.type == "cpu"
-        and packs(x.dtype)
+        and x.dtype in cpu.onednn
         and all(y in graph.steady for y in node.inputs[1:])
     )
 
 
-def packed(node: Node, threads: int) -> Node:
-    """The convolution on a packed weight."""
-    op, x, weight = node.op, node.inputs[0].type, node.inputs[1].type
+def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
+    """Whether a node is a linear layer that could run on a packed weight."""
+    if isinstance(node.op, Linear):
+        x, weight, *bias = [typed(y) for y in node.inputs]
+        parameters = node.inputs[1:]
+    elif isinstance(node.op, Addmm) and node.op.beta == node.op.alpha == 1:
+        bias, x, weight = [typed(node.inputs[0])], typed(node.inputs[1]), typed(node.inputs[2])
+        parameters = (node.inputs[0], node.inputs[2])
+    else:
+        return False
+    return (
+        weight.rank == 2
+        and weight.numel >= SMALLEST
+        and x.numel > x.shape[-1]  # a single row reads the weight once: packed, that takes as long
+        and x.device.type == "cpu"
+        and library(x.dtype, cpu) is not None
+        and all(y.shape == (typed(node).shape[-1],) for y in bias)
+        and all(y in graph.steady for y in parameters)
+    )
+
+
+def library(dtype: torch.dtype, cpu: Libraries) -> Library | None:
+    """Which library does products of this dtype on packed weights."""
+    if dtype is torch.float32:
+        return "mkl" if cpu.mkl else None
+    return "onednn" if dtype in cpu.onednn else None
+
+
+def packing(node: Node, cpu: Libraries) -> Node:
+    """The packed weight of an operation, which the prologue computes."""
+    op, b = node.op, Builder(node.where)
+    if isinstance(op, Convolution):
+        return b(PackedWeight(op, typed(node.inputs[0]).shape, cpu.threads), node.inputs[1])
+    x, weight, _ = linear_operands(node)
+    chosen = library(typed(x).dtype, cpu)
+    assert chosen is not None
+    return b(PackedLinearWeight(chosen, rows(x), cpu.threads), weight)
+
+
+def packed(node: Node, cpu: Libraries) -> Node:
+    """The operation on a packed weight."""
+    op, b, pack = node.op, Builder(node.where), packing(node, cpu)
+    if isinstance(op, Convolution):
+        x, weight, *bias = node.inputs
+        shape = typed(weight).shape
+        convolution = PackedConvolution(op.stride, op.padding, op.dilation, op.groups, shape)
+        return b(convolution, x, pack, *bias)
+    assert isinstance(pack.op, PackedLinearWeight)
+    x, _, bias = linear_operands(node)
+    return b(PackedLinear(pack.op.library, rows(x)), x, pack, pack.inputs[0], *bias)
+
+
+def linear_operands(node: Node) -> tuple[Node, Node, list[Node]]:
+    """Input, weight (out, in) and, if there is one, bias of a linear layer."""
+    if isinstance(node.op, Addmm):
+        base, x, right = node.inputs
+        return x, Builder(node.where)(Permute((1, 0)), right), [base]
+    x, weight, *bias = node.inputs
+    return x, weight, bias
+
+
+def rows(x: Node) -> int:
+    """How many rows a linear layer's input has in all."""
+    return typed(x).numel // typed(x).shape[-1]
+
+
+def nbytes(node: Node) -> int:
+    """Bytes of a packed weight; nothing else counts."""
+    return node.type.nbytes if isinstance(node.type, OpaqueType) else 0
+
+
+def unpacked(node: Node, cpu: Libraries) -> Node:
+    """The convolution on its weight as it is."""
+    op, b = node.op, Builder(node.where)
     assert isinstance(op, Convolution)
-    assert isinstance(x, TensorType) and isinstance(weight, TensorType)
-    b = Builder(node.where)
-    pack = b(PackedWeight(op, x.shape, threads), node.inputs[1])
-    convolution = PackedConvolution(op.stride, op.padding, op.dilation, op.groups, weight.shape)
-    return b(convolution, node.inputs[0], pack, *node.inputs[2:])
+    x, weight, *bias = node.inputs
+    image, kernel = typed(x), typed(weight)
+    row_major = kernel.is_contiguous and kernel.numel > image.numel
+    product = (
+        kernel.shape[2:] == (1, 1)
+        and op.padding == (0, 0)
+        and op.groups == 1
+        and cpu.mkl
+        and image.dtype is torch.float32
+    )
+    if product and op.stride != (1, 1):
+        for i, step in enumerate(op.stride):
+            x = b(Slice(2 + i, 0, image.shape[2 + i], step), x)
+        image = typed(x)
+    if not (image.is_contiguous if row_major else innermost(image)):
+        wanted = contiguous_strides if row_major else channels_last
+        x = b(Clone(wanted(image.shape)), x)
+    if not product:
+        return node if x is node.inputs[0] else b(op, x, weight, *bias)
+    out, into = kernel.shape[:2]
+    n, _, height, width = image.shape
+    matrix = b(Reshape((out, into)), weight)
+    if not row_major:
+        product = b(Linear(), b(Permute((0, 2, 3, 1)), x), matrix, *bias)
+        return b(Permute((0, 3, 1, 2)), product)
+    left, right = b(Expand((n, out, into)), matrix), b(Reshape((n, into, height * width)), x)
+    if bias:
+        base = b(Expand((n, out, height * width)), b(Reshape((out, 1)), *bias))
+        product = b(Baddbmm(), base, left, right)
+    else:
+        product = b(Bmm(), left, right)
+    return b(Reshape((n, out, height, width)), product)
+
+
+def innermost(image: TensorType) -> bool:
+    """Whether the channels are innermost in memory, without holes."""
+    n, c, h, w = image.strides
+    return TensorType(
+        tuple(image.shape[i] for i in (0, 2, 3, 1)), image.dtype, image.device, (n, h, w, c)
+    ).is_contiguous
+
+
+def typed(node: Node) -> TensorType:
+    """The type of a tensor."""
+    assert isinstance(node.type, TensorType)
+    return node.type

@@ -83,6 +83,18 @@ def test_bench_prints_a_table_and_writes_json(tiny: str, tmp_path: Path) -> None
     assert "cold_start_s" not in ours
 
 
+def test_bench_and_explain_with_frozen_weights(tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    options = ("--device", "cpu", "--repeats", "2", "--no-start", "--json", str(file))
+    result = run("bench", tiny, "--freeze", *options)
+    assert result.exit_code == 0, result.output
+    sides = json.loads(file.read_text())["comparisons"][0]["sides"]
+    assert list(sides) == ["eager", "lazytorch", "lazytorch-freeze"]
+    asked = "as freeze=True asks"
+    assert asked in run("explain", tiny, "--freeze", "--device", "cpu").output
+    assert asked not in run("explain", tiny, "--device", "cpu").output
+
+
 def test_bench_in_bfloat16(tiny: str) -> None:
     result = run(
         "bench", tiny, "--device", "-1", "--repeats", "2", "--no-start", "--dtype", "bfloat16"

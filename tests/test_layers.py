@@ -11,6 +11,7 @@ LAYERS = (
     ("options", "errors", "types", "devices", "report", "accuracy"),
     ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
+    ("peak",),
     ("passes",),
     ("frontend",),
     ("autodiff",),

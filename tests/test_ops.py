@@ -18,7 +18,12 @@ from lazytorch.types import ScalarType, TensorType, Type
 
 SAMPLES = by_op()
 STRUCTURAL = {"const", "input", "item", "write", "fused"}
-OPAQUE = {"packed_weight", "packed_convolution"}  # no tensors to compare: see passes/test_select.py
+OPAQUE = {  # no tensors to compare: see passes/test_select.py
+    "packed_weight",
+    "packed_convolution",
+    "packed_linear_weight",
+    "packed_linear",
+}
 
 
 def ours() -> dict[str, type[Op]]:

@@ -36,11 +36,12 @@ from lazytorch.passes import (
     fold_batch_norm,
     optimize,
     pass_name,
+    scale_batch_norm,
 )
 from lazytorch.types import TensorType, tensor_type
 from lazytorch.verify import verify
 
-EXACT = [p for p in DEFAULT if p is not fold_batch_norm]
+EXACT = [p for p in DEFAULT if p is not scale_batch_norm]
 NUMBERS = (0, 0.0, -0.0, 1, 1.0, 2, 0.5, -1, 3.0)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
 
@@ -205,13 +206,14 @@ def test_a_pass_keeps_every_bit(rewrite: Pass, make: Callable[[int], Graph]) -> 
     assert changed >= 5 or make is pure_graph, "the graphs give it nothing to do"
 
 
+@pytest.mark.parametrize("rewrite", [fold_batch_norm, scale_batch_norm], ids=pass_name)
 @pytest.mark.parametrize("seed", range(12))
-def test_norms_fold_within_rounding(seed: int) -> None:
+def test_norms_are_rewritten_within_rounding(rewrite: Pass, seed: int) -> None:
     graph = convolutional_graph(seed)
-    after = verify(fold_batch_norm(graph), after="fold_batch_norm")
-    check_signature(graph, after, "fold_batch_norm")
+    after = verify(rewrite(graph), after=pass_name(rewrite))
+    check_signature(graph, after, pass_name(rewrite))
     assert_same_values(graph, after, close=1e-3, seed=seed)
-    assert fold_batch_norm(after) is after
+    assert rewrite(after) is after
 
 
 @pytest.mark.parametrize("seed", range(100, 120))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from comparison import same
 from torch import nn
@@ -29,9 +30,10 @@ def close(fast: Any, net: nn.Module, x: torch.Tensor) -> None:
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
 
 
-def test_changed_weights_are_used_by_the_very_next_call() -> None:
+@pytest.mark.parametrize("freeze", [False, True])
+def test_changed_weights_are_used_by_the_very_next_call(freeze: bool) -> None:
     net = conv_net()
-    fast = lt.compile(net, wait=True)
+    fast = lt.compile(net, wait=True, freeze=freeze)
     x = torch.randn(2, 3, 6, 6)
     close(fast, net, x)
     net.load_state_dict({k: v + 0.1 if v.is_floating_point() else v
@@ -76,3 +78,16 @@ def test_batch_norm_and_dropout_in_training() -> None:
         torch.manual_seed(seed)
         same(a, theirs(x))
         same(dict(ours.named_buffers()), dict(theirs.named_buffers()))
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_changed_weights_of_large_linear_layers_are_used_too(freeze: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 400), nn.GELU(), nn.Linear(400, 300)).eval()
+    fast = lt.compile(net, wait=True, freeze=freeze)
+    x = torch.randn(3, 300)
+    for _ in range(2):
+        close(fast, net, x)
+        with torch.no_grad():
+            net.get_parameter("2.weight").add_(1)
+    assert ("packed_linear" in fast.source()) == freeze

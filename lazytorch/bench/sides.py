@@ -65,10 +65,14 @@ def channels_last(model: Model) -> Side:
     return Side("channels_last", Model(module, args, kwargs), nothing)
 
 
-def lazytorch(model: Model) -> Side:
+def lazytorch(name: str, freeze: bool = False) -> Callable[[Model], Side]:
     """lazytorch, whose kernels are compiled in the background."""
-    fast = compile(model.module)
-    return Side("lazytorch", lambda: fast(*model.args, **model.kwargs), fast.wait, 3)
+
+    def side(model: Model) -> Side:
+        fast = compile(model.module, freeze=freeze)
+        return Side(name, lambda: fast(*model.args, **model.kwargs), fast.wait, 3)
+
+    return side
 
 
 def inductor(name: str, freezing: bool = False, graphs: bool = False) -> Callable[[Model], Side]:
@@ -109,7 +113,8 @@ def nothing() -> None:
 SIDES: dict[str, Callable[[Model], Side]] = {
     "eager": eager,
     "channels_last": channels_last,
-    "lazytorch": lazytorch,
+    "lazytorch": lazytorch("lazytorch"),
+    "lazytorch-freeze": lazytorch("lazytorch-freeze", freeze=True),
     "inductor": inductor("inductor"),
     "inductor-freezing": inductor("inductor-freezing", freezing=True),
     "reduce-overhead": inductor("reduce-overhead", graphs=True),

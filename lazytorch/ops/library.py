@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
 from lazytorch.ops.conv import Convolution, Sizes, channels_last
+from lazytorch.ops.linalg import Linear
 from lazytorch.types import OpaqueType, Shape, TensorType
+
+Library = Literal["mkl", "onednn"]
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """Which of torch's CPU libraries are here.
+
+    onednn: the dtypes whose weights oneDNN packs on this processor.
+    mkl: whether matrix products in float32 are MKL's, which packs weights too.
+    threads: how many threads they run on; packed weights are laid out for that number.
+    """
+
+    onednn: frozenset[torch.dtype]
+    mkl: bool
+    threads: int
+
+
+def libraries() -> Libraries:
+    """Those of this build of torch, as they are switched now."""
+    found: set[torch.dtype] = set()
+    if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]  # a property of the module's class
+        found = {x for x in (torch.float32, torch.bfloat16, torch.float16) if onednn_packs(x)}
+    return Libraries(frozenset(found), bool(torch._C.has_mkl), torch.get_num_threads())
 
 
 @cache
@@ -25,6 +51,21 @@ def onednn_packs(dtype: torch.dtype) -> bool:
     return dtype is torch.float32
 
 
+def blocked(weight: TensorType, groups: int = 1) -> int:
+    """Bytes of a weight (out, in, ...) in oneDNN's blocks, or a little more than it takes.
+
+    Channels come in blocks of 16, in 16-bit types of 32; up to 4 input channels are not padded.
+    """
+    block = 16 if weight.dtype.itemsize == 4 else 32
+    out, into = weight.shape[:2]
+    if into == 1:  # depthwise: the groups are what is blocked
+        return -(-out // block) * block * weight.nbytes // max(out, 1)
+    padded = groups * -(-out // groups // block) * block * (-(-into // block) * block)
+    if into <= 4:
+        padded = padded // block * into
+    return padded * weight.nbytes // max(out * into, 1)
+
+
 class PackedWeight(Op):
     """A convolution's weight reordered by oneDNN for one input shape and number of threads.
 
@@ -36,7 +77,7 @@ class PackedWeight(Op):
     threads: int
 
     def infer(self, weight: TensorType) -> OpaqueType:
-        return OpaqueType(weight.nbytes, weight.device)
+        return OpaqueType(blocked(weight, self.convolution.groups), weight.device)
 
     def run(self, weight: torch.Tensor) -> torch.Tensor:
         c = self.convolution
@@ -72,3 +113,60 @@ class PackedConvolution(Op):
         return torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
+
+
+class PackedLinearWeight(Op):
+    """A linear layer's weight (out, in) reordered by MKL or oneDNN for inputs of so many rows.
+
+    MKL sets aside 7.5 MiB more than it touches; what is never touched takes no memory.
+    """
+
+    library: Library
+    rows: int
+    threads: int
+
+    def infer(self, weight: TensorType) -> OpaqueType:
+        if weight.rank != 2:
+            raise ShapeError("packed_linear_weight: expected (out, in)", {"weight": weight})
+        padded = self.library == "onednn"
+        return OpaqueType(blocked(weight) if padded else weight.nbytes, weight.device)
+
+    def run(self, weight: torch.Tensor) -> torch.Tensor:
+        dense = weight.detach().contiguous()
+        if self.library == "mkl":
+            return torch.ops.mkl._mkl_reorder_linear_weight(dense, self.rows)
+        return torch.ops.mkldnn._reorder_linear_weight(dense, self.rows)
+
+
+class PackedLinear(Op):
+    """`x @ weight.T` plus a bias where there is a fourth operand, on a packed weight.
+
+    Operands: x of `rows` rows in all, the packed weight, the weight itself (for its type, and for
+    MKL, which falls back to it), bias (out). oneDNN's fused activations are not used: its relu
+    turns NaN into 0.
+    """
+
+    library: Library
+    rows: int
+
+    def infer(
+        self, x: TensorType, packed: Any, weight: TensorType, bias: TensorType | None = None
+    ) -> TensorType:
+        if not isinstance(packed, OpaqueType):
+            raise ShapeError("packed_linear: the weight must be packed")
+        operands = (x, weight) if bias is None else (x, weight, bias)
+        found = Linear().infer(*operands)
+        if x.numel != self.rows * x.shape[-1]:
+            raise ShapeError(f"packed_linear: the weight is packed for {self.rows} rows", {"x": x})
+        return found
+
+    def run(
+        self,
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if self.library == "mkl":
+            return torch.ops.mkl._mkl_linear(x, packed, weight, bias, self.rows)
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lazytorch.interpret import aliased, laid_out
+from lazytorch.interpret import aliased, laid_out, storage
 from lazytorch.ir import Alias, Graph, Input, Write
 from lazytorch.lower.program import Program
 from lazytorch.types import TensorType
@@ -128,6 +128,8 @@ class Replayer:
         written = {e.inputs[0] for e in graph.effects if isinstance(e.op, Write)}
         self.written = [i for i, x in enumerate(graph.inputs) if x in written]
         self.captured: Captured | None = None
+        self.values: tuple[Any, ...] = ()  # the prologue's last ones
+        self.owned: list[bool] = []  # which of them show no parameter's memory
         self.direct = 0
         self.captures = 0
         self.why = refusal(graph)
@@ -141,6 +143,31 @@ class Replayer:
                 self.direct += self.program.settled()
                 return self.program.run(*inputs)
         return self.replay(captured, inputs)
+
+    def renewed(self, values: tuple[Any, ...], read: Sequence[Any]) -> tuple[Any, ...]:
+        """What the prologue computed anew from `read`, where a capture reads it.
+
+        Values with memory of their own keep their place: weights that change at every step of a
+        training loop need no new capture.
+        """
+        given = {storage(x) for x in read if isinstance(x, torch.Tensor)}
+        own = [isinstance(x, torch.Tensor) and storage(x) not in given for x in values]
+        before, self.values = self.values, values
+        if self.captured is None or len(before) != len(values):
+            self.owned = own
+            return values
+        pool = self.captured.pool
+        with pool.lock:
+            pool.enter()
+            kept: list[Any] = []
+            for old, new, was, now in zip(before, values, self.owned, own, strict=True):
+                if was and now and same_type(old, new):
+                    old.copy_(new)
+                    new = old
+                kept.append(new)
+        self.owned = own
+        self.values = tuple(kept)
+        return self.values
 
     def describe(self) -> str:
         """What became of the capture, for people."""
@@ -193,6 +220,11 @@ class Replayer:
             if alias is not None:
                 outputs[i] = aliased(alias, inputs if alias.source == "input" else outputs)
         return tuple(outputs)
+
+
+def same_type(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether one tensor fits exactly where the other lies."""
+    return a.shape == b.shape and a.stride() == b.stride() and a.dtype is b.dtype
 
 
 def replayer(program: Program, graph: Graph) -> Run:

@@ -12,7 +12,7 @@ import torch
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
-from lazytorch.runtime.cudagraph import Run
+from lazytorch.runtime.cudagraph import Replayer, Run
 from lazytorch.runtime.state import StateTensors
 from lazytorch.types import TensorType
 
@@ -72,8 +72,12 @@ class Stage:
     def prepare(self, inputs: list[Any]) -> None:
         """Run the prologue on what its tensors hold now."""
         self.state.mark()
+        read = [inputs[i] for i in self.prologue_inputs]
         with torch.no_grad():
-            self.values = self.prologue.run(*[inputs[i] for i in self.prologue_inputs])
+            values = self.prologue.run(*read)
+            if isinstance(self.replay, Replayer):
+                values = self.replay.renewed(values, read)
+        self.values = values
 
     def refresh(self) -> None:
         """Forget the prologue's values, here and in every stage that follows."""

@@ -19,6 +19,7 @@ from lazytorch.passes import why_apart
 from lazytorch.runtime.cudagraph import Replayer
 from lazytorch.runtime.stage import Stage
 from lazytorch.types import OpaqueType, TensorType
+from lazytorch.view.memory import memory, mib
 
 if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
@@ -43,11 +44,11 @@ def explain(compiled: Compiled) -> str:
     for number, plan in enumerate(plans, 1):
         for piece, stage in enumerate(stages(plan.stage), 1):
             name = f"plan {number}" + (f", piece {piece}" if stage.branches or piece > 1 else "")
-            lines += ["", f"{name}: {inputs(stage)}", *of_stage(stage)]
+            lines += ["", f"{name}: {inputs(stage)}", *of_stage(stage, compiled.options.freeze)]
     return "\n".join(lines)
 
 
-def of_stage(stage: Stage) -> Iterator[str]:
+def of_stage(stage: Stage, freeze: bool) -> Iterator[str]:
     """Everything about one compiled piece."""
     main = split(stage.optimized)[1]
     calls = [*stage.prologue.calls, *stage.main.calls]
@@ -63,6 +64,7 @@ def of_stage(stage: Stage) -> Iterator[str]:
     )
     yield from section("operations kept as torch's overloads (aten)", overloads(stage.optimized))
     yield from section(f"prologue, run once: {prologue_size(stage)}", prologue(stage))
+    yield from section("memory beside weights and inputs, estimated", memory(stage, freeze))
     if stage.cut is not None:
         seen = ", ".join(map(repr, stage.branches)) or "none"
         kind = stage.cut.kind.__name__
@@ -263,8 +265,3 @@ def shortened(text: str) -> str:
 def count(n: int, noun: str) -> str:
     """`1 plan`, `2 plans`."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
-def mib(nbytes: int) -> str:
-    """Bytes in MiB."""
-    return f"{nbytes / 2**20:.1f} MiB"

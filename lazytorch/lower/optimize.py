@@ -1,0 +1,46 @@
+"""Runs the passes for this machine, and keeps copies of weights within eager's memory."""
+
+from __future__ import annotations
+
+from lazytorch import passes
+from lazytorch.ir import Graph
+from lazytorch.ops.cudnn import on_gpu, tensor_cores
+from lazytorch.ops.library import libraries
+from lazytorch.peak import eager_peak, footprint
+from lazytorch.types import TensorType
+
+
+def optimize(
+    graph: Graph,
+    freeze: bool,
+    numerics: str = "fast",
+    observe: passes.Observer | None = None,
+) -> Graph:
+    """The graph that runs.
+
+    Without `freeze`, weights are copied (packed or laid out for a library, joined, scaled) only as
+    far as the most that is alive at once stays at or below eager's.
+    """
+    allowed = eager_peak(graph)
+    graph = passes.optimize(graph, passes.REWRITES, observe)
+    if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
+        return on_cpu(graph, allowed, freeze, observe)
+    if numerics == "eager":  # a library call rounds once where eager rounds at every step
+        return passes.optimize(graph, passes.DEFAULT, observe)
+    copied = passes.optimize(graph, passes.gpu_pipeline(on_gpu, tensor_cores, True), observe)
+    if freeze or footprint(copied).total <= allowed:
+        return copied
+    return passes.optimize(graph, passes.gpu_pipeline(on_gpu, tensor_cores, False), observe)
+
+
+def on_cpu(
+    graph: Graph, allowed: int, freeze: bool, observe: passes.Observer | None = None
+) -> Graph:
+    """What that leaves for copies is known once the graph without any copy is there."""
+    cpu = libraries()
+    plain = passes.optimize(graph, passes.pipeline(cpu, freeze), observe)
+    budget = allowed - footprint(plain).total
+    if freeze or not passes.grants(graph, cpu, budget):
+        return plain
+    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget), observe)
+    return packed if footprint(packed).total <= allowed else plain

@@ -1,0 +1,149 @@
+"""How many bytes a graph's values take at once, known before anything runs.
+
+Inputs cost nothing: the caller holds them. A view costs nothing and keeps what it shows alive. An
+output lives to the end. What libraries allocate inside one call is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lazytorch.ir import Const, Graph, Input, Item, Node, Write
+from lazytorch.ops.base import Pointwise
+from lazytorch.ops.layout import Reshape, view_strides
+from lazytorch.types import OpaqueType, TensorType, TupleType, Type
+
+Owner = tuple[Node, int]
+"""A piece of memory: what a node made, and for a tuple which element."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a graph that runs with a prologue.
+
+    kept: what the prologue computed and every call reads.
+    prologue: the most that is alive while the prologue runs, what it keeps included.
+    call: the most that is alive during one call beside `kept`.
+    """
+
+    kept: int
+    prologue: int
+    call: int
+
+    @property
+    def total(self) -> int:
+        """The most that is ever alive at once."""
+        return max(self.prologue, self.kept + self.call)
+
+
+def footprint(graph: Graph) -> Footprint:
+    """What a graph takes that runs as it stands, what depends on state alone computed once."""
+    steady = graph.steady
+    read = [x for node in graph.nodes if node not in steady for x in node.inputs]
+    frontier = tuple(dict.fromkeys(x for x in (*read, *graph.outputs) if computed(x, steady)))
+    sizes = {owner: nbytes(owner) for x in frontier for owner in owners(x)}
+    running = [node for node in graph.nodes if node not in steady]
+    copies = [x for x in returned(graph) if given(x) or x in steady]
+    call = highest(running, returned(graph)) + sum(map(size, dict.fromkeys(copies)))
+    return Footprint(sum(sizes.values()), highest(Graph((), frontier).nodes, frontier), call)
+
+
+def eager_peak(graph: Graph) -> int:
+    """What eager takes at least, running a graph as it was recorded: all of it at every call.
+
+    An elementwise operation counts as done in place where nothing reads its operand afterwards, as
+    `relu_` would; and nothing lives longer than its last reader. Eager itself may take more.
+    """
+    return highest(graph.nodes, returned(graph), in_place=True)
+
+
+def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False) -> int:
+    """The most bytes alive at once when `nodes` run in order and `kept` live to the end."""
+    last: dict[Owner, int] = {}
+    for i, node in enumerate(nodes):
+        reads = [owner for x in node.inputs for owner in owners(x)]
+        if isinstance(node.op, Item):  # the tuple is held until its last element is taken
+            reads = [(made(node), k) for k in range(count(made(node).type))]
+        last.update(dict.fromkeys((*owners(node), *reads), i))
+    last.update((owner, len(nodes)) for x in kept for owner in owners(x))
+    dying: dict[int, list[Owner]] = {}
+    for owner, i in last.items():
+        dying.setdefault(i, []).append(owner)
+    alive: set[Owner] = set()
+    now = most = 0
+    for i, node in enumerate(nodes):
+        taken = {owner for owner in owners(node) if owner[0] is node} - alive
+        if in_place and isinstance(node.op, Pointwise):
+            reused = next((x for x in node.inputs if x.type == node.type), None)
+            for owner in owners(reused) if reused is not None else ():
+                if last[owner] == i and owner in alive:
+                    alive.discard(owner)
+                    now -= nbytes(owner)
+        alive |= taken
+        now += sum(map(nbytes, taken))
+        most = max(most, now)
+        freed = alive.intersection(dying.get(i, ()))
+        alive -= freed
+        now -= sum(map(nbytes, freed))
+    return most
+
+
+def owners(node: Node) -> tuple[Owner, ...]:
+    """The memory that a value shows."""
+    if isinstance(node.op, Const | Write):
+        return ()
+    if isinstance(node.op, Item):
+        tuples = made(node)
+        return ((tuples, node.op.index),) if not tuples.op.view else owners(tuples)
+    if node.op.view and not copied(node):
+        return owners(node.inputs[0])
+    return tuple((node, k) for k in range(count(node.type)))
+
+
+def made(node: Node) -> Node:
+    """The tuple that an `Item` takes from."""
+    return node.inputs[0]
+
+
+def copied(node: Node) -> bool:
+    """Whether no view shows what a reshape shows."""
+    if not isinstance(node.op, Reshape):
+        return False
+    x = node.inputs[0].type
+    assert isinstance(x, TensorType)
+    return view_strides(x.shape, x.strides, node.op.shape) is None
+
+
+def nbytes(owner: Owner) -> int:
+    """Bytes of a piece of memory; an input's are the caller's."""
+    node, k = owner
+    if isinstance(node.op, Input):
+        return 0
+    typed = node.type.items[k] if isinstance(node.type, TupleType) else node.type
+    return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0
+
+
+def count(typed: Type) -> int:
+    """How many pieces of memory a value of this type is."""
+    return len(typed.items) if isinstance(typed, TupleType) else 1
+
+
+def size(node: Node) -> int:
+    """Bytes of a value in memory of its own."""
+    return node.type.nbytes if isinstance(node.type, TensorType | OpaqueType) else 0
+
+
+def returned(graph: Graph) -> tuple[Node, ...]:
+    """The outputs that are values of their own, not views of inputs or other outputs."""
+    return tuple(x for x, alias in zip(graph.outputs, graph.aliases, strict=True) if alias is None)
+
+
+def given(node: Node) -> bool:
+    """Whether a value shows an input's memory."""
+    return any(isinstance(owner.op, Input) for owner, _ in owners(node))
+
+
+def computed(node: Node, steady: frozenset[Node]) -> bool:
+    """Whether the prologue computes a value."""
+    return node in steady and not isinstance(node.op, Input | Const)

@@ -1,0 +1,58 @@
+"""What a compiled piece keeps in memory beside eager, and which copies of weights were not made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lazytorch.ir import Graph
+from lazytorch.lower.optimize import optimize
+from lazytorch.ops.library import Libraries, PackedConvolution, PackedLinear, libraries
+from lazytorch.ops.linalg import Addmm, Linear
+from lazytorch.peak import eager_peak, footprint
+from lazytorch.runtime.stage import Stage
+from lazytorch.types import TensorType, dtype_name
+
+
+def memory(stage: Stage, freeze: bool) -> Iterator[str]:
+    """Estimates of the peak, and what `freeze` changes or would change."""
+    found = footprint(stage.optimized)
+    eager = eager_peak(stage.piece.graph)
+    yield (
+        f"at most {mib(found.total)}, {mib(found.kept)} of it kept between calls; "
+        f"eager takes at least {mib(eager)}"
+    )
+    if freeze:
+        yield "weights were folded and packed as freeze=True asks"
+    else:
+        frozen = optimize(stage.piece.graph, freeze=True)
+        more = footprint(frozen).kept - found.kept
+        if more > 0:
+            yield (
+                f"{packed(stage.optimized)} of {packed(frozen)} weights are packed, and no batch "
+                f"norm is folded: copies of the others, {mib(more)}, would exceed eager's memory. "
+                "lt.compile(..., freeze=True) makes them"
+            )
+    yield from missing(stage.optimized, libraries())
+
+
+def packed(graph: Graph) -> int:
+    """How many operations run on packed weights."""
+    return sum(isinstance(x.op, PackedConvolution | PackedLinear) for x in graph.nodes)
+
+
+def missing(graph: Graph, cpu: Libraries) -> Iterator[str]:
+    """Why linear layers on the CPU run on plain weights whatever memory allows."""
+    kinds = {x.type.dtype: None for x in graph.nodes if isinstance(x.op, Linear | Addmm)
+             and isinstance(x.type, TensorType) and x.type.device.type == "cpu"}  # fmt: skip
+    for dtype in kinds:
+        library, there = ("oneDNN", dtype in cpu.onednn)
+        if dtype.itemsize == 4:
+            library, there = "MKL", cpu.mkl
+        if not there:
+            name = dtype_name(dtype)
+            yield f"linear layers in {name} run on plain weights: {library} packs none here"
+
+
+def mib(nbytes: int) -> str:
+    """Bytes in MiB."""
+    return f"{nbytes / 2**20:.1f} MiB"

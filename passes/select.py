@@ -24,7 +24,7 @@ import torch
 
 from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.conv import Convolution, channels_last
-from lazytorch.ops.copies import Clone
+from lazytorch.ops.copies import Clone, rerooted
 from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
 from lazytorch.ops.library import (
     Libraries,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
-from lazytorch.ops.base import Pointwise
+from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.elementary import Cos, Sin, Tan
 from lazytorch.ops.fused import Fused
 from lazytorch.types import ScalarType, Shape, TensorType, TupleType, dtype_name
@@ -46,6 +46,9 @@ DTYPES = frozenset(
         torch.int64,
     )
 )
+ROWS = (64, 16384)
+"""Lengths of rows that a program holds in registers: shorter ones would leave threads idle."""
+
 LARGEST = 200  # operations in one group: compile time and the kernel's argument space are bounded
 
 
@@ -94,6 +97,8 @@ def computed(node: Node, kinds: dict[Node, Kind]) -> set[Kind]:
 def obstacle(node: Node) -> str | None:
     """Why no generated kernel can compute this operation; None if one can."""
     op, typed = node.op, node.type
+    if isinstance(op, Rowwise):
+        return row_obstacle(node)
     if not isinstance(op, Pointwise):
         return "not elementwise"
     if not isinstance(typed, TensorType):
@@ -111,6 +116,22 @@ def obstacle(node: Node) -> str | None:
     wide = typed.device.type == "cpu" and typed.dtype is torch.float64
     if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error
         return "float64 trigonometry is left to torch's own kernel"
+    return None
+
+
+def row_obstacle(node: Node) -> str | None:
+    """Why no generated kernel can compute this operation on rows; None if one can."""
+    op, typed, x = node.op, node.type, node.inputs[0].type
+    assert isinstance(op, Rowwise) and isinstance(typed, TensorType) and isinstance(x, TensorType)
+    if typed.device.type != "cuda":
+        return "only a GPU has generated kernels for whole rows"
+    if not op.along_rows(x):
+        return "not along the last dimension alone"
+    if not ROWS[0] <= typed.shape[-1] <= ROWS[1]:
+        return f"rows of {typed.shape[-1]} elements: kernels are for {ROWS[0]} to {ROWS[1]}"
+    for other in (*[x.type for x in node.inputs], typed):
+        if not isinstance(other, TensorType) or other.dtype not in DTYPES:
+            return f"{other} has no generated kernel"
     return None
 
 

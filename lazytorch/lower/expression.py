@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input, Node
-from lazytorch.ops.base import Pointwise
-from lazytorch.ops.emitter import Emitter
-from lazytorch.types import Number, TensorType, dtype_name, kind_of
+from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.types import Number, TensorType, Type, dtype_name, kind_of
 
 HALVES = (torch.float16, torch.bfloat16)
 SUPPORTED = (
@@ -273,17 +272,27 @@ def print_body(printer: Printer, body: Graph, inputs: Sequence[Expression]) -> l
         op = node.op
         if isinstance(op, Input | Const):
             continue
-        assert isinstance(op, Pointwise) and isinstance(node.type, TensorType)
-        dtypes = op.operand_dtypes(*[x.type for x in node.inputs])
+        assert isinstance(op, Pointwise | Rowwise) and isinstance(node.type, TensorType)
+        types = [x.type for x in node.inputs]
+        dtypes = op.operand_dtypes(*types) if isinstance(op, Pointwise) else row_dtypes(types)
         operands = [
             printer.number(x.op.value, dtype)
             if isinstance(x.op, Const)
             else printer.to(known[x], dtype)
             for x, dtype in zip(node.inputs, dtypes, strict=True)
         ]
-        result = printer.to(op.emit(cast(Emitter, printer), *operands), node.type.dtype)
+        result = printer.to(op.emit(cast(Any, printer), *operands), node.type.dtype)
         known[node] = printer.round16(result) if printer.rounding else result
     return [known[x] for x in body.outputs]
+
+
+def row_dtypes(types: Sequence[Type]) -> tuple[torch.dtype, ...]:
+    """What the operands of an operation on rows are converted to: at least float32."""
+    wide = torch.float32
+    for x in types:
+        assert isinstance(x, TensorType)
+        wide = torch.promote_types(wide, x.dtype)
+    return (wide,) * len(types)
 
 
 def check(dtype: torch.dtype) -> None:

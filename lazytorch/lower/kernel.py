@@ -11,7 +11,7 @@ import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input
-from lazytorch.ops.base import Pointwise
+from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.fused import Fused
 from lazytorch.types import Shape, TensorType
 
@@ -31,11 +31,13 @@ class Kernel:
     """Source of one kernel. Equal structure gives an equal name, so equal layers share one.
 
     The name covers everything the source depends on: operations, dtypes, and how operands are
-    walked; not sizes and strides, which are run-time arguments.
+    walked; not sizes and strides, which are run-time arguments. `rows` says that its programs
+    compute whole rows.
     """
 
     name: str
     source: str
+    rows: bool = False
 
 
 class Target(Protocol):
@@ -65,11 +67,11 @@ class Target(Protocol):
         ...
 
 
-def named(hint: str, source: str) -> Kernel:
+def named(hint: str, source: str, rows: bool = False) -> Kernel:
     """A kernel from source text in which `NAME` stands where its name belongs."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     name = f"{hint[:40].strip('_')}_{digest}"
-    return Kernel(name, source.replace(NAME, name))
+    return Kernel(name, source.replace(NAME, name), rows)
 
 
 def describe(body: Graph) -> str:
@@ -77,14 +79,16 @@ def describe(body: Graph) -> str:
     return "_".join(n.op.name() for n in body.nodes if not isinstance(n.op, Input | Const))
 
 
-def group_shape(op: Fused, operands: tuple[TensorType, ...]) -> Shape:
+def group_shape(op: Fused, operands: tuple[TensorType, ...], rows: bool = False) -> Shape:
     """The one shape that all outputs of a group have.
 
-    UnsupportedError when the group holds anything but elementwise operations on tensors of one
-    device, or when an output has another shape.
+    UnsupportedError when the group holds anything but elementwise operations, and with `rows` those
+    on rows, on tensors of one device, or when an output has another shape.
     """
     body = op.body
     for node in body.nodes:
+        if rows and isinstance(node.op, Rowwise):
+            continue
         if not isinstance(node.op, Pointwise | Const | Input):
             raise UnsupportedError(f"{node.op.name()} is not elementwise", where=node.where)
         if node.op.effect:

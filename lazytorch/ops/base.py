@@ -9,7 +9,7 @@ import torch
 
 from lazytorch.errors import DeviceError, DTypeError, ShapeError
 from lazytorch.ir import Builder, Node, Op
-from lazytorch.ops.emitter import Emitter, Value
+from lazytorch.ops.emitter import Emitter, RowEmitter, Value
 from lazytorch.types import (
     Number,
     ScalarType,
@@ -79,6 +79,22 @@ class Pointwise(Op, abstract=True):
         ):
             xs = tuple(operands_as_tensors(xs))
         return self.emit(torch, *xs)  # type: ignore[arg-type]  # the module satisfies Emitter
+
+
+class Rowwise(Op, abstract=True):
+    """A row of the result, along the last dimension, depends on that row of the first operand.
+
+    Further operands are weights: elements of a row, the same for all rows. The result has the
+    first operand's shape. `emit` says the arithmetic, in float32 or, of float64, in float64.
+    """
+
+    def along_rows(self, x: TensorType) -> bool:
+        """Whether this one works along the last dimension of `x`, and along no other."""
+        raise NotImplementedError(f"{self.name()} does not say along which dimension it works")
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        """The arithmetic, in the vocabulary of `RowEmitter`."""
+        raise NotImplementedError(f"{self.name()} has no arithmetic")
 
 
 def number(op: Pointwise, xs: tuple[Number, ...]) -> Number:

@@ -79,6 +79,14 @@ class Emitter(Protocol):
     def bitwise_right_shift(self, x: Value, y: Value) -> Value: ...
 
 
+class RowEmitter(Emitter, Protocol):
+    """The vocabulary of operations on whole rows: numbers that every element of a row shares."""
+
+    def row_sum(self, x: Value) -> Value: ...
+    def row_mean(self, x: Value) -> Value: ...
+    def row_max(self, x: Value) -> Value: ...
+
+
 def cast(s: Emitter, x: Value, dtype: torch.dtype) -> Value:
     """`x` converted to `dtype`, as `Tensor.to` does; printers' values have `to` as well."""
     return x.to(dtype)

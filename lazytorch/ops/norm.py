@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from lazytorch.errors import DTypeError, ShapeError
 from lazytorch.ir import Op
+from lazytorch.ops.base import Rowwise
 from lazytorch.ops.checks import check_devices
 from lazytorch.ops.conv import suggested
+from lazytorch.ops.emitter import RowEmitter, Value
 from lazytorch.types import TensorType, TupleType
 
 
@@ -138,7 +140,7 @@ def instance_norm(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
     return torch.instance_norm(x, *arguments, cudnn_enabled=torch.backends.cudnn.enabled)
 
 
-class LayerNorm(Op):
+class LayerNorm(Rowwise):
     """x normalized over its last dimensions. Operands: x, weight and bias where present."""
 
     normalized_shape: tuple[int, ...]
@@ -149,6 +151,17 @@ class LayerNorm(Op):
     def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
         check_normalized(self, x, self.normalized_shape, xs)
         return x.with_shape(x.shape)
+
+    def along_rows(self, x: TensorType) -> bool:
+        return len(self.normalized_shape) == 1
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        x, *rest = xs
+        weight, bias = optional(rest, self.weight, self.bias)
+        centered = x - s.row_mean(x)
+        y = centered * s.rsqrt(s.row_mean(centered * centered) + self.eps)
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
 
     def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
         weight, bias = optional(xs, self.weight, self.bias)
@@ -187,7 +200,7 @@ class GroupNorm(Op):
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
 
 
-class RmsNorm(Op):
+class RmsNorm(Rowwise):
     """x over its root mean square along the last dimensions, times a weight if there is one.
 
     An `eps` of None is the epsilon of the dtype that it is computed in.
@@ -204,6 +217,15 @@ class RmsNorm(Op):
                 "rms_norm: expected a weight of the input's dtype", {"operand": weight}
             )
         return suggested(x, x.shape) if x.device.type == "cpu" else x.with_shape(x.shape)
+
+    def along_rows(self, x: TensorType) -> bool:
+        return len(self.normalized_shape) == 1
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        x, *weight = xs
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        y = x * s.rsqrt(s.row_mean(x * x) + eps)
+        return y * weight[0] if weight else y
 
     def run(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         return torch.rms_norm(x, self.normalized_shape, weight, self.eps)

@@ -6,6 +6,8 @@ import torch
 
 from lazytorch.errors import BoundsError, DTypeError, ShapeError
 from lazytorch.ir import Op
+from lazytorch.ops.base import Rowwise
+from lazytorch.ops.emitter import RowEmitter, Value
 from lazytorch.types import Shape, TensorType, TupleType, tensor_type
 
 Number = int | float
@@ -265,7 +267,7 @@ class MinDim(MaxDim):
         return torch.min(x, self.dim, self.keepdim)
 
 
-class Softmax(Op):
+class Softmax(Rowwise):
     """Exponentials along `dim` that sum to one; `dtype` is what the elements are converted to."""
 
     dim: int
@@ -278,12 +280,23 @@ class Softmax(Op):
             raise DTypeError(f"{self.name()}: expected a floating point dtype, got {dtype}")
         return tensor_type(x.shape, dtype, x.device)
 
+    def along_rows(self, x: TensorType) -> bool:
+        return x.rank > 0 and normalized_dim(self.dim, x.rank) == x.rank - 1
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        powers = s.exp(xs[0] - s.row_max(xs[0]))
+        return powers / s.row_sum(powers)
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.dim, self.dtype)
 
 
 class LogSoftmax(Softmax):
     """Logarithm of softmax, without underflow."""
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        below = xs[0] - s.row_max(xs[0])
+        return below - s.log(s.row_sum(s.exp(below)))
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(x, self.dim, self.dtype)

@@ -12,6 +12,8 @@ from lazytorch.lower.kernel import NAME, Kernel, Launch, describe, group_shape, 
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, loaded, stored
+from lazytorch.lower.triton.rows import Rows, row_statements, rows_of
+from lazytorch.ops.base import Rowwise
 from lazytorch.ops.fused import Fused
 from lazytorch.types import TensorType
 
@@ -105,6 +107,15 @@ def choose_walk(loops: Loops) -> Walk:
     return Walk(loops, run, max(reach, loops.numel) >= REACH)
 
 
+def walk_of(
+    rows: bool, operands: tuple[TensorType, ...], outputs: tuple[TensorType, ...]
+) -> Walk | Rows:
+    """By rows where some operation needs them whole, else by elements."""
+    if rows:
+        return rows_of(operands, outputs)
+    return choose_walk(kernel_loops(operands, outputs))
+
+
 class TritonTarget:
     """CUDA as a target. With `rounding`, 16-bit results are rounded where eager rounds them, and
     multiplication and addition are never contracted.
@@ -118,15 +129,16 @@ class TritonTarget:
 
     def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
-        group_shape(op, operands)
+        group_shape(op, operands, rows=True)
         outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
         for x in (*operands, *outputs):
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        walk = choose_walk(kernel_loops(operands, outputs))
+        rows = any(isinstance(node.op, Rowwise) for node in op.body.nodes)
+        walk = walk_of(rows, operands, outputs)
         source = kernel_source(op, operands, outputs, walk, self.rounding)
-        kernel = named(describe(op.body), source)
+        kernel = named(describe(op.body), source, rows)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
 
@@ -141,7 +153,7 @@ class TritonTarget:
         outputs: tuple[TensorType, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such tensors."""
-        walk = choose_walk(kernel_loops(operands, outputs))
+        walk = walk_of(kernel.rows, operands, outputs)
         numbers = tuple(walk.arguments().values())
         return make_launch(self.binaries, kernel, len(operands), outputs, walk.grid, numbers)
 
@@ -150,7 +162,7 @@ def kernel_source(
     op: Fused,
     operands: tuple[TensorType, ...],
     outputs: tuple[TensorType, ...],
-    walk: Walk,
+    walk: Walk | Rows,
     rounding: bool,
 ) -> str:
     """A module with the kernel, and what is needed to compile it ahead of its first launch."""
@@ -158,18 +170,10 @@ def kernel_source(
     integer = "i64" if walk.wide else "i32"
     signature = {f"p{k}": POINTER[x.dtype] for k, x in enumerate(types)}
     signature |= dict.fromkeys(walk.arguments(), integer)
-    # A mask that may end anywhere makes every load a scalar one: only the last program has it.
-    split = walk.large and walk.run == 1 and walk.count % 16 != 0
-    statements = indices(walk)
-    if split:
-        statements += [
-            f"if first + {walk.block // walk.run} <= n:",
-            *indented(elements(op, operands, outputs, walk, rounding, masked=False)),
-            "else:",
-            *indented(elements(op, operands, outputs, walk, rounding, masked=True)),
-        ]
+    if isinstance(walk, Rows):
+        statements = row_statements(op, operands, outputs, walk, rounding)
     else:
-        statements += elements(op, operands, outputs, walk, rounding, masked=True)
+        statements = element_statements(op, operands, outputs, walk, rounding)
     return TEMPLATE.format(
         summary=describe(op.body).replace("_", " "),
         signature=signature,
@@ -184,6 +188,27 @@ def kernel_source(
         parameters=", ".join(signature),
         body="\n    ".join(statements),
     )
+
+
+def element_statements(
+    op: Fused,
+    operands: tuple[TensorType, ...],
+    outputs: tuple[TensorType, ...],
+    walk: Walk,
+    rounding: bool,
+) -> list[str]:
+    """Statements that find a program's elements, load, compute and store them."""
+    # A mask that may end anywhere makes every load a scalar one: only the last program has it.
+    split = walk.large and walk.run == 1 and walk.count % 16 != 0
+    if not split:
+        return [*indices(walk), *elements(op, operands, outputs, walk, rounding, masked=True)]
+    return [
+        *indices(walk),
+        f"if first + {walk.block // walk.run} <= n:",
+        *indented(elements(op, operands, outputs, walk, rounding, masked=False)),
+        "else:",
+        *indented(elements(op, operands, outputs, walk, rounding, masked=True)),
+    ]
 
 
 TEMPLATE = '''"""{summary}"""

@@ -1,0 +1,173 @@
+"""Generated kernels for whole rows: norms and softmax with what is around them, against float64."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import type_of
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
+pytest.importorskip("triton")
+
+from lazytorch.errors import UnsupportedError
+from lazytorch.ir import Builder, Graph, Op, input
+from lazytorch.lower.triton import TritonTarget
+from lazytorch.lower.triton.binary import interpreting
+from lazytorch.ops.fused import Fused
+from lazytorch.ops.norm import LayerNorm, RmsNorm
+from lazytorch.ops.pointwise import Add, Mul
+from lazytorch.ops.reduce import LogSoftmax, Softmax
+from lazytorch.passes import fuse
+from lazytorch.text import parse
+from lazytorch.types import TensorType
+
+DEVICE = "cpu" if interpreting() else "cuda"
+BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+NORMAL = torch.Generator().manual_seed(0)
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=NORMAL).to(DEVICE, dtype)
+
+
+def group(build: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Fused:
+    """The operations that `build` makes of the operands, as one group."""
+    inputs = [input(f"a{k}", type_of(x)) for k, x in enumerate(tensors)]
+    found = build(Builder(), *inputs)
+    return Fused(Graph(tuple(inputs), found if isinstance(found, tuple) else (found,)))
+
+
+def run(op: Fused, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The group's outputs by its generated kernel."""
+    target = TritonTarget()
+    types = tuple(map(type_of, tensors))
+    outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
+    kernel = target.prepare(op, types)
+    target.build([kernel])
+    found = target.launcher(kernel, types, outputs)(*tensors)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def check(build: Callable[..., Any], *tensors: torch.Tensor) -> None:
+    """The kernel's outputs lie as torch's do and are as near to float64."""
+    op = group(build, tensors)
+    theirs = op.run(*tensors)
+    exact = group(build, [x.double() for x in tensors]).run(*[x.double() for x in tensors])
+    theirs, exact = (x if isinstance(x, tuple) else (x,) for x in (theirs, exact))
+    for ours, eager, reference in zip(run(op, tensors), theirs, exact, strict=True):
+        assert (ours.shape, ours.dtype) == (eager.shape, eager.dtype)
+        assert torch.equal(ours.isnan(), eager.isnan())
+        error = (ours.double() - reference).nan_to_num(0, 0, 0).abs().max().item()
+        scale = max(reference.nan_to_num(0, 0, 0).abs().max().item(), 1.0)
+        assert error <= BOUND[ours.dtype] * scale, (error, scale)
+
+
+def layer_norm(size: int) -> Op:
+    return LayerNorm((size,), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("shape", [(3, 64), (2, 3, 127), (5, 129), (1, 1, 768), (64,)], ids=str)
+def test_sum_and_layer_norm_give_both(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    def build(b: Builder, x: Any, y: Any, w: Any, c: Any) -> Any:
+        total = b(Add(), x, y)
+        return b(layer_norm(shape[-1]), total, w, c), total
+
+    weights = [tensor(shape[-1], dtype=dtype) for _ in range(2)]
+    check(build, tensor(*shape, dtype=dtype), tensor(*shape, dtype=dtype), *weights)
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("op", [Softmax(-1), LogSoftmax(1)], ids=lambda op: op.name())
+def test_softmax_of_scaled_scores_with_a_mask(dtype: torch.dtype, op: Op) -> None:
+    mask = torch.zeros(1, 1, 77, device=DEVICE).masked_fill(tensor(1, 1, 77) > 1, -math.inf)
+    if isinstance(op, LogSoftmax):
+        op = LogSoftmax(2)
+
+    def build(b: Builder, x: Any, m: Any) -> Any:
+        return b(op, b(Add(), b(Mul(), x, 0.125), m))
+
+    check(build, tensor(2, 3, 77, dtype=dtype), mask.to(dtype))
+
+
+@pytest.mark.parametrize("eps", [None, 1e-6])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_rms_norm_of_a_product(dtype: torch.dtype, eps: float | None) -> None:
+    if dtype is torch.float16 and eps is None:
+        pytest.skip("float64's epsilon is not float16's")
+
+    def build(b: Builder, x: Any, y: Any, w: Any) -> Any:
+        return b(RmsNorm((100,), eps), b(Mul(), x, y), w)
+
+    check(build, tensor(4, 100, dtype=dtype), tensor(4, 100, dtype=dtype), tensor(100, dtype=dtype))
+
+
+def test_rows_apart_in_memory_transposed_and_repeated() -> None:
+    def build(b: Builder, x: Any, y: Any, z: Any) -> Any:
+        return b(LayerNorm((96,), 1e-5, False, False), b(Add(), b(Mul(), x, y), z))
+
+    apart = tensor(6, 3, 200)[::2, :, 4:100]
+    turned = tensor(3, 96, 3).transpose(1, 2)
+    check(build, apart, turned, tensor(3, 1))
+
+
+@pytest.mark.parametrize(
+    "op", [layer_norm(70), Softmax(1), LogSoftmax(1)], ids=lambda op: op.name()
+)
+def test_nan_and_infinities_come_out_as_eagers(op: Op) -> None:
+    x = tensor(6, 70)
+    x[0, 3], x[1, 4], x[2, 5], x[4, :] = math.nan, math.inf, -math.inf, -math.inf
+    weights = [tensor(70), tensor(70)] if isinstance(op, LayerNorm) else []
+
+    def build(b: Builder, x: Any, y: Any, *rest: Any) -> Any:
+        return b(op, b(Add(), x, y), *rest)
+
+    check(build, x, torch.zeros_like(x), *weights)
+
+
+def test_values_far_from_zero_keep_their_variance() -> None:
+    def build(b: Builder, x: Any, y: Any) -> Any:
+        return b(LayerNorm((256,), 1e-5, False, False), b(Add(), x, y))
+
+    x = tensor(4, 256) + 1000
+    ours = run(group(build, [x, torch.zeros_like(x)]), [x, torch.zeros_like(x)])[0]
+    exact = torch.nn.functional.layer_norm(x.double(), (256,))
+    assert (ours - exact).abs().max() < 1e-3
+
+
+GRAPH = """
+graph(%x: f32[4, 128] on cuda:0, %y: f32[4, 128] on cuda:0) {
+  %0 = add %x %y
+  %1 = softmax{dim=1} %0
+  return %1
+}
+"""
+
+
+def test_fuse_joins_rows_with_what_is_around() -> None:
+    graph = fuse(parse(GRAPH))
+    assert [type(x.op) for x in graph.outputs] == [Fused]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("dim=1", "dim=0"), ("128", "32"), ("128", "20000"), (" on cuda:0", "")],
+    ids=["another dimension", "short rows", "long rows", "the CPU"],
+)
+def test_fuse_leaves_rows_alone(before: str, after: str) -> None:
+    graph = parse(GRAPH.replace(before, after))
+    assert fuse(graph) is graph
+
+
+def test_the_cpu_target_refuses_rows_by_name() -> None:
+    from lazytorch.lower.kernel import group_shape
+
+    x = tensor(4, 128)
+    op = group(lambda b, x: b(Softmax(1), b(Add(), x, 1.0)), [x])
+    with pytest.raises(UnsupportedError, match="softmax is not elementwise"):
+        group_shape(op, (type_of(x),))

@@ -22,9 +22,9 @@ REACH = 2**31 - 2**16
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How a kernel's programs walk rows: `outer` visits them, `steps` is each operand's last stride.
+    """How programs walk rows of `size` elements.
 
-    `size` is the length of a row.
+    `outer` visits the rows, `steps` is each operand's stride within one.
     """
 
     outer: Loops

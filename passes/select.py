@@ -12,8 +12,9 @@ leaves its weight alone. Outputs are brought back to the strides that eager give
 
 Declines where the weight changes from call to call (it would be packed at each), for transposed
 and 1-d convolutions, for linear layers that are small or have one row of input, for empty inputs,
-and for dtypes that the libraries do not pack here. Safe within the accuracy rule: the same
-products, summed in another order.
+for dtypes that the libraries do not pack here, and before batch norm in training mode, whose
+statistics torch sums less accurately over channels-last activations. Safe within the accuracy
+rule: the same products, summed in another order.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from lazytorch.ops.library import (
     PackedWeight,
 )
 from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear
+from lazytorch.ops.norm import BatchNormTrain
 from lazytorch.types import OpaqueType, TensorType, contiguous_strides
 
 SMALLEST = 2**16
@@ -91,6 +93,7 @@ def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
         and x.device.type == "cpu"
         and x.dtype in cpu.onednn
         and all(y in graph.steady for y in node.inputs[1:])
+        and not any(isinstance(user.op, BatchNormTrain) for user in graph.users[node])
     )
 
 

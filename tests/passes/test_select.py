@@ -78,6 +78,17 @@ def test_select_packs_a_convolution_whose_weight_is_a_parameter(check: Check) ->
             """,
         ),
         (
+            "batch norm in training mode follows: its statistics want row-major activations",
+            """
+            graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 1, 1] state) {
+              %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w
+              %1 = batch_norm_train{momentum=0.1, eps=1e-05, weight=False, bias=False, stats=False} %0
+              %2 = item{index=0} %1
+              return %2
+            }
+            """,
+        ),
+        (
             "transposed",
             """
             graph(%x: f32[1, 2, 4, 4], %w: f32[2, 3, 1, 1] state) {

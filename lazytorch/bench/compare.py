@@ -19,14 +19,14 @@ Progress = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of running the model. `memory` is bytes beside weights and inputs, None if unknown.
+    """One way of running the model. `memory` is bytes beside weights and inputs.
 
     `start` holds the cold and the warm start where they were measured.
     """
 
     timing: Timing
     accuracy: Accuracy
-    memory: int | None
+    memory: int
     start: tuple[Start, Start] | None = None
 
     @property
@@ -58,14 +58,14 @@ def compare(
     """Measure the steady state of `names`, and eager, on one model under no_grad.
 
     `model` is the case's model where the caller has built it already. What each side returned at
-    its first call is judged against eager and a float64 run.
+    its first call and at full speed is judged against eager and a float64 run.
     """
     if model is None:
         progress("building")
         model = case.build()
     sides: dict[str, Side] = {}
     first: dict[str, list[torch.Tensor]] = {}
-    memory: dict[str, int | None] = {}
+    memory: dict[str, int] = {}
     for name in dict.fromkeys(("eager", *names)):
         progress(f"compiling {name}" if name != "eager" else "running eager")
         side = sides[name] = make_side(name, model)
@@ -73,9 +73,10 @@ def compare(
         first[name] = side.first_call()
         side.speed_up()
         kept = held(case.device) - before - nbytes(first[name])
-        memory[name] = None if side.graphs else kept + peak(side.call, case.device)
+        memory[name] = kept + peak(side.call, case.device)
+        first[name] += [x.clone() for x in tensors(side.call())]
     progress("running in float64")
-    exact = tensors(model.in_float64()())
+    exact = tensors(model.in_float64()()) * 2
     judged = {
         name: accuracy(found, first["eager"], exact, tf32_on(case.device))
         for name, found in first.items()

@@ -18,6 +18,7 @@ from lazytorch import passes
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.module import Attributes
+from lazytorch.frontend.record import argument_labels
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.guards import Key, flat, signature
@@ -40,20 +41,26 @@ from lazytorch.runtime.backward import (
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.stage import Stage, StaleError
 from lazytorch.trail import Trail
+from lazytorch.varying import Numbers
 from lazytorch.view.explain import explain
 
 
 class Plan:
     """What one signature compiled to: the first stage, and the attributes it relies on."""
 
-    def __init__(self, stage: Stage, attributes: Attributes) -> None:
+    def __init__(self, stage: Stage, attributes: Attributes, trail: Trail) -> None:
         self.stage = stage
         self.attributes = attributes
         self.epoch = Epoch.now
+        self.varying = trail.varying
+        self.assumed = trail.assumed
 
-    def holds(self) -> bool:
-        """Whether the attributes are as they were when the plan was recorded."""
+    def holds(self, leaves: list[Any]) -> bool:
+        """Whether the attributes are as they were when the plan was recorded, and what it assumed
+        of numbers is true of these arguments."""
         if not self.attributes.same_outside():
+            return False
+        if not all([assumed.holds(leaves) for assumed in self.assumed]):
             return False
         if self.epoch == Epoch.now:
             return True
@@ -78,6 +85,7 @@ class Compiled:
         self.fn = fn
         self.options = options
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
+        self.numbers = Numbers()
         self.builds = Builds(options)
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
@@ -88,16 +96,16 @@ class Compiled:
         """What the original returns; a call that no plan holds for is recorded first."""
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
-        key = signature(leaves, spec)
+        key = signature(leaves, spec, self.numbers.varying(spec))
         for plan in self.plans.get(key, ()):
-            if plan.holds():
+            if plan.holds(leaves):
                 try:
                     return self.execute(plan, leaves, spec)
                 except StaleError as error:
                     Report.add(Event("recompile", self.name, error.message, 0.0))
                     self.plans[key].remove(plan)
                     break
-        return self.first_call(key, leaves, spec)
+        return self.first_call(leaves, spec)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("fn", "options"):
@@ -111,33 +119,53 @@ class Compiled:
 
     # Compiling.
 
-    def first_call(self, key: Key, leaves: list[Any], spec: trees.Spec) -> Any:
+    def first_call(self, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock:
             started = time.perf_counter()
-            known = self.plans.get(key)
-            reason = self.reason(key)
+            labels = argument_labels(self.fn, spec)
+            reasons = self.numbers.meet(spec, leaves, labels)
+            key = signature(leaves, spec, self.numbers.varying(spec))
+            reasons = reasons or [self.reason(key, leaves)]
+            again = bool(self.plans)
             attributes = Attributes(self.fn)
-            trail = Trail(self, leaves)
+            trail = Trail(self, leaves, self.numbers.varying(spec))
             stage = trail.extend(spec, ())
-            plan = Plan(stage, attributes)
+            if trail.failure:
+                reasons.append(self.numbers.keep(spec, range(len(leaves)), trail.failure, labels))
+            reasons += self.numbers.learn(spec, trail.assumed, labels)
+            key = signature(leaves, spec, self.numbers.varying(spec))
+            self.forget(key)
+            plan = Plan(stage, attributes, trail)
             entry = self.plans.setdefault(key, [])
             entry.insert(0, plan)
             del entry[self.options.max_plans :]
             while len(self.plans) > self.options.max_plans:
                 self.plans.popitem(last=False)
-            if known is not None or len(self.plans) > 1:
-                Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+            if again:
+                seconds = time.perf_counter() - started
+                Report.add(Event("recompile", self.name, "; ".join(filter(None, reasons)), seconds))
         return self.execute(plan, leaves, spec, trail)
 
-    def reason(self, key: Key) -> str:
+    def forget(self, key: Key) -> None:
+        """Drop the plans that no call can reach, since other floats vary now."""
+        for other in list(self.plans):
+            if other[0] == key[0] and other[1] != key[1]:
+                del self.plans[other]
+
+    def reason(self, key: Key, leaves: list[Any]) -> str:
         """Why no plan fits, in words."""
         if not self.plans:
             return "first call"
+        for plan in self.plans.get(key, ()):
+            for assumed in plan.assumed:
+                if not assumed.holds(leaves):
+                    return f"a number compares otherwise at {assumed.where}"
         if key in self.plans:
             return "an attribute of a module, a closure or a global changed"
         last = next(reversed(self.plans))
-        changed = [f"{a!r} -> {b!r}" for a, b in zip(flat(last), flat(key), strict=False) if a != b]
+        parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)
+        changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
         return "another signature: " + "; ".join(changed[:3])
 
     def lowered(self, piece: Piece, recorded: Recorded | None) -> Stage:
@@ -178,14 +206,15 @@ class Compiled:
             if any(t.requires_grad for t in tensors):
                 return self.differentiable(plan, leaves, spec, tensors, trail)
         with torch.no_grad():
-            stage, outputs = self.forward(plan.stage, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
         assert stage.recorded is not None
         return assemble(stage.recorded, outputs)
 
     def forward(
-        self, stage: Stage, leaves: list[Any], spec: trees.Spec, trail: Trail | None
+        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
     ) -> tuple[Stage, tuple[Any, ...]]:
         """Run stage after stage, choosing by the value of each cut; the last one's outputs."""
+        stage = plan.stage
         done: list[tuple[Any, ...]] = []
         cuts: list[Cut] = []
         for value, outputs in trail.ran if trail is not None else ():
@@ -201,11 +230,12 @@ class Compiled:
             cuts.append(replace(stage.cut, value=value))
             following = stage.follow(value)
             if following is None:
-                following = self.branch(stage, cuts, leaves, spec, done)
+                following = self.branch(plan, stage, cuts, leaves, spec, done)
             stage = following
 
     def branch(
         self,
+        plan: Plan,
         stage: Stage,
         cuts: list[Cut],
         leaves: list[Any],
@@ -219,12 +249,16 @@ class Compiled:
         """
         with self.lock:
             started = time.perf_counter()
-            path = Trail(self, leaves, done)
+            path = Trail(self, leaves, plan.varying, done)
             following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
-            where = cuts[-1].where
-            reason = f"a value at {where} that was not seen before"
-            Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+            # Every way through the plan then assumes what this one does: more than it must.
+            plan.assumed = [*plan.assumed, *path.assumed]
+            labels = argument_labels(self.fn, spec)
+            reasons = [f"a value at {cuts[-1].where} that was not seen before"]
+            reasons += self.numbers.learn(spec, path.assumed, labels)
+            seconds = time.perf_counter() - started
+            Report.add(Event("recompile", self.name, "; ".join(reasons), seconds))
             for value, outputs in path.ran:
                 done.append(outputs)
                 cuts.append(replace(cast(Cut, following.cut), value=value))
@@ -257,7 +291,7 @@ class Compiled:
         last: list[Stage] = []
 
         def run() -> tuple[Any, ...]:
-            stage, outputs = self.forward(first, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail)
             recorded = cast(Recorded, stage.recorded)
             last.append(stage)
             graph = stage.piece.graph
@@ -293,6 +327,7 @@ class Compiled:
         """Drop every plan and what it holds."""
         with self.lock:
             self.plans.clear()
+            self.numbers = Numbers()
             self.stages.clear()
 
     def wait(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
-from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded
 from lazytorch.runtime.stage import Stage
 
 if TYPE_CHECKING:
@@ -23,10 +23,17 @@ class Trail:
     that end in a cut."""
 
     def __init__(
-        self, owner: Compiled, leaves: list[Any], done: Sequence[tuple[Any, ...]] = ()
+        self,
+        owner: Compiled,
+        leaves: list[Any],
+        varying: frozenset[int] | None,
+        done: Sequence[tuple[Any, ...]] = (),
     ) -> None:
         self.owner = owner
         self.leaves = leaves
+        self.varying = varying
+        self.assumed: list[Assumed] = []
+        self.failure = ""
         self.done = list(done)
         self.new: list[Stage] = []
         self.ran: list[tuple[Any, tuple[Any, ...]]] = []
@@ -35,7 +42,19 @@ class Trail:
         """The first new stage; those after it hang on it as branches."""
         owner = self.owner
         started = time.perf_counter()
-        recorded = record(owner.fn, self.leaves, spec, known, self.on_cut, owner.options.fullgraph)
+        recorded = record(
+            owner.fn,
+            self.leaves,
+            spec,
+            known,
+            self.on_cut,
+            owner.options.fullgraph,
+            self.varying,
+        )
+        self.assumed = recorded.assumed
+        if recorded.failure:
+            self.failure = f"recording it as an input failed ({recorded.failure})"
+            self.varying = None
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
@@ -62,7 +81,7 @@ class Trail:
             return
         if self.new:
             return
-        again = record(self.owner.fn, self.leaves, spec, known, None, True)
+        again = record(self.owner.fn, self.leaves, spec, known, None, True, self.varying)
         for i, (a, b) in enumerate(zip(recorded.leaves, again.leaves, strict=True)):
             if a.output is None and not same_value(a, b):
                 raise LazyTorchError(

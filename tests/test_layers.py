@@ -16,7 +16,7 @@ LAYERS = (
     ("autodiff",),
     ("lower", "runtime"),
     ("view",),
-    ("guards",),
+    ("guards", "varying"),
     ("trail", "compiled"),
     ("compile", "lazy"),
     ("zoo",),

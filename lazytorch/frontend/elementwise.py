@@ -50,8 +50,10 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
             held = a.node if a.seen == a.cell.version else None
             nodes.append(r.read(a) if held is None else held)
             needed = needed or a.differentiable
-        elif a.__class__ in NUMBERS:
+        elif type(a) in NUMBERS:  # a number that varies calls itself a float, but is none
             nodes.append(constant(a))
+        elif isinstance(a, torch.SymFloat):
+            nodes.append(a.node.value)
         else:
             return None
     if needed and not torch.is_grad_enabled():

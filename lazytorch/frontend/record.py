@@ -24,32 +24,50 @@ def record(
     known: tuple[Cut, ...] = (),
     on_cut: OnCut | None = None,
     fullgraph: bool = False,
+    varying: frozenset[int] | None = frozenset(),
 ) -> Recorded:
     """Run `fn` on lazy stand-ins of its tensor arguments and return what it did as graphs.
 
     `leaves` and `spec` are the flattened `(args, kwargs)`. Nothing is computed, except pieces up
     to a cut (`on_cut`). Modules are left as they were, whatever happens.
+
+    `varying` are the leaves, Python floats, that become inputs of the graph. With None there are
+    no numbers in the graph at all: `item()` cuts. So it is also where the function fails on
+    stand-ins for floats (a library may ask `type(x) is float`); `failure` then says so.
     """
     shared: set[int] = set()
+    failure = ""
     while True:
+        recorder = Recording(
+            origins(fn, leaves, spec), shared, known, on_cut, fullgraph, varying is not None
+        )
         try:
-            return record_once(fn, leaves, spec, shared, known, on_cut, fullgraph)
+            recorded = record_once(recorder, fn, leaves, spec, varying or frozenset())
         except Restart as restart:
             shared.add(restart.storage)
+        except Exception as error:
+            if not recorder.has_numbers or recorder.cuts:  # a piece that ran may not run again
+                raise
+            varying = None
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            recorded.failure = failure
+            return recorded
 
 
 def record_once(
+    recorder: Recording,
     fn: Callable[..., Any],
     leaves: list[Any],
     spec: trees.Spec,
-    shared: set[int],
-    known: tuple[Cut, ...],
-    on_cut: OnCut | None,
-    fullgraph: bool,
+    varying: frozenset[int],
 ) -> Recorded:
     """One attempt; Restart when storages turn out to be shared."""
-    recorder = Recording(origins(fn, leaves, spec), shared, known, on_cut, fullgraph)
     stand_ins = [recorder.lift(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    if varying:
+        labels = argument_labels(fn, spec)
+        for i in sorted(varying):
+            stand_ins[i] = recorder.number_argument(i, labels[i], leaves[i])
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")
@@ -77,6 +95,7 @@ def record_once(
             ) from error
         raise
     finally:
+        recorder.finished = True
         changed = unchanged.restore()
         restore_versions(versions)
     refuse_changed(changed)

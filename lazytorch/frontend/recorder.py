@@ -186,6 +186,8 @@ class Recorder:
             return self.read(self.lazy(value))
         if value.__class__ is list or value.__class__ is tuple:
             return [self.operand(v) for v in value]
+        if isinstance(value, torch.SymFloat):
+            return value.node.value
         return value
 
     def wrap(self, value: Any, differentiable: bool) -> Any:

@@ -11,7 +11,9 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.module import Slot
+from lazytorch.interpret import interpret
 from lazytorch.ir import Graph
+from lazytorch.op import attribute_key
 from lazytorch.ops.aten import value_type
 
 
@@ -55,6 +57,29 @@ Source = Argument | State | Held | Storage | Live
 
 
 @dataclass(frozen=True, slots=True)
+class Assumed:
+    """What Python asked of the numbers among the arguments, and what it was told.
+
+    `graph` has the `arguments` (leaves of the call's arguments) as inputs. With `exact`, it is a
+    number itself whose value was needed, not just how it compares.
+    """
+
+    graph: Graph
+    arguments: tuple[int, ...]
+    value: Any
+    exact: bool
+    where: str
+
+    def holds(self, leaves: Sequence[Any]) -> bool:
+        """Whether the answer is the same for these arguments, bit for bit."""
+        try:
+            (value,) = interpret(self.graph, *[leaves[i] for i in self.arguments])
+        except (ArithmeticError, ValueError):  # the original raises it; so will a new recording
+            return False
+        return attribute_key(value) == attribute_key(self.value)
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """One leaf of the result: an output of the last piece, or a constant."""
 
@@ -92,11 +117,15 @@ class Cut:
     def resolve(self, outputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
         """The value that the piece's outputs give, and the outputs with the call's results."""
         if self.call is None:
-            return self.kind(outputs[0].item()), tuple(outputs)
+            first = outputs[0]
+            return self.kind(first.item() if isinstance(first, torch.Tensor) else first), (
+                *outputs,
+            )
         given = outputs[: self.operands]
-        versions = [x._version for x in given]
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
+        versions = [x._version for x in tensors]
         leaves, spec = trees.flatten(self.call(*given))
-        if [x._version for x in given] != versions:
+        if [x._version for x in tensors] != versions:
             raise UnsupportedError(
                 "a function kept eager wrote into a tensor that a compiled function gave it",
                 {"at": self.where},
@@ -109,12 +138,18 @@ class Cut:
 
 @dataclass
 class Recorded:
-    """The last piece of a recording and what the function returned."""
+    """The last piece of a recording and what the function returned.
+
+    `assumed` is what the recording, all its pieces, took for granted of numbers; `failure` why
+    there are none in the graph, where the function cannot work with them.
+    """
 
     piece: Piece
     leaves: list[Leaf]
     spec: trees.Spec
     notes: list[str] = field(default_factory=list[str])
+    assumed: list[Assumed] = field(default_factory=list[Assumed])
+    failure: str = ""
 
 
 OnCut = Callable[[Piece], Any]

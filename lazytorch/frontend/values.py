@@ -78,6 +78,8 @@ def static_argument(r: Recorder, value: Any, operands: list[Node]) -> Any:
     if isinstance(value, torch.Tensor):
         operands.append(r.read(r.lazy(value)))
         return Operand(len(operands) - 1)
+    if isinstance(value, torch.SymFloat):
+        value = value.node.value
     if isinstance(value, Node):
         operands.append(value)
         return Operand(len(operands) - 1)

@@ -11,9 +11,7 @@ from lazytorch.frontend import trees
 Key = tuple[object, ...]
 
 
-def signature(
-    leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = frozenset()
-) -> Key:
+def signature(leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = frozenset()) -> Key:
     """What a plan was recorded for: structure, types, aliasing of the arguments, torch's modes.
 
     Of the floats among `varying` it is any value.

@@ -81,7 +81,7 @@ class Trail:
             return
         if self.new:
             return
-        again = record(self.owner.fn, self.leaves, spec, known, None, True, self.varying)
+        again = record(self.owner.fn, self.leaves, spec, known, None, False, self.varying)
         for i, (a, b) in enumerate(zip(recorded.leaves, again.leaves, strict=True)):
             if a.output is None and not same_value(a, b):
                 raise LazyTorchError(

@@ -70,7 +70,9 @@ class Varying:
             return NotImplemented
         if self.recorder.finished:
             known = [x.known if isinstance(x, Varying) else x for x in xs]
-            if None in known:
+            if any([x is None for x in known]):
+                if function in ("eq", "ne"):
+                    return NotImplemented  # whoever compares is told that they are two objects
                 raise UnsupportedError(
                     "a number that item() gave inside a compiled function was kept beyond it",
                     {"read at": self.value.where},
@@ -150,6 +152,11 @@ class Number(torch.SymFloat):
     node: Varying
     __class__ = property(lambda self: float)  # type: ignore[assignment]  # for isinstance(x, float)
 
+    @property
+    def recorder(self) -> Recording:
+        """Whose graph it is a value of."""
+        return self.node.recorder
+
     def __bool__(self) -> bool:
         return self.node.decide("bool", self)
 
@@ -204,6 +211,10 @@ class Number(torch.SymFloat):
         import numpy
 
         return numpy.asarray(self.node.look(), dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **more: Any) -> Any:
+        given = [x.node.look() if isinstance(x, Number) else x for x in inputs]
+        return getattr(ufunc, method)(*given, **more)
 
     def __complex__(self) -> complex:
         return complex(self.node.look())
@@ -276,5 +287,18 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Number, f"__r{_name}__", _reflected)
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Number, f"__{_name}__", comparison(_name))
-for _name in ("sqrt", "exp", "log2", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"):
+for _name in (
+    "sqrt",
+    "exp",
+    "log2",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+):
     setattr(Number, f"__sym_{_name}__", function(_name))

@@ -14,7 +14,7 @@ from lazytorch.frontend import dispatch
 from lazytorch.frontend.alias import Cell, Path
 from lazytorch.frontend.refuse import refuse_unusual
 from lazytorch.frontend.tensor import LazyTensor, make
-from lazytorch.frontend.values import items
+from lazytorch.frontend.values import items, refuse_varying
 from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
@@ -34,6 +34,7 @@ class RecordingBuilder(Builder):
 
     @override
     def __call__(self, op: Op, *inputs: Any) -> Node:
+        refuse_varying(op)
         node = Builder.__call__(self, op, *inputs)
         return self.recorder.effect(node) if op.effect else node
 

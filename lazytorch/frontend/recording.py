@@ -121,9 +121,7 @@ class Recording(Recorder):
         arguments = [cast(Argument, self.sources[x]).index for x in inputs]
         exact = isinstance(node.op, Arithmetic) and node.op.function == "float"
         where = str(self.here())
-        self.assumed.append(
-            Assumed(Graph(inputs, (node,)), tuple(arguments), value, exact, where)
-        )
+        self.assumed.append(Assumed(Graph(inputs, (node,)), tuple(arguments), value, exact, where))
 
     def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
         """Where a real tensor is found at the next call."""

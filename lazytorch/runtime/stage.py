@@ -67,9 +67,7 @@ class Stage:
     prologue_inputs: tuple[int, ...]
     main_inputs: tuple[int, ...]
     recorded: Recorded | None = None
-    branches: OrderedDict[Exactly, Stage] = field(
-        default_factory=OrderedDict["Exactly", "Stage"]
-    )
+    branches: OrderedDict[Exactly, Stage] = field(default_factory=OrderedDict["Exactly", "Stage"])
     values: tuple[Any, ...] = ()
     seen: list[tuple[int, int, int]] | None = None
 

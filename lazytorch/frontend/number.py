@@ -163,10 +163,11 @@ class Number(torch.SymFloat):
     def __float__(self) -> float:
         return self.node.look()
 
-    def __int__(self) -> int:
+    # torch annotates the methods that it installs later with NoReturn.
+    def __int__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.node.decide("int", self)
 
-    __trunc__ = __int__
+    __trunc__ = __int__  # pyright: ignore[reportAssignmentType]
 
     def __floor__(self) -> int:
         return self.node.decide("floor", self)
@@ -228,7 +229,7 @@ class Number(torch.SymFloat):
     def __deepcopy__(self, memo: object) -> Number:
         return self
 
-    def is_integer(self) -> bool:
+    def is_integer(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether there is no fraction."""
         return self.node.decide("is_integer", self)
 
@@ -256,7 +257,7 @@ class Number(torch.SymFloat):
     def __sym_float__(self) -> Number:
         return self
 
-    __sym_int__ = __int__
+    __sym_int__ = __int__  # pyright: ignore[reportAssignmentType]
 
 
 def operation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

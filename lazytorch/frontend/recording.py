@@ -33,13 +33,14 @@ from lazytorch.frontend.sources import (
     Source,
     State,
     Storage,
+    assumption,
 )
 from lazytorch.frontend.tensor import LazyTensor, Traced
-from lazytorch.ir import Alias, Graph, Input, Node, Write, input, postorder
+from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import Literal as TensorLiteral
-from lazytorch.ops.number import Arithmetic, ToNumber
+from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, TensorType, Type
 
 
@@ -117,11 +118,7 @@ class Recording(Recorder):
 
     def assume(self, node: Node, value: Any) -> None:
         """Python goes on by the value of a number that is computed from arguments alone."""
-        inputs = tuple([x for x in postorder([node]) if isinstance(x.op, Input)])
-        arguments = [cast(Argument, self.sources[x]).index for x in inputs]
-        exact = isinstance(node.op, Arithmetic) and node.op.function == "float"
-        where = str(self.here())
-        self.assumed.append(Assumed(Graph(inputs, (node,)), tuple(arguments), value, exact, where))
+        self.assumed.append(assumption(node, value, self.sources, str(self.here())))
 
     def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
         """Where a real tensor is found at the next call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.module import Slot
-from lazytorch.interpret import interpret
-from lazytorch.ir import Graph
+from lazytorch.interpret import evaluate
+from lazytorch.ir import Graph, Input, Node, postorder
 from lazytorch.op import attribute_key
 from lazytorch.ops.aten import value_type
+from lazytorch.ops.number import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,18 @@ class Assumed:
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether the answer is the same for these arguments, bit for bit."""
         try:
-            (value,) = interpret(self.graph, *[leaves[i] for i in self.arguments])
+            known = evaluate(self.graph, tuple([leaves[i] for i in self.arguments]))
         except (ArithmeticError, ValueError):  # the original raises it; so will a new recording
             return False
-        return attribute_key(value) == attribute_key(self.value)
+        return attribute_key(known[self.graph.outputs[0]]) == attribute_key(self.value)
+
+
+def assumption(node: Node, value: Any, sources: Mapping[Node, Source], where: str) -> Assumed:
+    """That `node`, computed from arguments alone, is `value`."""
+    inputs = tuple([x for x in postorder([node]) if isinstance(x.op, Input)])
+    arguments = [source.index for x in inputs if isinstance(source := sources[x], Argument)]
+    exact = isinstance(node.op, Arithmetic) and node.op.function == "float"
+    return Assumed(Graph(inputs, (node,)), tuple(arguments), value, exact, where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ Operand = TensorType | ScalarType
 """What a kernel reads: a tensor, or a Python float, a run-time argument of type double."""
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-"""Called with one tensor or float per operand; allocates the outputs and returns them as `Fused.run` does.
+"""Called with one tensor or float per operand; allocates the outputs and returns them as
+`Fused.run` does.
 
 Operands and outputs have the very types that the launcher was made for. That is the caller's
 promise and is not checked again: a Program has guards for it.

@@ -11,7 +11,7 @@ import torch
 
 from lazytorch.errors import DTypeError, ShapeError
 from lazytorch.ir import Op
-from lazytorch.types import ScalarType, TensorType, dtype_name
+from lazytorch.types import ScalarType, TensorType, Type, dtype_name
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in (
@@ -51,7 +51,7 @@ class Arithmetic(Op):
 
     function: str
 
-    def infer(self, *xs: ScalarType) -> ScalarType:
+    def infer(self, *xs: Type) -> ScalarType:
         if self.function not in FUNCTIONS:
             raise DTypeError(f"arithmetic: there is no function {self.function!r}")
         for x in xs:

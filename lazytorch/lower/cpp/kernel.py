@@ -233,12 +233,12 @@ def make_launch(
         return results
 
     def launch_with_numbers(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        results = tuple([allocate() for allocate in new])
+        results = [allocate() for allocate in new]
         pointers = [
             ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr() for x in xs
         ]
         function(n, *pointers, *[x.data_ptr() for x in results])
-        return results if len(results) > 1 else results[0]
+        return tuple(results) if len(results) > 1 else results[0]
 
     def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])

@@ -260,18 +260,18 @@ def elements(
     """Statements that load, compute and store the elements whose indices are known."""
     printer = TritonPrinter(rounding)
     inputs: list[Expression] = []
-    k = scalars = 0
+    pointers = scalars = 0
     for x in operands:
         if isinstance(x, TensorType):
-            inputs.append(printer.bind(loaded(load(walk, k, masked), x.dtype), x.dtype))
-            k += 1
+            inputs.append(printer.bind(loaded(load(walk, pointers, masked), x.dtype), x.dtype))
+            pointers += 1
         else:
             code = f"d{scalars}.to(tl.int64).to(tl.float64, bitcast=True)"
             inputs.append(printer.bind(code, torch.float64))
             scalars += 1
     values = print_body(printer, op.body, inputs)
     mask = "" if not masked else ", mask" if walk.run == 1 else ", mask[:, None]"
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), k):
+    for k, (x, value) in enumerate(zip(outputs, values, strict=True), pointers):
         at, code = offset(walk, k, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
         printer.lines.append(f"tl.store(p{k} + {at}, {code}{mask})")
     return printer.lines

@@ -33,8 +33,9 @@ def make_launch(
 ) -> Launch:
     """The function for one call site: `operands` in, the outputs allocated and filled.
 
-    `numbers` are the arguments after the pointers; operands that are floats come last. It launches on the current stream of the
-    outputs' device, from any thread, also while a CUDA graph is captured.
+    `numbers` are the arguments after the pointers; operands that are floats come last. It launches
+    on the current stream of the outputs' device, from any thread, also while a CUDA graph is
+    captured.
     """
     device = outputs[0].device
     index = device.index or 0

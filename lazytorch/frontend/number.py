@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lazytorch.errors import UnsupportedError
+from lazytorch.frontend.sources import assumption
 from lazytorch.ir import Node, constant
 from lazytorch.ops.number import FUNCTIONS, Arithmetic
 from lazytorch.types import ScalarType
@@ -81,8 +82,9 @@ class Varying:
             return FUNCTIONS[function](*known)
         made = self.made(function, xs)
         if made.from_tensor:
-            return self.recorder.cut([made.value], made.typed.kind, None).value
-        self.recorder.assume(made.value, made.known)
+            return self.recorder.decided(made.value, made.typed.kind)
+        r = self.recorder
+        r.assumed.append(assumption(made.value, made.known, r.sources, str(r.here())))
         return made.known
 
     def look(self) -> float:

@@ -33,7 +33,6 @@ from lazytorch.frontend.sources import (
     Source,
     State,
     Storage,
-    assumption,
 )
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
@@ -115,10 +114,6 @@ class Recording(Recorder):
         if made.from_tensor:
             self.cells.append(weakref.ref(made))
         return made
-
-    def assume(self, node: Node, value: Any) -> None:
-        """Python goes on by the value of a number that is computed from arguments alone."""
-        self.assumed.append(assumption(node, value, self.sources, str(self.here())))
 
     def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
         """Where a real tensor is found at the next call."""
@@ -218,7 +213,7 @@ class Recording(Recorder):
         return self.number(x, float if kind.is_floating_point else int)
 
     def number(self, x: LazyTensor, kind: type) -> Any:
-        """Cut here: run what was recorded so far and go on knowing the value."""
+        """The value: what was recorded so far is run, and the recording cut."""
         if x.typed.numel != 1:
             raise LazyTorchError(
                 "Boolean value of Tensor with more than one value is ambiguous"
@@ -230,6 +225,10 @@ class Recording(Recorder):
         value = self.read(x)
         if isinstance(value.op, TensorLiteral):
             return kind(value.op.data.tensor.item())
+        return self.decided(value, kind)
+
+    def decided(self, value: Node, kind: type) -> Any:
+        """Cut here, and go on knowing what a tensor's element or a number is."""
         if self.fullgraph:
             raise CutError(
                 f"fullgraph=True, but the recording would be cut: {kind.__name__}() of a tensor "

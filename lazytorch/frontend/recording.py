@@ -233,7 +233,7 @@ class Recording(Recorder):
             raise CutError(
                 f"fullgraph=True, but the recording would be cut: {kind.__name__}() of a tensor "
                 "decides how Python goes on",
-                {"tensor": x.typed},
+                {"value": value.type},
                 self.here(),
                 "use torch.where, or leave fullgraph=False",
             )

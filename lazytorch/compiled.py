@@ -39,6 +39,7 @@ from lazytorch.runtime.backward import (
     written_inputs,
 )
 from lazytorch.runtime.build import Builds
+from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage, StaleError
 from lazytorch.trail import Trail
 from lazytorch.varying import Numbers
@@ -182,13 +183,15 @@ class Compiled:
         graph = passes.optimize(piece.graph, pipeline(), observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
+        program = lower(main, target, "program")
         stage = Stage(
             piece,
             graph,
             lower(prologue, target, "prologue", owned=False),
-            lower(main, target, "program"),
+            program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
             tuple(range(len(graph.inputs))),
+            replayer(program, main),
             recorded,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))

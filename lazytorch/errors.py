@@ -61,7 +61,7 @@ class ShapeError(LazyTorchError):
     """Operands whose shapes do not fit the operation."""
 
 
-class DTypeError(LazyTorchError, TypeError):
+class DTypeError(LazyTorchError):
     """Operands whose dtypes do not fit the operation."""
 
 

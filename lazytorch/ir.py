@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False, init=False)
 class Node:
     """One value: an operation applied to other values. Never edited, always rebuilt."""
 
@@ -30,8 +30,22 @@ class Node:
     type: Type
     where: Where | None = None
 
+    def __init__(
+        self, op: Op, inputs: tuple[Node, ...], type: Type, where: Where | None = None
+    ) -> None:
+        # Past the frozen class's own __setattr__: every recorded operation comes by here.
+        _set_op(self, op)
+        _set_inputs(self, inputs)
+        _set_type(self, type)
+        _set_where(self, where)
+
     def __repr__(self) -> str:
         return f"<{self.op.name()}: {self.type}>"
+
+
+_set_op, _set_inputs, _set_type, _set_where = (
+    vars(Node)[name].__set__ for name in ("op", "inputs", "type", "where")
+)
 
 
 class Const(Op):

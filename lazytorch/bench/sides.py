@@ -68,7 +68,7 @@ def channels_last(model: Model) -> Side:
 def lazytorch(model: Model) -> Side:
     """lazytorch, whose kernels are compiled in the background."""
     fast = compile(model.module)
-    return Side("lazytorch", lambda: fast(*model.args, **model.kwargs), fast.wait)
+    return Side("lazytorch", lambda: fast(*model.args, **model.kwargs), fast.wait, 3)
 
 
 def inductor(name: str, freezing: bool = False, graphs: bool = False) -> Callable[[Model], Side]:

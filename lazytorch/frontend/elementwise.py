@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.tensor import LazyTensor, Traced, make
 from lazytorch.ir import Node, constant
@@ -42,13 +43,15 @@ class Inferred:
 
 
 def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> LazyTensor | None:
-    """The result of `op` on `args`; None where the general way must be taken."""
+    """The result of `op` on `args`; None where the general way must be taken.
+
+    Raises LazyTorchError with the user's line where eager would refuse the operands.
+    """
     nodes: list[Node] = []
     needed = False
     for a in args:
-        if isinstance(a, Traced):
-            held = a.node if a.seen == a.cell.version else None
-            nodes.append(r.read(a) if held is None else held)
+        if a.__class__ is Traced:
+            nodes.append(r.read(a) if a.path else a.cell.value)
             needed = needed or a.differentiable
         elif type(a) in NUMBERS:  # a number that varies calls itself a float, but is none
             nodes.append(constant(a))
@@ -59,15 +62,17 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
     if needed and not torch.is_grad_enabled():
         return None
     types = [x.type for x in nodes]
-    typed = r.inferred.type(op, types)
+    try:
+        typed = r.inferred.type(op, types)
+    except LazyTorchError as error:
+        error.where = r.b.where
+        error.values = {f"operand {i}": t for i, t in enumerate(types)}
+        raise
     if not isinstance(typed, TensorType):
         return None
     node = Node(op, tuple(nodes), typed, r.b.where)
     if needed and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
         needed = False
     cell = Cell(node)
-    x = make(Traced, r, cell, (), typed, 0, needed)
-    x.node = node
-    x.seen = 0
     r.cells.append(weakref.ref(cell))
-    return x
+    return make(Traced, r, cell, (), typed, 0, needed)

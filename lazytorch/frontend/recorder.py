@@ -125,6 +125,11 @@ class Recorder:
         """A short way for elementwise operations, where a recorder has one."""
         return None
 
+    def operator(self, op: Pointwise, args: tuple[Any, ...]) -> LazyTensor | None:
+        """The short way, for Python's own operators."""
+        self.b.where = self.lines.here(self.module)
+        return self.elementwise(op, args)
+
     def lift(self, tensor: torch.Tensor) -> LazyTensor:
         """The lazy tensor that stands for a real one; one per tensor."""
         found = self.shadows.get(id(tensor))
@@ -167,6 +172,8 @@ class Recorder:
     def read(self, x: LazyTensor) -> Node:
         """The node that holds the present value of `x`."""
         cell = x.cell
+        if not x.path:
+            return cell.value
         if x.seen == cell.version:
             assert x.node is not None
             return x.node
@@ -215,10 +222,7 @@ class Recorder:
         assert isinstance(typed, TensorType)
         if differentiable and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
             differentiable = False
-        x = make(self.kind, self, Cell(node), (), typed, 0, differentiable)
-        x.node = node
-        x.seen = 0
-        return x
+        return make(self.kind, self, Cell(node), (), typed, 0, differentiable)
 
     def view(self, x: LazyTensor, steps: Path, differentiable: bool) -> LazyTensor:
         """A window on the memory of `x`."""

@@ -158,10 +158,7 @@ class Recording(Recorder):
 
     @override
     def elementwise(self, op: Pointwise, args: tuple[Any, ...]) -> LazyTensor | None:
-        try:
-            return record_elementwise(self, op, args)
-        except LazyTorchError:
-            return None  # the general way raises it again, with the operands
+        return record_elementwise(self, op, args)
 
     def literal(self, tensor: torch.Tensor) -> LazyTensor:
         """A constant made of Python numbers in the function."""

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.alias import Cell, Path
+from lazytorch.frontend.operators import operator
 from lazytorch.ir import Node
 from lazytorch.types import TensorType
 
@@ -27,10 +28,10 @@ class LazyTensor(torch.Tensor):
 
     recorder: Recorder
     cell: Cell
-    path: Path
+    path: Path = ()  # none: the cell's own value
     typed: TensorType
-    node: Node | None  # the value at version `seen` of the cell
-    seen: int
+    node: Node | None = None  # at the end of the path, at version `seen` of the cell
+    seen: int = -1
 
     @classmethod
     def __torch_dispatch__(
@@ -126,7 +127,19 @@ class Traced(LazyTensor):
     that its engine refuses (rather than silently ignores) a backward pass started in here.
     """
 
-    differentiable: bool
+    differentiable: bool = False
+
+    __add__ = operator("__add__", "add.Tensor")
+    __sub__ = operator("__sub__", "sub.Tensor")
+    __mul__ = operator("__mul__", "mul.Tensor")
+    __truediv__ = operator("__truediv__", "div.Tensor")
+    __lt__ = operator("__lt__", "lt.Tensor")
+    __le__ = operator("__le__", "le.Tensor")
+    __gt__ = operator("__gt__", "gt.Tensor")
+    __ge__ = operator("__ge__", "ge.Tensor")
+    __radd__ = operator("__radd__", "add.Tensor")
+    __rsub__ = operator("__rsub__", "sub.Tensor")
+    __rmul__ = operator("__rmul__", "mul.Tensor")
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -180,7 +193,6 @@ def make(
     requires_grad: bool,
 ) -> LazyTensor:
     """A tensor on `cell` whose first element lies `offset` elements after the cell's first."""
-    traced = kind is Traced
     x = _wrapper(
         kind,
         typed.shape,
@@ -191,16 +203,15 @@ def make(
         torch.strided,
         typed.device,
         False,
-        requires_grad and not traced,
+        requires_grad and kind is not Traced,
     )
     x.recorder = recorder
     x.cell = cell
-    x.path = path
     x.typed = typed
-    x.node = None
-    x.seen = -1
-    if isinstance(x, Traced):
-        x.differentiable = requires_grad
+    if path:
+        x.path = path
+    if requires_grad and isinstance(x, Traced):
+        x.differentiable = True
     return x
 
 

@@ -21,7 +21,7 @@ from lazytorch.types import TensorType, TupleType
 class KernelCall:
     """One call site of a fused group: torch's kernels at first, the generated one once built."""
 
-    __slots__ = ("call", "kernel", "op", "operands", "outputs", "target")
+    __slots__ = ("call", "kernel", "op", "operands", "outputs", "settled", "target")
 
     def __init__(
         self, op: Fused, operands: tuple[Operand, ...], kernel: Kernel, target: Target
@@ -34,6 +34,7 @@ class KernelCall:
         self.kernel = kernel
         self.target = target
         self.call: Launch = op.run
+        self.settled = False  # whether it stays as it is: built, or without a compiler
 
     def swap(self) -> None:
         """Go over to the generated kernel, which must be built."""
@@ -72,6 +73,10 @@ class Program:
     def kernels(self) -> dict[str, Kernel]:
         """The distinct kernels by name."""
         return {call.kernel.name: call.kernel for call in self.calls}
+
+    def settled(self) -> bool:
+        """Whether every generated kernel is in place, or never will be."""
+        return all(call.settled for call in self.calls)
 
 
 def lower(graph: Graph, target: Target | None, name: str, owned: bool = True) -> Program:
@@ -216,33 +221,6 @@ def constant_text(value: Any, space: dict[str, Any]) -> str:
         text = f"c{len(space)}"
         space[text] = value
     return text
-
-
-def callee(
-    node: Node,
-    target: Target | None,
-    space: dict[str, Any],
-    calls: list[KernelCall],
-    refused: dict[Node, str],
-) -> str:
-    """The name under which the node's kernel is called."""
-    op = node.op
-    if isinstance(op, Fused) and target is not None:
-        operands = tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
-        try:
-            kernel = target.prepare(op, operands)
-        except UnsupportedError as error:
-            refused[node] = error.message
-        else:
-            call = KernelCall(op, operands, kernel, target)
-            calls.append(call)
-            slot = f"k{len(calls) - 1}_{kernel.name}"
-            space[slot] = call
-            return f"{slot}.call"
-    label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
-    function = unique(label, op, space)
-    space[function] = op.run
-    return function
 
 
 def unique(label: str, op: Op, space: dict[str, Any]) -> str:

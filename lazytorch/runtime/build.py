@@ -51,9 +51,11 @@ class Builds:
         except CompilerError as error:
             self.failed = str(error)
             warn_once(self.failed)
-            return
+        else:
+            for call in calls:
+                call.swap()
         for call in calls:
-            call.swap()
+            call.settled = True
 
     def wait(self) -> None:
         """Return when nothing is being built."""

@@ -25,6 +25,7 @@ from lazytorch.frontend.sources import (
 from lazytorch.ir import Graph, Input
 from lazytorch.lower.program import Program
 from lazytorch.op import attribute_key
+from lazytorch.runtime.cudagraph import Run
 from lazytorch.types import TensorType
 
 BRANCHES = 64  # values of one cut that are remembered; the least recently used is dropped
@@ -58,7 +59,10 @@ Fetch = Callable[[Sequence[Any], Sequence[tuple[Any, ...]]], Any]
 
 @dataclass
 class Stage:
-    """A piece lowered: `prologue` runs when state changed, `main` at every call."""
+    """A piece lowered: `prologue` runs when state changed, `main` at every call.
+
+    `replay` runs `main` in the way that suits its device.
+    """
 
     piece: Piece
     optimized: Graph
@@ -66,6 +70,7 @@ class Stage:
     main: Program
     prologue_inputs: tuple[int, ...]
     main_inputs: tuple[int, ...]
+    replay: Run
     recorded: Recorded | None = None
     branches: OrderedDict[Exactly, Stage] = field(default_factory=OrderedDict["Exactly", "Stage"])
     values: tuple[Any, ...] = ()
@@ -86,7 +91,7 @@ class Stage:
         """The piece's outputs; `done` are the outputs of the pieces before it."""
         inputs = [fetch(leaves, done) for fetch in self.fetch]
         self.refresh_if_changed(inputs)
-        return self.main.run(*[inputs[i] for i in self.main_inputs], *self.values)
+        return self.replay(*[inputs[i] for i in self.main_inputs], *self.values)
 
     def refresh_if_changed(self, inputs: list[Any]) -> None:
         """Run the prologue again if a tensor it read was replaced, moved or written."""

@@ -16,6 +16,7 @@ from lazytorch.lower.prologue import split
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
 from lazytorch.passes import why_apart
+from lazytorch.runtime.cudagraph import Replayer
 from lazytorch.runtime.stage import Stage
 from lazytorch.types import OpaqueType, TensorType
 
@@ -51,6 +52,8 @@ def of_stage(stage: Stage) -> Iterator[str]:
     main = split(stage.optimized)[1]
     calls = [*stage.prologue.calls, *stage.main.calls]
     yield from section("generated kernels", kernels(calls))
+    if isinstance(stage.replay, Replayer):
+        yield from section("CUDA graph", [stage.replay.describe()])
     yield from section("fused groups", groups(main))
     yield from section("not fused, and why", apart(main))
     refused = {**stage.prologue.refused, **stage.main.refused}

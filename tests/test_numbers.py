@@ -183,6 +183,12 @@ def test_integers_stay_constants() -> None:
     assert recordings(fast) == 3
 
 
+def test_an_integer_in_the_place_of_a_float_is_its_own() -> None:
+    fast = lt.compile(lambda x, s: x.long() * s)
+    for s in (0.5, 0.25, 2, 0.75, 3, True, 1.0):
+        agree(fast(make(), s), make().long() * s)
+
+
 def test_gradients_use_the_present_value() -> None:
     def f(x: torch.Tensor, w: torch.Tensor, s: float) -> torch.Tensor:
         return (x * w * s).sum() * s

@@ -67,7 +67,8 @@ def record_once(
     if varying:
         labels = argument_labels(fn, spec)
         for i in sorted(varying):
-            stand_ins[i] = recorder.number_argument(i, labels[i], leaves[i])
+            if type(leaves[i]) is float:
+                stand_ins[i] = recorder.number_argument(i, labels[i], leaves[i])
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")

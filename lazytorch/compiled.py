@@ -42,7 +42,7 @@ from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage, StaleError
 from lazytorch.trail import Trail
-from lazytorch.varying import Numbers
+from lazytorch.varying import Assumptions, Numbers
 from lazytorch.view.explain import explain
 
 
@@ -54,14 +54,14 @@ class Plan:
         self.attributes = attributes
         self.epoch = Epoch.now
         self.varying = trail.varying
-        self.assumed = trail.assumed
+        self.assumptions = Assumptions(trail.assumed)
 
     def holds(self, leaves: list[Any]) -> bool:
         """Whether the attributes are as they were when the plan was recorded, and what it assumed
         of numbers is true of these arguments."""
         if not self.attributes.same_outside():
             return False
-        if not all([assumed.holds(leaves) for assumed in self.assumed]):
+        if not self.assumptions.hold(leaves):
             return False
         if self.epoch == Epoch.now:
             return True
@@ -159,9 +159,8 @@ class Compiled:
         if not self.plans:
             return "first call"
         for plan in self.plans.get(key, ()):
-            for assumed in plan.assumed:
-                if not assumed.holds(leaves):
-                    return f"a number compares otherwise at {assumed.where}"
+            if where := plan.assumptions.broken(leaves):
+                return f"a number compares otherwise at {where}"
         if key in self.plans:
             return "an attribute of a module, a closure or a global changed"
         last = next(reversed(self.plans))
@@ -256,7 +255,7 @@ class Compiled:
             following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
             # Every way through the plan then assumes what this one does: more than it must.
-            plan.assumed = [*plan.assumed, *path.assumed]
+            plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])
             labels = argument_labels(self.fn, spec)
             reasons = [f"a value at {cuts[-1].where} that was not seen before"]
             reasons += self.numbers.learn(spec, path.assumed, labels)

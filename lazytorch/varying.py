@@ -1,7 +1,8 @@
-"""Which float arguments of a compiled function vary: remembered for each structure of arguments.
+"""Which float arguments of a compiled function vary, and what its plans assume of those that do.
 
-A float is a constant at first. Seen with a second value, it becomes a value of the graph, unless
-Python turned out to need it: then it is a constant for good, and why is remembered.
+What varies is remembered for each structure of arguments. A float is a constant at first. Seen with
+a second value, it becomes a value of the graph, unless Python turned out to need it: then it is a
+constant for good, and why is remembered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from typing import Any
 
 from lazytorch.frontend.sources import Assumed
 from lazytorch.frontend.trees import Spec
+from lazytorch.ir import Graph
+from lazytorch.lower.program import lower
+from lazytorch.op import attribute_key
+from lazytorch.passes import cse
 
 KEPT = 256  # structures that are remembered; the oldest is forgotten
 
@@ -78,3 +83,33 @@ class Numbers:
             if a.exact
         ]
         return [text for text in said if text]
+
+
+class Assumptions:
+    """What one plan assumes of numbers, all together: one straight piece of Python checks it."""
+
+    def __init__(self, assumed: Sequence[Assumed]) -> None:
+        self.each = list(assumed)
+        sources = {x: i for a in assumed for x, i in zip(a.graph.inputs, a.arguments, strict=True)}
+        asked = cse(Graph(tuple(sources), tuple([a.graph.outputs[0] for a in assumed])))
+        answers = {x: a.value for x, a in zip(asked.outputs, assumed, strict=True)}
+        self.arguments = tuple(sources.values())
+        self.answers = tuple(map(attribute_key, answers.values()))
+        self.run = lower(Graph(asked.inputs, tuple(answers)), None, "assumed").run
+
+    def hold(self, leaves: Sequence[Any]) -> bool:
+        """Whether every answer is the same for these arguments, bit for bit."""
+        if not self.each:
+            return True
+        try:
+            now = self.run(*[leaves[i] for i in self.arguments])
+        except (ArithmeticError, ValueError):  # the original raises it; so will a new recording
+            return False
+        return tuple(map(attribute_key, now)) == self.answers
+
+    def broken(self, leaves: Sequence[Any]) -> str:
+        """Where the first question was asked that has another answer now; empty if none has."""
+        for a in self.each:
+            if not Assumptions([a]).hold(leaves):
+                return a.where
+        return ""

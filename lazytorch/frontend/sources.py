@@ -11,9 +11,7 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.module import Slot
-from lazytorch.interpret import evaluate
 from lazytorch.ir import Graph, Input, Node, postorder
-from lazytorch.op import attribute_key
 from lazytorch.ops.aten import value_type
 from lazytorch.ops.number import Arithmetic
 
@@ -70,14 +68,6 @@ class Assumed:
     value: Any
     exact: bool
     where: str
-
-    def holds(self, leaves: Sequence[Any]) -> bool:
-        """Whether the answer is the same for these arguments, bit for bit."""
-        try:
-            known = evaluate(self.graph, tuple([leaves[i] for i in self.arguments]))
-        except (ArithmeticError, ValueError):  # the original raises it; so will a new recording
-            return False
-        return attribute_key(known[self.graph.outputs[0]]) == attribute_key(self.value)
 
 
 def assumption(node: Node, value: Any, sources: Mapping[Node, Source], where: str) -> Assumed:

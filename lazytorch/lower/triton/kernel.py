@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from lazytorch.errors import UnsupportedError
 from lazytorch.lower.expression import Expression, check, print_body
 from lazytorch.lower.index import Loops, kernel_loops
-from lazytorch.lower.kernel import NAME, Kernel, Launch, describe, group_shape, named
+from lazytorch.lower.kernel import NAME, Kernel, Launch, Operand, describe, group_shape, named
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, loaded, stored
@@ -116,15 +118,16 @@ class TritonTarget:
         self.rounding = rounding
         self.binaries = Binaries()
 
-    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
         group_shape(op, operands)
         outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
-        for x in (*operands, *outputs):
+        reads = tensors(operands)
+        for x in (*reads, *outputs):
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        walk = choose_walk(kernel_loops(operands, outputs))
+        walk = choose_walk(kernel_loops(reads, outputs))
         source = kernel_source(op, operands, outputs, walk, self.rounding)
         kernel = named(describe(op.body), source)
         self.binaries.expect(kernel, outputs[0].device)
@@ -137,27 +140,34 @@ class TritonTarget:
     def launcher(
         self,
         kernel: Kernel,
-        operands: tuple[TensorType, ...],
+        operands: tuple[Operand, ...],
         outputs: tuple[TensorType, ...],
     ) -> Launch:
-        """A function that allocates the outputs and runs a built kernel on such tensors."""
-        walk = choose_walk(kernel_loops(operands, outputs))
+        """A function that allocates the outputs and runs a built kernel on such operands."""
+        walk = choose_walk(kernel_loops(tensors(operands), outputs))
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, len(operands), outputs, walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
+
+
+def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
+    """The operands that are read from memory; numbers are arguments of the kernel."""
+    return tuple([x for x in operands if isinstance(x, TensorType)])
 
 
 def kernel_source(
     op: Fused,
-    operands: tuple[TensorType, ...],
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     walk: Walk,
     rounding: bool,
 ) -> str:
     """A module with the kernel, and what is needed to compile it ahead of its first launch."""
-    types = (*operands, *outputs)
+    types = (*tensors(operands), *outputs)
     integer = "i64" if walk.wide else "i32"
     signature = {f"p{k}": POINTER[x.dtype] for k, x in enumerate(types)}
     signature |= dict.fromkeys(walk.arguments(), integer)
+    scalars = [f"d{k}" for k in range(len(operands) + len(outputs) - len(types))]
+    signature |= dict.fromkeys(scalars, "i64")  # the bits of doubles, on every way of launching
     # A mask that may end anywhere makes every load a scalar one: only the last program has it.
     split = walk.large and walk.run == 1 and walk.count % 16 != 0
     statements = indices(walk)
@@ -179,7 +189,7 @@ def kernel_source(
             "enable_fp_fusion": not rounding,
             "enable_reflect_ftz": False,  # eager keeps subnormal numbers
         },
-        numbers=list(walk.arguments()),
+        numbers=[*walk.arguments(), *scalars],
         name=NAME,
         parameters=", ".join(signature),
         body="\n    ".join(statements),
@@ -241,7 +251,7 @@ def indices(walk: Walk) -> list[str]:
 
 def elements(
     op: Fused,
-    operands: tuple[TensorType, ...],
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     walk: Walk,
     rounding: bool,
@@ -250,11 +260,18 @@ def elements(
     """Statements that load, compute and store the elements whose indices are known."""
     printer = TritonPrinter(rounding)
     inputs: list[Expression] = []
-    for k, x in enumerate(operands):
-        inputs.append(printer.bind(loaded(load(walk, k, masked), x.dtype), x.dtype))
+    pointers = scalars = 0
+    for x in operands:
+        if isinstance(x, TensorType):
+            inputs.append(printer.bind(loaded(load(walk, pointers, masked), x.dtype), x.dtype))
+            pointers += 1
+        else:
+            code = f"d{scalars}.to(tl.int64).to(tl.float64, bitcast=True)"
+            inputs.append(printer.bind(code, torch.float64))
+            scalars += 1
     values = print_body(printer, op.body, inputs)
     mask = "" if not masked else ", mask" if walk.run == 1 else ", mask[:, None]"
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
+    for k, (x, value) in enumerate(zip(outputs, values, strict=True), pointers):
         at, code = offset(walk, k, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
         printer.lines.append(f"tl.store(p{k} + {at}, {code}{mask})")
     return printer.lines

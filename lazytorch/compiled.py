@@ -264,7 +264,8 @@ class Compiled:
         with self.lock:
             started = time.perf_counter()
             path = Trail(self, leaves, plan.watch, plan.varying, done)
-            following = path.extend(spec, tuple(cuts))
+            with torch.set_grad_enabled(plan.grad):  # stages run without
+                following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
             # Every way through the plan then assumes what this one does: more than it must.
             plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])

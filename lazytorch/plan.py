@@ -25,6 +25,7 @@ class Plan:
         self.watch = trail.watch
         self.varying = trail.varying
         self.assumptions = Assumptions(trail.assumed)
+        self.grad = torch.is_grad_enabled()
         self.objects = [
             (i, x)
             for i, x in enumerate(trail.leaves)

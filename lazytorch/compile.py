@@ -10,6 +10,7 @@ import torch
 
 from lazytorch.compiled import Compiled
 from lazytorch.frontend import trees
+from lazytorch.frontend.number import Number
 from lazytorch.frontend.record import record
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Graph
@@ -39,20 +40,21 @@ def disable(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def eager(*args: Any, **kwargs: Any) -> Any:
         leaves, spec = trees.flatten((args, kwargs))
-        lazies = [x for x in leaves if isinstance(x, LazyTensor)]
+        lazies = [x for x in leaves if isinstance(x, LazyTensor | Number)]
         if not lazies:
             return fn(*args, **kwargs)
         recorder = lazies[0].recorder
-        tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+        varying = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor | Number)]
+        kept = [None if i in varying else x for i, x in enumerate(leaves)]
 
-        def call(*values: torch.Tensor) -> Any:
-            filled = list(leaves)
-            for i, value in zip(tensors, values, strict=True):
+        def call(*values: Any) -> Any:
+            filled = list(kept)
+            for i, value in zip(varying, values, strict=True):
                 filled[i] = value
             real_args, real_kwargs = trees.unflatten(spec, filled)
             return fn(*real_args, **real_kwargs)
 
-        operands = [recorder.read(recorder.lazy(leaves[i])) for i in tensors]
+        operands = [recorder.operand(leaves[i]) for i in varying]
         return recorder.eager(call, operands, f"{fn.__qualname__} is kept eager")
 
     return eager

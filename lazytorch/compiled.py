@@ -16,6 +16,7 @@ import torch
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
+from lazytorch.frontend.record import argument_labels
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.watch import Watch
@@ -42,6 +43,7 @@ from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
+from lazytorch.varying import Assumptions, Numbers
 from lazytorch.view.explain import explain
 
 
@@ -60,6 +62,7 @@ class Compiled:
         self.options = options
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
+        self.numbers = Numbers()
         self.builds = Builds(options)
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
@@ -70,7 +73,7 @@ class Compiled:
         """What the original returns; a call that no plan holds for is recorded first."""
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
-        key = signature(leaves, spec)
+        key = signature(leaves, spec, self.numbers.varying(spec))
         if self.restless and self.restless.get(key, 0) > self.options.max_plans:
             return self.fn(*args, **kwargs)
         for plan in self.plans.get(key, ()):
@@ -85,7 +88,7 @@ class Compiled:
                     break
         if self.never_rests(key, leaves):
             return self.fn(*args, **kwargs)
-        return self.first_call(key, (args, kwargs), leaves, spec)
+        return self.first_call((args, kwargs), leaves, spec)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("fn", "options"):
@@ -99,28 +102,45 @@ class Compiled:
 
     # Compiling.
 
-    def first_call(self, key: Key, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
+    def first_call(self, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock:
             started = time.perf_counter()
-            known = self.plans.get(key)
-            reason = self.reason(key, leaves)
-            watch = Watch(self.fn, leaves)
-            trail = Trail(self, leaves, watch)
-            stage = trail.extend(spec, ())
-            plan = Plan(stage, watch, leaves)
+            again = bool(self.plans)
+            labels = argument_labels(self.fn, spec)
+            reasons = self.numbers.meet(spec, leaves, labels)
+            key = signature(leaves, spec, self.numbers.varying(spec))
+            reasons = reasons or [self.reason(key, leaves)]
+            trail = Trail(self, leaves, Watch(self.fn, leaves), self.numbers.varying(spec))
+            plan = Plan(trail.extend(spec, ()), trail)
+            if trail.failure:
+                reasons.append(self.numbers.keep(spec, range(len(leaves)), trail.failure, labels))
+            reasons += self.numbers.learn(spec, trail.assumed, labels)
+            key = signature(leaves, spec, self.numbers.varying(spec))
+            self.forget(key)
             entry = self.plans.setdefault(key, [])
             entry.insert(0, plan)
             del entry[self.options.max_plans :]
             while len(self.plans) > self.options.max_plans:
                 dropped, _ = self.plans.popitem(last=False)
                 self.restless.pop(dropped, None)
-            if known is not None or len(self.plans) > 1:
-                Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+            if again:
+                seconds = time.perf_counter() - started
+                Report.add(Event("recompile", self.name, "; ".join(filter(None, reasons)), seconds))
         return self.execute(plan, given, leaves, spec, trail)
 
+    def forget(self, key: Key) -> None:
+        """Drop the plans that no call can reach, since other floats vary now."""
+        for other in [*self.plans, *self.restless]:
+            if other[0] == key[0] and other[1] != key[1]:
+                self.plans.pop(other, None)
+                self.restless.pop(other, None)
+
     def never_rests(self, key: Key, leaves: list[Any]) -> bool:
-        """Whether Python values changed between so many calls in a row that eager is better."""
+        """Whether Python values changed between so many calls in a row that eager is better.
+
+        Or numbers did, so that each call had to be recorded for what its numbers decide.
+        """
         if not self.plans.get(key):
             return False
         self.restless[key] = self.restless.get(key, 0) + 1
@@ -140,11 +160,14 @@ class Compiled:
         if self.plans.get(key):
             latest = self.plans[key][0]
             changed = [str(change) for change in islice(latest.watch.differences(), 3)]
-            if not changed:
-                return "an object among the arguments says something else"
-            return "; ".join(changed)
+            if changed:
+                return "; ".join(changed)
+            if where := latest.assumptions.broken(leaves):
+                return f"a number compares otherwise at {where}"
+            return "an object among the arguments says something else"
         last = next(reversed(self.plans))
-        changed = [f"{a!r} -> {b!r}" for a, b in zip(flat(last), flat(key), strict=False) if a != b]
+        parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)
+        changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
         return "another signature: " + "; ".join(changed[:3])
 
     def lowered(self, piece: Piece, recorded: Recorded | None) -> Stage:
@@ -240,12 +263,17 @@ class Compiled:
         """
         with self.lock:
             started = time.perf_counter()
-            path = Trail(self, leaves, plan.watch, done)
-            following = path.extend(spec, tuple(cuts))
+            path = Trail(self, leaves, plan.watch, plan.varying, done)
+            with torch.set_grad_enabled(plan.grad):  # stages run without
+                following = path.extend(spec, tuple(cuts))
             stage.add(cuts[-1].value, following)
-            where = cuts[-1].where
-            reason = f"a value at {where} that was not seen before"
-            Report.add(Event("recompile", self.name, reason, time.perf_counter() - started))
+            # Every way through the plan then assumes what this one does: more than it must.
+            plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])
+            labels = argument_labels(self.fn, spec)
+            reasons = [f"a value at {cuts[-1].where} that was not seen before"]
+            reasons += self.numbers.learn(spec, path.assumed, labels)
+            seconds = time.perf_counter() - started
+            Report.add(Event("recompile", self.name, "; ".join(reasons), seconds))
             for value, outputs in path.ran:
                 done.append(outputs)
                 cuts.append(replace(cast(Cut, following.cut), value=value))
@@ -316,6 +344,7 @@ class Compiled:
         with self.lock:
             self.plans.clear()
             self.restless.clear()
+            self.numbers = Numbers()
             self.stages.clear()
 
     def wait(self) -> None:

@@ -11,11 +11,14 @@ from lazytorch.frontend import trees
 Key = tuple[object, ...]
 
 
-def signature(leaves: list[Any], spec: trees.Spec) -> Key:
-    """What a plan was recorded for: structure, types, aliasing of the arguments, torch's modes."""
+def signature(leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = frozenset()) -> Key:
+    """What a plan was recorded for: structure, types, aliasing of the arguments, torch's modes.
+
+    Of the floats among `varying` it is any value.
+    """
     storages: dict[int, int] = {}
     shared = False
-    parts: list[object] = [spec]
+    parts: list[object] = [spec, varying]
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor) and strided(leaf):
             alias = storages.setdefault(leaf.untyped_storage()._cdata, i)
@@ -23,6 +26,8 @@ def signature(leaves: list[Any], spec: trees.Spec) -> Key:
             parts.append(
                 (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad, alias)
             )
+        elif i in varying and type(leaf) is float:
+            parts.append(float)
         elif trees.plain(leaf):
             parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
         else:

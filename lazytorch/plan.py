@@ -9,21 +9,26 @@ import torch
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded
-from lazytorch.frontend.watch import Watch
 from lazytorch.runtime.stage import Stage
+from lazytorch.trail import Trail
+from lazytorch.varying import Assumptions
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]  # a call's arguments, as the caller gave them
 
 
 class Plan:
-    """What one signature compiled to: the first stage, and the Python values it relies on."""
+    """What one signature compiled to: the first stage, the Python values it relies on, and what it
+    assumes of the floats that vary."""
 
-    def __init__(self, stage: Stage, watch: Watch, leaves: list[Any]) -> None:
+    def __init__(self, stage: Stage, trail: Trail) -> None:
         self.stage = stage
-        self.watch = watch
+        self.watch = trail.watch
+        self.varying = trail.varying
+        self.assumptions = Assumptions(trail.assumed)
+        self.grad = torch.is_grad_enabled()
         self.objects = [
             (i, x)
-            for i, x in enumerate(leaves)
+            for i, x in enumerate(trail.leaves)
             if not isinstance(x, torch.Tensor) and not trees.plain(x)
         ]
         # Where an argument itself is returned, another one that says the same will not do.
@@ -32,7 +37,10 @@ class Plan:
         self.exact = any(id(x) in returned for _, x in self.objects)
 
     def holds(self, leaves: list[Any]) -> bool:
-        """Whether Python values, and objects among the arguments, are as when it was recorded."""
+        """Whether Python values, and objects among the arguments, are as when it was recorded, and
+        what it assumed of numbers is true of these arguments."""
+        if not self.assumptions.hold(leaves):
+            return False
         others = [(x, leaves[i]) for i, x in self.objects if leaves[i] is not x]
         if others and self.exact:
             return False

@@ -11,7 +11,7 @@ import torch
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
-from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded
 from lazytorch.frontend.watch import Watch
 from lazytorch.runtime.stage import Stage
 
@@ -28,11 +28,15 @@ class Trail:
         owner: Compiled,
         leaves: list[Any],
         watch: Watch,
+        varying: frozenset[int] | None,
         done: Sequence[tuple[Any, ...]] = (),
     ) -> None:
         self.owner = owner
         self.leaves = leaves
         self.watch = watch
+        self.varying = varying
+        self.assumed: list[Assumed] = []
+        self.failure = ""
         self.done = list(done)
         self.new: list[Stage] = []
         self.ran: list[tuple[Any, tuple[Any, ...]]] = []
@@ -41,8 +45,20 @@ class Trail:
         """The first new stage; those after it hang on it as branches."""
         owner = self.owner
         started = time.perf_counter()
-        full = owner.options.fullgraph
-        recorded = record(owner.fn, self.leaves, spec, known, self.on_cut, full, self.watch)
+        recorded = record(
+            owner.fn,
+            self.leaves,
+            spec,
+            known,
+            self.on_cut,
+            owner.options.fullgraph,
+            self.watch,
+            self.varying,
+        )
+        self.assumed = recorded.assumed
+        if recorded.failure:
+            self.failure = f"recording it as an input failed ({recorded.failure})"
+            self.varying = None
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
@@ -70,7 +86,9 @@ class Trail:
             return
         if self.new:
             return
-        again = record(self.owner.fn, self.leaves, spec, known, None, True, self.watch)
+        again = record(
+            self.owner.fn, self.leaves, spec, known, None, False, self.watch, self.varying
+        )
         for i, (a, b) in enumerate(zip(recorded.leaves, again.leaves, strict=True)):
             if a.output is None and not same_value(a, b):
                 raise LazyTorchError(

@@ -15,8 +15,9 @@ Which operations go together, in four steps, each close to linear in the graph:
 
 Constants go into the body. Values that nobody else reads are no outputs. Declines on a group with
 fewer operations than `minimum` (torch has a kernel for one), on dtypes without generated kernels,
-on operands on another device, on numbers that vary, on operations without `emit`, and on what the
-prologue computes (it runs once, a kernel would take longer to compile). `why_apart` tells which.
+on operands on another device, on powers of numbers that vary, on operations without `emit`, and on
+what the prologue computes (it runs once, a kernel would take longer to compile). `why_apart` tells
+which. Other numbers that vary are operands; those of a 0-d tensor are read in the kernel.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.elementary import Cos, Sin, Tan
 from lazytorch.ops.fused import Fused
+from lazytorch.ops.number import ToNumber
+from lazytorch.ops.pointwise import Pow
 from lazytorch.types import ScalarType, Shape, TensorType, TupleType, dtype_name
 
 DTYPES = frozenset(
@@ -111,8 +114,12 @@ def obstacle(node: Node) -> str | None:
                 return f"dtype {dtype_name(x.dtype)} has no generated kernel"
             if x.device != typed.device:
                 return "operands on different devices"
-    if any(isinstance(x.type, ScalarType) and not isinstance(x.op, Const) for x in node.inputs):
-        return "a number among the operands varies"
+    numbers = [x for x in node.inputs if isinstance(x.type, ScalarType)]
+    if varying := [x for x in numbers if not isinstance(x.op, Const)]:
+        if any(x.type != ScalarType(float) for x in varying):
+            return "a number that varies is no float"
+        if isinstance(op, Pow):  # torch computes some exponents otherwise than others
+            return "the exponent or the base of a power varies"
     wide = typed.device.type == "cpu" and typed.dtype is torch.float64
     if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error
         return "float64 trigonometry is left to torch's own kernel"
@@ -297,7 +304,7 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
 
     The body is visited from the outputs, operands first, so that equal groups get equal bodies.
     """
-    body: dict[Node, Node] = {}
+    body: dict[Node, Node] = {}  # a number of a tensor is read there, so that nobody waits for it
     numbers: dict[object, Node] = {}
     reads: dict[Node, Node] = {}
     stack = list(reversed(outputs))
@@ -307,7 +314,7 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
             stack.pop()
         elif isinstance(node.op, Const):
             body[node] = numbers.setdefault(node.op.key, constant(node.op.value))
-        elif node not in inside:
+        elif node not in inside and not read_inside(node, outputs[0]):
             read = new[node]
             body[node] = reads.setdefault(read, input(f"a{len(reads)}", read.type))
         elif missing := [x for x in node.inputs if x not in body]:
@@ -320,3 +327,12 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
         return {outputs[0]: Node(op, operands, outputs[0].type, where)}
     whole = Node(op, operands, TupleType(tuple(m.type for m in outputs)), where)
     return {m: Node(Item(i), (whole,), m.type, m.where) for i, m in enumerate(outputs)}
+
+
+def read_inside(node: Node, output: Node) -> bool:
+    """Whether the group itself reads this number from a tensor, on its own device."""
+    if not isinstance(node.op, ToNumber):
+        return False
+    x, made = node.inputs[0].type, output.type
+    assert isinstance(x, TensorType) and isinstance(made, TensorType)
+    return not x.shape and x.dtype in DTYPES and x.device == made.device

@@ -9,9 +9,9 @@ from torch import nn
 import lazytorch as lt
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Builder, Graph, Write, input
-from lazytorch.ops.pointwise import Add
+from lazytorch.ops.pointwise import Add, Mul
 from lazytorch.runtime.cudagraph import Replayer, refusal
-from lazytorch.types import tensor_type
+from lazytorch.types import ScalarType, tensor_type
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda", 0)
@@ -22,6 +22,11 @@ def test_values_on_the_cpu_are_refused_by_name() -> None:
     y = input("y", tensor_type((), torch.float32))
     total = Builder()(Add(), x, y)
     assert "a value lies on the cpu" in refusal(Graph((x, y), (total,)))
+
+
+def test_numbers_that_vary_are_refused_by_name() -> None:
+    x, s = input("x", tensor_type((2,), device="cuda")), input("s", ScalarType(float))
+    assert "a number varies" in refusal(Graph((x, s), (Builder()(Mul(), x, s),)))
 
 
 def test_a_write_to_an_argument_is_refused_and_one_to_state_is_not() -> None:

@@ -109,3 +109,19 @@ def test_training_a_step_with_buffers_follows_eager() -> None:
             net(x).square().mean().backward()
             step.step()
         same(ours.state_dict(), theirs.state_dict())
+
+
+def test_a_branch_first_taken_later_has_gradients() -> None:
+    def f(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return (x * w).sum()
+        return (x * w * w).sum() if x.sum() > -5 else w.sum() * 3
+
+    fast = lt.compile(f)
+    for sign in (1.0, -1.0, 1.0, -2.0, -1.0, -2.0):
+        ours = torch.ones(3, requires_grad=True)
+        theirs = torch.ones(3, requires_grad=True)
+        x = torch.arange(1.0, 4.0) * sign
+        fast(x, ours).backward()
+        f(x, theirs).backward()
+        same(ours.grad, theirs.grad)

@@ -17,7 +17,7 @@ LAYERS = (
     ("autodiff",),
     ("lower", "runtime"),
     ("view",),
-    ("guards",),
+    ("guards", "varying"),
     ("trail", "plan", "compiled"),
     ("compile", "lazy"),
     ("zoo",),

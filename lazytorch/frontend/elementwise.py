@@ -53,8 +53,10 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
         if a.__class__ is Traced:
             nodes.append(a.cell.value if a.window is None else r.read(a))
             needed = needed or a.differentiable
-        elif a.__class__ in NUMBERS:
+        elif type(a) in NUMBERS:  # a number that varies calls itself a float, but is none
             nodes.append(constant(a))
+        elif isinstance(a, torch.SymFloat):
+            nodes.append(a.node.value)
         else:
             return None
     if needed and not torch.is_grad_enabled():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import is_
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -29,17 +29,22 @@ def record(
     on_cut: OnCut | None = None,
     fullgraph: bool = False,
     watch: Watch | None = None,
+    varying: frozenset[int] | None = frozenset(),
 ) -> Recorded:
     """Run `fn` on lazy stand-ins of its tensor arguments and return what it did as graphs.
 
     `leaves` and `spec` are the flattened `(args, kwargs)`. Nothing is computed, except pieces up
     to a cut (`on_cut`). Modules, and whatever else `watch` sees, are left as they were, whatever
     happens; what the function changes of them is in the result if a call can repeat it.
+
+    `varying` are the leaves, Python floats, that become inputs of the graph. With None there are
+    no numbers in the graph at all: `item()` cuts. So it is also where the function fails on
+    stand-ins for floats (a library may ask `type(x) is float`); `failure` then says so.
     """
     watch = watch or Watch(fn, leaves)
-    recorded, changes = attempt(fn, leaves, spec, known, on_cut, fullgraph, watch)
+    recorded, changes = attempt(fn, leaves, spec, known, on_cut, fullgraph, watch, varying)
     if changes:
-        settles(fn, leaves, spec, watch, recorded, changes)
+        settles(fn, leaves, spec, watch, recorded, changes, varying)
     return replace(recorded, changes=changes, notes=[*recorded.notes, *watch.notes])
 
 
@@ -51,29 +56,45 @@ def attempt(
     on_cut: OnCut | None,
     fullgraph: bool,
     watch: Watch,
+    varying: frozenset[int] | None,
 ) -> tuple[Recorded, list[Change]]:
-    """One recording, begun again when storages turn out to be shared; what it changed, undone."""
+    """One recording, begun again when storages turn out to be shared or numbers cannot vary; what
+    it changed, undone."""
     shared: set[int] = set()
+    failure = ""
     while True:
+        sources = origins(fn, leaves, spec, watch.reach)
+        recorder = Recording(sources, shared, known, on_cut, fullgraph, varying is not None)
         try:
-            return record_once(fn, leaves, spec, shared, known, on_cut, fullgraph, watch)
+            recorded, changes = record_once(recorder, fn, leaves, spec, watch, varying)
+            if varying and not all(settled(change.new) for change in changes):
+                raise changing(watch, changes)  # perhaps it keeps a float that would be constant
         except Restart as restart:
             shared.add(restart.storage)
+        except Exception as error:
+            if not recorder.has_numbers or recorder.cuts:  # a piece that ran may not run again
+                raise
+            varying = None
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            return replace(recorded, failure=failure), changes
 
 
 def record_once(
+    recorder: Recording,
     fn: Callable[..., Any],
     leaves: list[Any],
     spec: trees.Spec,
-    shared: set[int],
-    known: tuple[Cut, ...],
-    on_cut: OnCut | None,
-    fullgraph: bool,
     watch: Watch,
+    varying: frozenset[int] | None,
 ) -> tuple[Recorded, list[Change]]:
     """One attempt; Restart when storages turn out to be shared."""
-    recorder = Recording(origins(fn, leaves, spec, watch.reach), shared, known, on_cut, fullgraph)
     stand_ins = [recorder.lift(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    if varying:
+        labels = argument_labels(fn, spec)
+        for i in sorted(varying):
+            if type(leaves[i]) is float:
+                stand_ins[i] = recorder.number_argument(i, labels[i], leaves[i])
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")
@@ -101,6 +122,7 @@ def record_once(
             ) from error
         raise
     finally:
+        recorder.finished = True
         changes = watch.undo()
     return replace(recorded, fills=fills), changes
 
@@ -112,33 +134,41 @@ def settles(
     watch: Watch,
     recorded: Recorded,
     changes: list[Change],
+    varying: frozenset[int] | None,
 ) -> None:
     """Refuse a forward that keeps state in Python, unless it leaves that state alone once set.
 
     What it sets must be numbers, texts or functions, and a second recording, from what the first
     one left, must change nothing: then a plan can set the same again.
     """
-    first = changes[0]
     again = changes
+    if recorded.failure:
+        varying = None
     if recorded.cuts == 0 and all(settled(change.new) for change in changes):
         watch.apply(changes)
         try:
-            _, again = attempt(fn, leaves, spec, (), None, True, Watch(fn, leaves))
+            _, again = attempt(fn, leaves, spec, (), None, True, Watch(fn, leaves), varying)
         finally:
             watch.undo()
     if again:
-        raise UnsupportedError(
-            f"the forward changed {first}, which a replay would not do again",
-            where=watch.line(first),
-            hint="keep state in a buffer (register_buffer), or mark the method lt.disable",
-        )
+        raise changing(watch, changes)
+
+
+def changing(watch: Watch, changes: list[Change]) -> UnsupportedError:
+    """What to say of a forward that keeps state in Python."""
+    first = changes[0]
+    return UnsupportedError(
+        f"the forward changed {first}, which a replay would not do again",
+        where=watch.line(first),
+        hint="keep state in a buffer (register_buffer), or mark the method lt.disable",
+    )
 
 
 def settled(value: object) -> bool:
-    """Whether a plan can store this value at every call."""
-    if value.__class__ in (tuple, list):
-        return all(settled(x) for x in value)  # type: ignore[attr-defined]  # a sequence
-    return value.__class__ in ATOMS or isinstance(value, types.FunctionType)
+    """Whether a plan can store this value at every call; a number that varies is no float."""
+    if type(value) in (tuple, list):
+        return all(settled(x) for x in cast("Sequence[object]", value))
+    return type(value) in ATOMS or isinstance(value, types.FunctionType)
 
 
 def origins(

@@ -15,7 +15,7 @@ from lazytorch.frontend.alias import Cell, Window
 from lazytorch.frontend.place import Place, place
 from lazytorch.frontend.refuse import refuse_unusual
 from lazytorch.frontend.tensor import LazyTensor, make
-from lazytorch.frontend.values import items
+from lazytorch.frontend.values import items, refuse_varying
 from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
@@ -35,6 +35,7 @@ class RecordingBuilder(Builder):
 
     @override
     def __call__(self, op: Op, *inputs: Any) -> Node:
+        refuse_varying(op)
         node = Builder.__call__(self, op, *inputs)
         return self.recorder.effect(node) if op.effect else node
 
@@ -184,6 +185,8 @@ class Recorder:
             return self.read(self.lazy(value))
         if value.__class__ is list or value.__class__ is tuple:
             return [self.operand(v) for v in value]
+        if isinstance(value, torch.SymFloat):
+            return value.node.value
         return value
 
     def wrap(self, value: Any, differentiable: bool) -> Any:

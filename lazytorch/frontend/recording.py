@@ -18,10 +18,12 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.elementwise import Inferred, record_elementwise
 from lazytorch.frontend.modes import RecordingMode, paused
+from lazytorch.frontend.number import Number, Varying
 from lazytorch.frontend.place import place
 from lazytorch.frontend.recorder import Recorder, storage_type
 from lazytorch.frontend.sources import (
     Argument,
+    Assumed,
     Cut,
     Held,
     Leaf,
@@ -38,7 +40,8 @@ from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import Literal as TensorLiteral
-from lazytorch.types import TensorType
+from lazytorch.ops.number import ToNumber
+from lazytorch.types import ScalarType, TensorType, Type
 
 
 class Restart(BaseException):
@@ -50,7 +53,10 @@ class Restart(BaseException):
 
 
 class Recording(Recorder):
-    """Records a function once; `known` are the cuts already answered on this path."""
+    """Records a function once; `known` are the cuts already answered on this path.
+
+    With `numbers`, the float that `item()` gives is a value of the graph.
+    """
 
     kind = Traced
 
@@ -61,6 +67,7 @@ class Recording(Recorder):
         known: tuple[Cut, ...] = (),
         on_cut: OnCut | None = None,
         fullgraph: bool = False,
+        numbers: bool = True,
     ) -> None:
         super().__init__()
         self.mode = RecordingMode(self)
@@ -72,14 +79,18 @@ class Recording(Recorder):
         self.sources: dict[Node, Source] = {}
         self.labels: set[str] = set()
         self.effects: list[Node] = []
-        self.cells: list[weakref.ref[Cell]] = []
+        self.numbers = numbers
+        self.has_numbers = False
+        self.assumed: list[Assumed] = []
+        self.finished = False
+        self.cells: list[weakref.ref[Cell | Varying]] = []
         self.cuts = 0
         self.notes: list[str] = []
         self.inferred = Inferred()
 
     # How real tensors come in.
 
-    def new_input(self, label: str, typed: TensorType, source: Source) -> Node:
+    def new_input(self, label: str, typed: Type, source: Source) -> Node:
         """An input node with a label that is unique and readable in a graph's text."""
         label = re.sub(r"[^\w.\[\]]", "_", label) or "x"
         label = f"x{label}" if label.isdigit() else label
@@ -91,6 +102,19 @@ class Recording(Recorder):
         node = input(unique, typed, "argument" if isinstance(of, Argument | Live) else "state")
         self.sources[node] = source
         return node
+
+    def number_argument(self, index: int, label: str, value: float) -> Number:
+        """The stand-in for a float argument that varies."""
+        node = self.new_input(label, ScalarType(float), Argument(index))
+        return Number(self.varying(node, value))
+
+    def varying(self, node: Node, known: float | None) -> Varying:
+        """A number's value; what was read from a tensor is kept over a cut."""
+        self.has_numbers = True
+        made = Varying(self, node, known)
+        if made.from_tensor:
+            self.cells.append(weakref.ref(made))
+        return made
 
     def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
         """Where a real tensor is found at the next call."""
@@ -180,10 +204,14 @@ class Recording(Recorder):
             return bool(self.number(x, bool))
         if kind.is_complex:
             return complex(self.number(x, complex))
+        if kind.is_floating_point and self.numbers and x.typed.numel == 1:
+            value = self.read(x)
+            if not isinstance(value.op, TensorLiteral):
+                return Number(self.varying(self.b(ToNumber(), value), None))
         return self.number(x, float if kind.is_floating_point else int)
 
     def number(self, x: LazyTensor, kind: type) -> Any:
-        """Cut here: run what was recorded so far and go on knowing the value."""
+        """The value: what was recorded so far is run, and the recording cut."""
         if x.typed.numel != 1:
             raise LazyTorchError(
                 "Boolean value of Tensor with more than one value is ambiguous"
@@ -195,11 +223,15 @@ class Recording(Recorder):
         value = self.read(x)
         if isinstance(value.op, TensorLiteral):
             return kind(value.op.data.tensor.item())
+        return self.decided(value, kind)
+
+    def decided(self, value: Node, kind: type) -> Any:
+        """Cut here, and go on knowing what a tensor's element or a number is."""
         if self.fullgraph:
             raise CutError(
                 f"fullgraph=True, but the recording would be cut: {kind.__name__}() of a tensor "
                 "decides how Python goes on",
-                {"tensor": x.typed},
+                {"value": value.type},
                 self.here(),
                 "use torch.where, or leave fullgraph=False",
             )
@@ -296,6 +328,10 @@ class Recording(Recorder):
                 x = self.lazy(leaf)
                 pending.append((len(made), x))
                 made.append(Leaf(None))
+            elif isinstance(leaf, Number):
+                made.append(Leaf(len(outputs)))
+                outputs.append(leaf.node.value)
+                aliases.append(None)
             else:
                 trees.refuse_object(leaf, "the result")
                 made.append(Leaf(None, leaf))
@@ -330,7 +366,7 @@ class Recording(Recorder):
             outputs.append(node)
             aliases.append(alias)
         piece = self.piece(outputs, aliases, None)
-        return Recorded(piece, made, spec, self.notes, self.cuts)
+        return Recorded(piece, made, spec, self.notes, self.cuts, assumed=self.assumed)
 
     def piece(self, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
         """The graph of everything recorded since the last cut, with the inputs that it needs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.watch import Change
-from lazytorch.ir import Graph
+from lazytorch.ir import Graph, Input, Node, postorder
 from lazytorch.ops.aten import value_type
+from lazytorch.ops.number import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,29 @@ Source = Argument | State | Held | Storage | Live
 
 
 @dataclass(frozen=True, slots=True)
+class Assumed:
+    """What Python asked of the numbers among the arguments, and what it was told.
+
+    `graph` has the `arguments` (leaves of the call's arguments) as inputs. With `exact`, it is a
+    number itself whose value was needed, not just how it compares.
+    """
+
+    graph: Graph
+    arguments: tuple[int, ...]
+    value: Any
+    exact: bool
+    where: str
+
+
+def assumption(node: Node, value: Any, sources: Mapping[Node, Source], where: str) -> Assumed:
+    """That `node`, computed from arguments alone, is `value`."""
+    inputs = tuple([x for x in postorder([node]) if isinstance(x.op, Input)])
+    arguments = [source.index for x in inputs if isinstance(source := sources[x], Argument)]
+    exact = isinstance(node.op, Arithmetic) and node.op.function == "float"
+    return Assumed(Graph(inputs, (node,)), tuple(arguments), value, exact, where)
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """One leaf of the result: an output of the last piece, or a constant."""
 
@@ -93,11 +117,15 @@ class Cut:
     def resolve(self, outputs: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
         """The value that the piece's outputs give, and the outputs with the call's results."""
         if self.call is None:
-            return self.kind(outputs[0].item()), tuple(outputs)
+            first = outputs[0]
+            return self.kind(first.item() if isinstance(first, torch.Tensor) else first), (
+                *outputs,
+            )
         given = outputs[: self.operands]
-        versions = [x._version for x in given]
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
+        versions = [x._version for x in tensors]
         leaves, spec = trees.flatten(self.call(*given))
-        if [x._version for x in given] != versions:
+        if [x._version for x in tensors] != versions:
             raise UnsupportedError(
                 "a function kept eager wrote into a tensor that a compiled function gave it",
                 {"at": self.where},
@@ -113,6 +141,8 @@ class Recorded:
     """The last piece of a recording, what the function returned, what it changed in Python.
 
     If it `fills` lists or other containers among its arguments, these follow in the result.
+    `assumed` is what the recording, all its pieces, took for granted of numbers; `failure` why
+    there are none in the graph, where the function cannot work with them.
     """
 
     piece: Piece
@@ -122,6 +152,8 @@ class Recorded:
     cuts: int = 0
     fills: bool = False
     changes: list[Change] = field(default_factory=list[Change])
+    assumed: list[Assumed] = field(default_factory=list[Assumed])
+    failure: str = ""
 
 
 OnCut = Callable[[Piece], Any]

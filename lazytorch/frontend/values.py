@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lazytorch.errors import UnsupportedError
+from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend.alias import fitted
 from lazytorch.frontend.imports import IMPORTERS, Written
-from lazytorch.ir import Builder, Item, Node, Operand
+from lazytorch.ir import Builder, Item, Node, Op, Operand
 from lazytorch.ops.aten import Aten, AtenRandom
 from lazytorch.types import TupleType
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 _CONSTANT_LIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
                   "randint_like", "new_zeros", "new_ones", "new_full", "new_empty",
                   "new_empty_strided")  # fmt: skip
+
+
+class VaryingError(LazyTorchError):
+    """An importer put a number that varies among an operation's attributes."""
+
+
+def refuse_varying(op: Op) -> None:
+    """Refuse an operation with a node as an attribute: attributes are constants."""
+    for value in op.__dict__.values():
+        if value.__class__ is Node:
+            raise VaryingError(f"{op.name()} has no place for a number that varies")
 
 
 def differentiable(func: Any, args: Any, kwargs: Any) -> tuple[bool, bool]:
@@ -55,7 +66,10 @@ def nodes(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if importer is not None:
         operands = [r.operand(a) for a in args]
         more = {k: r.operand(v) for k, v in kwargs.items()} if kwargs else kwargs
-        result = importer(r.b, *operands, **more)
+        try:
+            result = importer(r.b, *operands, **more)
+        except VaryingError:
+            result = NotImplemented
         if result.__class__ is Written:
             for position, value in result.writes:
                 name = func._schema.arguments[position].name
@@ -86,6 +100,8 @@ def static_argument(r: Recorder, value: Any, operands: list[Node]) -> Any:
     if isinstance(value, torch.Tensor):
         operands.append(r.read(r.lazy(value)))
         return Operand(len(operands) - 1)
+    if isinstance(value, torch.SymFloat):
+        value = value.node.value
     if isinstance(value, Node):
         operands.append(value)
         return Operand(len(operands) - 1)

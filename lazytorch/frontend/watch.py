@@ -129,9 +129,10 @@ class Watch:
         """Whether a value says what another said when this watch was made."""
         if old is new:
             return True
-        if old.__class__ is not new.__class__ or depth > _DEEP:
+        # By type, since a number that varies says that its class is float.
+        if type(old) is not type(new) or depth > _DEEP:
             return False
-        if old.__class__ in ATOMS:
+        if type(old) in ATOMS:
             return old == new and repr(old) == repr(new)  # 0.0 is not -0.0
         if isinstance(old, tuple):
             was, now = list(cast(tuple[Any, ...], old)), list(new)

@@ -11,7 +11,8 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input, Node
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.types import Number, TensorType, Type, dtype_name, kind_of
+from lazytorch.ops.number import ToNumber
+from lazytorch.types import Number, ScalarType, TensorType, Type, dtype_name, kind_of
 
 HALVES = (torch.float16, torch.bfloat16)
 SUPPORTED = (
@@ -24,18 +25,25 @@ class Expression:
     """A value in generated source: its text, and the dtype that torch would give it.
 
     A 16-bit float is held in float32 and is rounded only where `Printer.convert` says so.
-    `number` is the Python number that a literal stands for.
+    `number` is the Python number that a literal stands for; with `varies` it is such a number
+    too, known at run time only. As torch does, neither is rounded to 16 bits before it is used.
     """
 
-    __slots__ = ("code", "dtype", "number", "printer")
+    __slots__ = ("code", "dtype", "number", "printer", "varies")
 
     def __init__(
-        self, printer: Printer, code: str, dtype: torch.dtype, number: Number | None = None
+        self,
+        printer: Printer,
+        code: str,
+        dtype: torch.dtype,
+        number: Number | None = None,
+        varies: bool = False,
     ) -> None:
         self.printer = printer
         self.code = code
         self.dtype = dtype
         self.number = number
+        self.varies = varies
 
     def to(self, dtype: torch.dtype) -> Expression:
         """Converted as `Tensor.to` does."""
@@ -193,21 +201,40 @@ class Printer(ABC):
             raise UnsupportedError("generated kernels have no complex numbers")
         return Expression(self, self.literal(value, dtype), dtype, value)
 
+    def varying(self, x: Expression) -> Expression:
+        """A loaded value as a Python float: what a number is that is known at run time only."""
+        return Expression(self, self.to(x, torch.float64).code, torch.float64, varies=True)
+
     def to(self, x: Expression, dtype: torch.dtype) -> Expression:
         """`x` in another dtype; itself when it has that dtype."""
         if x.dtype is dtype:
             return x
         check(dtype)
+        if x.varies:
+            if kind_of(dtype) != 2:
+                raise UnsupportedError(f"a float that varies as a {dtype_name(dtype)}")
+            wide = torch.float32 if dtype in HALVES else dtype
+            if x.dtype in (*HALVES, torch.float32) and wide is torch.float32:
+                return Expression(self, x.code, dtype, varies=True)
+            return Expression(
+                self,
+                self.bind(self.conversion(x.code, x.dtype, wide), wide).code,
+                dtype,
+                None,
+                True,
+            )
         return self.bind(self.conversion(x.code, x.dtype, dtype), dtype)
 
     def round16(self, x: Expression) -> Expression:
         """`x` rounded to its own dtype when that has 16 bits."""
-        if x.dtype not in HALVES or x.number is not None:
+        if x.dtype not in HALVES or x.number is not None or x.varies:
             return x
         return self.bind(self.conversion(x.code, x.dtype, x.dtype), x.dtype)
 
     def round_number(self, x: Expression) -> Expression:
-        """A literal of a 16-bit dtype rounded to it; other values as they are."""
+        """A number of a 16-bit dtype rounded to it; other values as they are."""
+        if x.dtype in HALVES and x.varies:
+            return self.bind(self.conversion(x.code, x.dtype, x.dtype), x.dtype)
         if x.dtype not in HALVES or x.number is None:
             return x
         return self.number(torch.tensor(x.number, dtype=x.dtype).item(), x.dtype)
@@ -265,12 +292,18 @@ class Printer(ABC):
 def print_body(printer: Printer, body: Graph, inputs: Sequence[Expression]) -> list[Expression]:
     """Write the lines that compute a group; its outputs, each in its own dtype.
 
-    `inputs` are the loaded operands, 16-bit ones widened to float32.
+    `inputs` are the loaded operands: 16-bit ones widened to float32, numbers in float64.
     """
     known: dict[Node, Expression] = dict(zip(body.inputs, inputs, strict=True))
+    for node in body.inputs:
+        if isinstance(node.type, ScalarType):
+            known[node] = printer.varying(known[node])
     for node in body.nodes:
         op = node.op
         if isinstance(op, Input | Const):
+            continue
+        if isinstance(op, ToNumber):
+            known[node] = printer.varying(known[node.inputs[0]])
             continue
         assert isinstance(op, Pointwise | Rowwise) and isinstance(node.type, TensorType)
         types = [x.type for x in node.inputs]

@@ -13,10 +13,15 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.fused import Fused
-from lazytorch.types import Shape, TensorType
+from lazytorch.ops.number import ToNumber
+from lazytorch.types import ScalarType, Shape, TensorType
+
+Operand = TensorType | ScalarType
+"""What a kernel reads: a tensor, or a Python float, a run-time argument of type double."""
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-"""Called with one tensor per operand; allocates the outputs and returns them as `Fused.run` does.
+"""Called with one tensor or float per operand; allocates the outputs and returns them as
+`Fused.run` does.
 
 Operands and outputs have the very types that the launcher was made for. That is the caller's
 promise and is not checked again: a Program has guards for it.
@@ -43,7 +48,7 @@ class Kernel:
 class Target(Protocol):
     """A way to generate code for one kind of device."""
 
-    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
         ...
 
@@ -57,7 +62,7 @@ class Target(Protocol):
     def launcher(
         self,
         kernel: Kernel,
-        operands: tuple[TensorType, ...],
+        operands: tuple[Operand, ...],
         outputs: tuple[TensorType, ...],
     ) -> Launch:
         """A function for one call site of a built kernel.
@@ -79,7 +84,7 @@ def describe(body: Graph) -> str:
     return "_".join(n.op.name() for n in body.nodes if not isinstance(n.op, Input | Const))
 
 
-def group_shape(op: Fused, operands: tuple[TensorType, ...], rows: bool = False) -> Shape:
+def group_shape(op: Fused, operands: tuple[Operand, ...], rows: bool = False) -> Shape:
     """The one shape that all outputs of a group have.
 
     UnsupportedError when the group holds anything but elementwise operations, and with `rows` those
@@ -87,18 +92,16 @@ def group_shape(op: Fused, operands: tuple[TensorType, ...], rows: bool = False)
     """
     body = op.body
     for node in body.nodes:
-        if rows and isinstance(node.op, Rowwise):
+        if isinstance(node.op, ToNumber) or (rows and isinstance(node.op, Rowwise)):
             continue
         if not isinstance(node.op, Pointwise | Const | Input):
             raise UnsupportedError(f"{node.op.name()} is not elementwise", where=node.where)
         if node.op.effect:
             raise UnsupportedError(f"{node.op.name()} is an effect", where=node.where)
-        if not isinstance(node.op, Const) and not isinstance(node.type, TensorType):
+        if not isinstance(node.op, Const | Input) and not isinstance(node.type, TensorType):
             raise UnsupportedError(f"{node.op.name()} is a {node.type}", where=node.where)
     for node, operand in zip(body.inputs, operands, strict=True):
-        if not isinstance(node.type, TensorType) or not (
-            node.type.shape == operand.shape and node.type.dtype is operand.dtype
-        ):
+        if not same_kind(node.type, operand):
             raise UnsupportedError(f"operand {operand} is given where {node.type} is expected")
     shapes = [x.type.shape for x in body.outputs if isinstance(x.type, TensorType)]
     if len(shapes) != len(body.outputs) or len(set(shapes)) != 1:
@@ -106,7 +109,14 @@ def group_shape(op: Fused, operands: tuple[TensorType, ...], rows: bool = False)
             "outputs of different shapes",
             {f"output {i}": x.type for i, x in enumerate(body.outputs)},
         )
-    devices = {x.device for x in operands}
+    devices = {x.device for x in operands if isinstance(x, TensorType)}
     if len(devices) > 1:
         raise UnsupportedError(f"operands on {' and '.join(sorted(map(str, devices)))}")
     return shapes[0]
+
+
+def same_kind(expected: object, operand: Operand) -> bool:
+    """Whether a group that was written for `expected` can read an operand."""
+    if not isinstance(expected, TensorType) or not isinstance(operand, TensorType):
+        return expected == operand == ScalarType(float)
+    return expected.shape == operand.shape and expected.dtype is operand.dtype

@@ -11,9 +11,10 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import aliased, laid_out
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
-from lazytorch.lower.kernel import Kernel, Launch, Target
+from lazytorch.lower.kernel import Kernel, Launch, Operand, Target
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
+from lazytorch.ops.number import Arithmetic
 from lazytorch.types import TensorType, TupleType
 
 
@@ -23,7 +24,7 @@ class KernelCall:
     __slots__ = ("call", "kernel", "op", "operands", "outputs", "settled", "target")
 
     def __init__(
-        self, op: Fused, operands: tuple[TensorType, ...], kernel: Kernel, target: Target
+        self, op: Fused, operands: tuple[Operand, ...], kernel: Kernel, target: Target
     ) -> None:
         typed = op.infer(*operands)
         items = typed.items if isinstance(typed, TupleType) else (typed,)
@@ -38,26 +39,26 @@ class KernelCall:
     def swap(self) -> None:
         """Go over to the generated kernel, which must be built."""
         launch = self.target.launcher(self.kernel, self.operands, self.outputs)
-        wanted = [t.strides for t in self.operands]
 
-        def first(*xs: torch.Tensor) -> Any:
+        def first(*xs: Any) -> Any:
             # A library kernel may lay its result out otherwise than its type says; that shows at
             # the first call and stays so, since a plan always runs on the same types.
-            if all(tuple(x.stride()) == s for x, s in zip(xs, wanted, strict=True)):
+            pairs = zip(xs, self.operands, strict=True)
+            if all(tuple(x.stride()) == t.strides for x, t in pairs if isinstance(t, TensorType)):
                 self.call = launch
                 return launch(*xs)
             self.call = restrided
             return restrided(*xs)
 
-        def restrided(*xs: torch.Tensor) -> Any:
+        def restrided(*xs: Any) -> Any:
             return launch(*[as_typed(x, t) for x, t in zip(xs, self.operands, strict=True)])
 
         self.call = first
 
 
-def as_typed(x: torch.Tensor, typed: TensorType) -> torch.Tensor:
-    """`x` with the strides of its type, copied if it has others."""
-    return own(x, typed, shared=False)
+def as_typed(x: Any, typed: Operand) -> Any:
+    """`x` with the strides of its type, copied if it has others; a number as it is."""
+    return own(x, typed, shared=False) if isinstance(typed, TensorType) else x
 
 
 @dataclass
@@ -188,7 +189,7 @@ class Lowering:
         """The name under which the node's kernel is called."""
         op = node.op
         if isinstance(op, Fused) and self.target is not None:
-            operands = tuple(x.type for x in node.inputs if isinstance(x.type, TensorType))
+            operands = tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
             try:
                 kernel = self.target.prepare(op, operands)
             except UnsupportedError as error:
@@ -200,6 +201,7 @@ class Lowering:
                 self.space[slot] = call
                 return f"{slot}.call"
         label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
+        label = f"python_{op.function}" if isinstance(op, Arithmetic) else label
         function = unique(label, op, self.space)
         self.space[function] = op.run
         return function

@@ -16,6 +16,7 @@ from lazytorch.ops import (
     linalg,
     loss,
     norm,
+    number,
     pointwise,
     pool,
     random,
@@ -26,6 +27,6 @@ from lazytorch.ops import (
 
 __all__ = [
     "activation", "aten", "attention", "compare", "conv", "copies", "create", "elementary",
-    "fused", "index", "layout", "library", "linalg", "loss", "norm", "pointwise", "pool", "random",
-    "recurrent", "reduce", "windows",
+    "fused", "index", "layout", "library", "linalg", "loss", "norm", "number", "pointwise", "pool",
+    "random", "recurrent", "reduce", "windows",
 ]  # fmt: skip

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import torch
 
 from lazytorch.interpret import aliased, laid_out, storage
-from lazytorch.ir import Alias, Graph, Input, Write
+from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.program import Program
-from lazytorch.types import TensorType
+from lazytorch.types import ScalarType, TensorType
 
 CAPTURES = 4
 """Captures of one program, each since state had moved in memory; then it runs directly."""
@@ -240,6 +240,8 @@ def refusal(graph: Graph) -> str:
     for x in graph.nodes:
         if isinstance(x.type, TensorType) and x.type.device.type != "cuda":
             return f"a value lies on the {x.type.device} ({x.op.name()} at {x.where})"
+        if isinstance(x.type, ScalarType) and not isinstance(x.op, Const):
+            return f"a number varies from call to call ({x.op.name()} at {x.where})"
     devices = {x.type.device for x in graph.nodes if isinstance(x.type, TensorType)}
     if len(devices) > 1:
         return f"values lie on several devices: {', '.join(sorted(map(str, devices)))}"

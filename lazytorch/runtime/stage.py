@@ -12,11 +12,31 @@ import torch
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
+from lazytorch.op import attribute_key
 from lazytorch.runtime.cudagraph import Replayer, Run
 from lazytorch.runtime.state import StateTensors
 from lazytorch.types import TensorType
 
 BRANCHES = 64  # values of one cut that are remembered; the least recently used is dropped
+
+
+class Exactly:
+    """A value as a key: 0.0 and -0.0 differ, NaN equals itself."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.key = attribute_key(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exactly) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 @dataclass
@@ -34,7 +54,7 @@ class Stage:
     replay: Run
     recorded: Recorded | None = None
     check: bool = False
-    branches: OrderedDict[Any, Stage] = field(default_factory=OrderedDict[Any, "Stage"])
+    branches: OrderedDict[Exactly, Stage] = field(default_factory=OrderedDict["Exactly", "Stage"])
     values: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,13 +108,14 @@ class Stage:
 
     def follow(self, value: Any) -> Stage | None:
         """The stage for a value of the cut, if it was seen."""
-        stage = self.branches.get(value)
+        key = Exactly(value)
+        stage = self.branches.get(key)
         if stage is not None:
-            self.branches.move_to_end(value)
+            self.branches.move_to_end(key)
         return stage
 
     def add(self, value: Any, stage: Stage) -> None:
         """Remember the stage for a value; the least recently used one makes room."""
-        self.branches[value] = stage
+        self.branches[Exactly(value)] = stage
         if len(self.branches) > BRANCHES:
             self.branches.popitem(last=False)

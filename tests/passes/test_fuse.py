@@ -100,6 +100,35 @@ def test_values_that_others_read_are_outputs(check: Check) -> None:
     )
 
 
+def test_numbers_that_vary_are_operands_and_those_of_tensors_are_read_inside(check: Check) -> None:
+    check(
+        fuse,
+        """
+        graph(%x: f32[4], %s: float, %t: f32[], %u: f32[1]) {
+          %0 = mul %x %s
+          %1 = to_number %t
+          %2 = add %0 %1
+          %3 = to_number %u
+          %4 = sub %2 %3
+          return %4
+        }
+        """,
+        """
+        graph(%x: f32[4], %s: float, %t: f32[], %u: f32[1]) {
+          %0: float = to_number %u
+          %1: f32[4] = fused{body=graph(%a0: f32[4], %a1: float, %a2: f32[], %a3: float) {
+            %0: f32[4] = mul %a0 %a1
+            %1: float = to_number %a2
+            %2: f32[4] = add %0 %1
+            %3: f32[4] = sub %2 %a3
+            return %3
+          }} %x %s %t %0
+          return %1
+        }
+        """,
+    )
+
+
 def test_smaller_operands_are_read_repeatedly(check: Check) -> None:
     check(
         fuse,
@@ -337,8 +366,12 @@ def test_equal_groups_have_equal_kernels() -> None:
             "a number, not a tensor",
         ),
         (
-            "graph(%x: f32[4], %s: float) { %0 = mul %x %s %1 = exp %0 return %1 }",
-            "a number among the operands varies",
+            "graph(%x: f32[4], %s: float) { %0 = pow %x %s return %0 }",
+            "the exponent or the base of a power varies",
+        ),
+        (
+            "graph(%x: f32[4], %n: int) { %0 = mul %x %n %1 = exp %0 return %1 }",
+            "a number that varies is no float",
         ),
     ],
 )

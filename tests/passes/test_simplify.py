@@ -293,3 +293,8 @@ def test_keeps_the_copy_of_an_input_that_the_graph_writes(check: Check) -> None:
         }
         """,
     )
+
+
+def test_a_number_that_varies_is_no_neutral_operand(check: Check) -> None:
+    for text in ("mul %x %s", "add %x %s", "sub %x %s", "div %x %s", "pow %x %s"):
+        check.declines(simplify, f"graph(%x: f32[3], %s: float) {{ %0 = {text} return %0 }}")

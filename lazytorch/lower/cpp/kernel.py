@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -14,9 +15,11 @@ from lazytorch.lower.cpp import toolchain
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
 from lazytorch.lower.expression import Expression, check, print_body
 from lazytorch.lower.index import Loops, kernel_loops
-from lazytorch.lower.kernel import NAME, Kernel, Launch, describe, group_shape, named
+from lazytorch.lower.kernel import NAME, Kernel, Launch, Operand, describe, group_shape, named
 from lazytorch.ops.fused import Fused
-from lazytorch.types import Strides, TensorType
+from lazytorch.types import Strides, TensorType, tensor_type
+
+NUMBER = tensor_type((), torch.float64)
 
 SHORT = 8
 """Innermost loops shorter than this fill no vector: another loop becomes the vector loop."""
@@ -92,16 +95,17 @@ class CppTarget:
         self.load = load
         self.addresses: dict[str, int] = {}
 
-    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
         group_shape(op, operands)
         outputs = output_types(op)
-        for x in (*operands, *outputs):
+        reads = in_memory(operands)
+        for x in (*reads, *outputs):
             check(x.dtype)
             if x.device.type != "cpu":
                 raise UnsupportedError(f"a C++ kernel cannot read {x}")
-        steps = choose_walk(kernel_loops(operands, outputs)).steps
-        source = kernel_source(op, operands, outputs, steps, self.rounding)
+        steps = choose_walk(kernel_loops(reads, outputs)).steps
+        source = kernel_source(op, reads, outputs, steps, self.rounding)
         return named(describe(op.body), source)
 
     def build(self, kernels: Sequence[Kernel]) -> None:
@@ -118,13 +122,18 @@ class CppTarget:
     def launcher(
         self,
         kernel: Kernel,
-        operands: tuple[TensorType, ...],
+        operands: tuple[Operand, ...],
         outputs: tuple[TensorType, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel."""
         if kernel.name not in self.addresses:
             raise LazyTorchError(f"kernel {kernel.name} is not built")
         return make_launch(self.addresses[kernel.name], operands, outputs)
+
+
+def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
+    """What the kernel reads: of a number, one double."""
+    return tuple([x if isinstance(x, TensorType) else NUMBER for x in operands])
 
 
 def output_types(op: Fused) -> tuple[TensorType, ...]:
@@ -195,14 +204,15 @@ extern "C" void {name}(const int64_t* n, {parameters}) {{
 
 
 def make_launch(
-    address: int, operands: tuple[TensorType, ...], outputs: tuple[TensorType, ...]
+    address: int, operands: tuple[Operand, ...], outputs: tuple[TensorType, ...]
 ) -> Launch:
     """The function that a call site calls; few Python steps, because models have hundreds of them.
 
     What it calls is at `address`. Sizes and strides were turned into its first argument already.
     """
-    walk = choose_walk(kernel_loops(operands, outputs))
-    types = (*operands, *outputs)
+    reads = in_memory(operands)
+    walk = choose_walk(kernel_loops(reads, outputs))
+    types = (*reads, *outputs)
     described = walk.arguments([x.dtype.itemsize for x in types])
     array = (ctypes.c_int64 * len(described))(*described)
     # Letting other threads run costs more than a small kernel does.
@@ -222,9 +232,19 @@ def make_launch(
         function(n, *[x.data_ptr() for x in xs], *[x.data_ptr() for x in results])
         return results
 
+    def launch_with_numbers(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        results = [allocate() for allocate in new]
+        pointers = [
+            ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr() for x in xs
+        ]
+        function(n, *pointers, *[x.data_ptr() for x in results])
+        return tuple(results) if len(results) > 1 else results[0]
+
     def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])
 
     if not walk.loops.numel:
         return launch_none
+    if reads != operands:
+        return launch_with_numbers
     return launch_one if len(new) == 1 else launch_several

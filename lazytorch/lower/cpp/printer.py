@@ -109,9 +109,11 @@ class CppPrinter(Printer):
 def extremum(printer: Printer, name: str, operands: list[Expression], may_be_nan: bool) -> str:
     """The larger or the smaller of two; NaN when either is."""
     x, y = operands
-    if x.number is not None:
+    if x.number is not None or x.varies:
         x, y = y, x
     sign = ">" if name == "maximum" else "<"
+    if y.varies:
+        sign += "="  # of equal zeros the tensor's, as where the number is a literal
     if not may_be_nan:
         return f"{x.code} {sign} {y.code} ? {x.code} : {y.code}"
     if y.number is not None and not math.isnan(y.number.real):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.lower.expression import Expression, check, print_body
+from lazytorch.lower.expression import check, print_body
 from lazytorch.lower.index import Loops, kernel_loops
-from lazytorch.lower.kernel import NAME, Kernel, Launch, describe, group_shape, named
+from lazytorch.lower.kernel import NAME, Kernel, Launch, Operand, describe, group_shape, named
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
-from lazytorch.lower.triton.printer import POINTER, TritonPrinter, loaded, stored
+from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
 from lazytorch.lower.triton.rows import Rows, row_statements, rows_of
 from lazytorch.ops.base import Rowwise
 from lazytorch.ops.fused import Fused
@@ -127,16 +127,17 @@ class TritonTarget:
         self.rounding = rounding
         self.binaries = Binaries()
 
-    def prepare(self, op: Fused, operands: tuple[TensorType, ...]) -> Kernel:
+    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
         group_shape(op, operands, rows=True)
         outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
-        for x in (*operands, *outputs):
+        reads = tensors(operands)
+        for x in (*reads, *outputs):
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
         rows = any(isinstance(node.op, Rowwise) for node in op.body.nodes)
-        walk = walk_of(rows, operands, outputs)
+        walk = walk_of(rows, reads, outputs)
         source = kernel_source(op, operands, outputs, walk, self.rounding)
         kernel = named(describe(op.body), source, rows)
         self.binaries.expect(kernel, outputs[0].device)
@@ -149,27 +150,34 @@ class TritonTarget:
     def launcher(
         self,
         kernel: Kernel,
-        operands: tuple[TensorType, ...],
+        operands: tuple[Operand, ...],
         outputs: tuple[TensorType, ...],
     ) -> Launch:
-        """A function that allocates the outputs and runs a built kernel on such tensors."""
-        walk = walk_of(kernel.rows, operands, outputs)
+        """A function that allocates the outputs and runs a built kernel on such operands."""
+        walk = walk_of(kernel.rows, tensors(operands), outputs)
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, len(operands), outputs, walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
+
+
+def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
+    """The operands that are read from memory; numbers are arguments of the kernel."""
+    return tuple([x for x in operands if isinstance(x, TensorType)])
 
 
 def kernel_source(
     op: Fused,
-    operands: tuple[TensorType, ...],
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     walk: Walk | Rows,
     rounding: bool,
 ) -> str:
     """A module with the kernel, and what is needed to compile it ahead of its first launch."""
-    types = (*operands, *outputs)
+    types = (*tensors(operands), *outputs)
     integer = "i64" if walk.wide else "i32"
     signature = {f"p{k}": POINTER[x.dtype] for k, x in enumerate(types)}
     signature |= dict.fromkeys(walk.arguments(), integer)
+    scalars = [f"d{k}" for k in range(len(operands) + len(outputs) - len(types))]
+    signature |= dict.fromkeys(scalars, "i64")  # the bits of doubles, on every way of launching
     if isinstance(walk, Rows):
         statements = row_statements(op, operands, outputs, walk, rounding)
     else:
@@ -183,7 +191,7 @@ def kernel_source(
             "enable_fp_fusion": not rounding,
             "enable_reflect_ftz": False,  # eager keeps subnormal numbers
         },
-        numbers=list(walk.arguments()),
+        numbers=[*walk.arguments(), *scalars],
         name=NAME,
         parameters=", ".join(signature),
         body="\n    ".join(statements),
@@ -192,7 +200,7 @@ def kernel_source(
 
 def element_statements(
     op: Fused,
-    operands: tuple[TensorType, ...],
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     walk: Walk,
     rounding: bool,
@@ -266,7 +274,7 @@ def indices(walk: Walk) -> list[str]:
 
 def elements(
     op: Fused,
-    operands: tuple[TensorType, ...],
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     walk: Walk,
     rounding: bool,
@@ -274,12 +282,10 @@ def elements(
 ) -> list[str]:
     """Statements that load, compute and store the elements whose indices are known."""
     printer = TritonPrinter(rounding)
-    inputs: list[Expression] = []
-    for k, x in enumerate(operands):
-        inputs.append(printer.bind(loaded(load(walk, k, masked), x.dtype), x.dtype))
+    inputs = printer.operands(operands, lambda k: load(walk, k, masked))
     values = print_body(printer, op.body, inputs)
     mask = "" if not masked else ", mask" if walk.run == 1 else ", mask[:, None]"
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
+    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(tensors(operands))):
         at, code = offset(walk, k, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
         printer.lines.append(f"tl.store(p{k} + {at}, {code}{mask})")
     return printer.lines

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 from lazytorch.errors import LazyTorchError
-from lazytorch.lower.kernel import Kernel, Launch
+from lazytorch.lower.kernel import Kernel, Launch, Operand
 from lazytorch.lower.triton.binary import ALIGNMENT, Binaries, interpreting
 from lazytorch.types import TensorType
 
@@ -24,38 +26,48 @@ LAUNCHERS = {
 def make_launch(
     binaries: Binaries,
     kernel: Kernel,
-    operands: int,
+    operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
     grid: int,
     numbers: tuple[int, ...],
 ) -> Launch:
-    """The function for one call site: `operands` tensors in, the outputs allocated and filled.
+    """The function for one call site: `operands` in, the outputs allocated and filled.
 
-    `numbers` are the arguments after the pointers. It launches on the current stream of the
-    outputs' device, from any thread, also while a CUDA graph is captured.
+    `numbers` are the arguments after the pointers; operands that are floats come last. It launches
+    on the current stream of the outputs' device, from any thread, also while a CUDA graph is
+    captured.
     """
     device = outputs[0].device
     index = device.index or 0
     loaded = binaries.loaded.get((kernel.name, index, True))
     if loaded is None:
         raise LazyTorchError(f"kernel {kernel.name} is not built for {device}")
-    xs = [f"x{k}" for k in range(operands)]
+    given = [f"x{k}" for k in range(len(operands))]
+    xs = [x for x, t in zip(given, operands, strict=True) if isinstance(t, TensorType)]
+    floats = [x for x in given if x not in xs]
+    last = [*map(str, numbers), *[f"bits({x})" for x in floats]]
     ys = [f"y{k}" for k in range(len(outputs))]
     space: dict[str, Any] = {f"new{k}": allocator(x) for k, x in enumerate(outputs)}
+    space["bits"] = bits
     lines = [f"{y} = new{k}()" for k, y in enumerate(ys)]
     if math.prod(outputs[0].shape):
         if interpreting():
-            lines += interpreted(loaded, grid, [*xs, *ys, *map(str, numbers)], space)
+            lines += interpreted(loaded, grid, [*xs, *ys, *last], space)
         else:
             unaligned = partial(binaries.load, kernel, index, aligned=False)
-            lines += launched(loaded, unaligned, index, grid, [*xs, *ys], numbers, space)
+            lines += launched(loaded, unaligned, index, grid, [*xs, *ys], last, space)
     lines.append(f"return {', '.join(ys)}")
-    text = "\n    ".join([f"def launch({', '.join(xs)}):", *lines])
+    text = "\n    ".join([f"def launch({', '.join(given)}):", *lines])
     exec(compile(text, f"<lazytorch launch of {kernel.name}>", "exec"), space)
     launch: Launch = space["launch"]
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         return partial(on_device, index, launch)
     return launch
+
+
+def bits(number: float) -> int:
+    """A double as the integer of the same bits: Triton's launchers round floats to float32."""
+    return struct.unpack("q", struct.pack("d", number))[0]
 
 
 def allocator(x: TensorType) -> partial[torch.Tensor]:
@@ -86,7 +98,7 @@ def launched(
     index: int,
     grid: int,
     tensors: list[str],
-    numbers: tuple[int, ...],
+    numbers: Sequence[object],
     space: dict[str, Any],
 ) -> list[str]:
     """Lines that launch a compiled kernel on the current stream."""

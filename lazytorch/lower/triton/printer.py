@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable, Sequence
 
 import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.lower.expression import HALVES, Expression, Printer
-from lazytorch.types import dtype_name, kind_of
+from lazytorch.lower.kernel import Operand
+from lazytorch.types import TensorType, dtype_name, kind_of
 
 LOCAL = {
     torch.float64: "tl.float64",
@@ -127,6 +129,20 @@ def stored(code: str, dtype: torch.dtype) -> str:
 
 class TritonPrinter(Printer):
     """Writes a group as Triton statements on blocks."""
+
+    def operands(self, operands: Sequence[Operand], load: Callable[[int], str]) -> list[Expression]:
+        """The group's operands: the k-th tensor by `load(k)`, numbers from their bits in `d0`..."""
+        found: list[Expression] = []
+        pointers = numbers = 0
+        for x in operands:
+            if isinstance(x, TensorType):
+                found.append(self.bind(loaded(load(pointers), x.dtype), x.dtype))
+                pointers += 1
+            else:
+                code = f"d{numbers}.to(tl.int64).to(tl.float64, bitcast=True)"
+                found.append(self.bind(code, torch.float64))
+                numbers += 1
+        return found
 
     def literal(self, value: float, dtype: torch.dtype) -> str:
         """The exact number: a scalar block."""

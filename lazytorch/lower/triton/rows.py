@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from lazytorch.lower.expression import Expression, print_body
 from lazytorch.lower.index import Loops, collapse
-from lazytorch.lower.triton.printer import TritonPrinter, loaded, stored
+from lazytorch.lower.kernel import Operand
+from lazytorch.lower.triton.printer import TritonPrinter, stored
 from lazytorch.ops.base import broadcast_strides
 from lazytorch.ops.fused import Fused
 from lazytorch.types import TensorType
@@ -97,7 +98,7 @@ class RowPrinter(TritonPrinter):
 
 def row_statements(
     op: Fused,
-    operands: Sequence[TensorType],
+    operands: Sequence[Operand],
     outputs: Sequence[TensorType],
     rows: Rows,
     rounding: bool,
@@ -110,17 +111,21 @@ def row_statements(
         lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
     lines += ["i0 = rest", f"col = tl.arange(0, {rows.block})", "mask = col < n"]
     printer.lines += lines
-    inputs: list[Expression] = []
-    for k, x in enumerate(operands):
-        at = place(rows, k)
-        code = f"tl.load(p{k} + {at}, mask)" if rows.steps[k] else f"tl.load(p{k} + {at})"
-        inputs.append(printer.bind(loaded(code, x.dtype), x.dtype))
+    inputs = printer.operands(operands, lambda k: load(rows, k))
     values = print_body(printer, op.body, inputs)
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
+    for k, (x, value) in enumerate(
+        zip(outputs, values, strict=True), len(rows.steps) - len(outputs)
+    ):
         printer.lines.append(
             f"tl.store(p{k} + {place(rows, k)}, {stored(value.code, x.dtype)}, mask)"
         )
     return printer.lines
+
+
+def load(rows: Rows, k: int) -> str:
+    """Operand k's part of the row from memory: once where all elements share it."""
+    at = place(rows, k)
+    return f"tl.load(p{k} + {at}, mask)" if rows.steps[k] else f"tl.load(p{k} + {at})"
 
 
 def place(rows: Rows, k: int) -> str:

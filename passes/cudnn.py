@@ -31,15 +31,16 @@ def cudnn(graph: Graph, fits: Fits) -> Graph:
     """The graph on cuDNN's convolutions; `fits` says of which input a convolution gains by it."""
     whole = absorbed(graph, fits)
     inside = {x for found in whole.values() for x in found[:-1]}
+    biased: dict[Node, tuple[Node, Node]] = {}
     done: dict[Node, Node] = {x: x for x in graph.inputs}
     for node in graph.nodes:
         if node in done or node in inside:
             continue
         if node in whole:
-            done[node] = fused(node, whole[node], done)
+            done[node] = fused(node, whole[node], done, biased)
             continue
         found = with_inputs(node, [done[x] for x in node.inputs])
-        done[node] = plain(found) if suits(node, graph, fits) else found
+        done[node] = plain(found, biased) if suits(node, graph, fits) else found
     return rerooted(graph, done)
 
 
@@ -83,17 +84,26 @@ def suits(node: Node, graph: Graph, fits: Fits) -> bool:
     )
 
 
-def plain(node: Node) -> Node:
-    """The convolution without its bias, and the addition of the bias."""
+def plain(node: Node, biased: dict[Node, tuple[Node, Node]]) -> Node:
+    """The convolution without its bias, and the addition of the bias, which `biased` remembers."""
     op = node.op
     assert isinstance(op, Convolution) and isinstance(node.type, TensorType)
     b = Builder(node.where)
     x, weight, *bias = node.inputs
     y = b(CudnnConvolution(op.stride, op.padding, op.dilation), x, laid_out(b, weight))
-    return b(Add(), y, b(Reshape((1, node.type.shape[1], 1, 1)), bias[0])) if bias else y
+    if not bias:
+        return y
+    total = b(Add(), y, b(Reshape((1, node.type.shape[1], 1, 1)), bias[0]))
+    biased[total] = (y, bias[0])
+    return total
 
 
-def fused(node: Node, found: tuple[Node, ...], done: dict[Node, Node]) -> Node:
+def fused(
+    node: Node,
+    found: tuple[Node, ...],
+    done: dict[Node, Node],
+    biased: dict[Node, tuple[Node, Node]],
+) -> Node:
     """The one call for a convolution, what may be added to it, and the relu `node`."""
     source = found[0]
     op, typed = source.op, source.type
@@ -103,10 +113,9 @@ def fused(node: Node, found: tuple[Node, ...], done: dict[Node, Node]) -> Node:
     if not bias:
         bias = [b(Full((typed.shape[1],), 0, typed.dtype, typed.device))]
     rest = [done[y] for y in found[1].inputs if y is not source] if len(found) == 3 else []
-    if rest and isinstance(rest[0].op, Add) and isinstance(rest[0].inputs[0].op, CudnnConvolution):
-        # The residual is a convolution too: one call adds both biases.
-        product, shaped = rest[0].inputs
-        bias = [b(Add(), bias[0], shaped.inputs[0])]
+    if rest and rest[0] in biased:  # a convolution too: one call adds both biases
+        product, other = biased[rest[0]]
+        bias = [b(Add(), bias[0], other)]
         rest = [product]
     call = CudnnConvolutionRelu(op.stride, op.padding, op.dilation)
     return b(call, x, laid_out(b, weight), *bias, *rest)

@@ -18,6 +18,7 @@ from random_graphs import random_graph
 
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Builder, Graph, Node, Op, Write, input
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.compare import Gt, Where
 from lazytorch.ops.conv import Convolution
 from lazytorch.ops.create import Arange, Full
@@ -61,6 +62,7 @@ class Grower:
         ]
         self.pool: list[Node] = list(self.inputs)
         self.effects: list[Node] = []
+        self.masks: dict[int, Node] = {}
 
     def pick(self, fits: Callable[[TensorType], bool] = lambda typed: True) -> Node:
         """A recent value of a fitting type, or an input."""
@@ -70,7 +72,7 @@ class Grower:
     def grow(self) -> None:
         """One more operation."""
         often = (self.unary, self.binary, self.number, self.layout) * 2
-        seldom = (self.convert, self.reduce, self.constant, self.draw, self.pair)
+        seldom = (self.convert, self.reduce, self.constant, self.draw, self.pair, self.attend)
         self.pool.append(self.random.choice(often + seldom)())
 
     def unary(self) -> Node:
@@ -138,6 +140,18 @@ class Grower:
         """The same computation twice, for cse to find."""
         x, y = self.inputs[0], self.inputs[3]
         return self.b(Mul(), self.b(Add(), x, y), self.b(Add(), x, y))
+
+    def attend(self) -> Node:
+        """Attention with a bool mask, sometimes one that was used before."""
+        x = self.b(Cast(torch.float32), self.pick(lambda t: t.rank == 2 and t.numel > 0))
+        assert isinstance(x.type, TensorType)
+        tokens = x.type.shape[0]
+        mask = self.masks.get(tokens)
+        if mask is None:
+            order = self.b(Arange(0, tokens, 1, torch.int64))
+            mask = self.b(Gt(), self.b(Reshape((tokens, 1)), order), order)
+            self.masks[tokens] = mask
+        return self.b(ScaledDotProductAttention(), x, x, x, mask)
 
     def graph(self, size: int) -> Graph:
         for _ in range(size):

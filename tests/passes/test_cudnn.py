@@ -224,3 +224,34 @@ def test_cudnn_leaves_a_residual_that_is_read_elsewhere_with_its_own_bias(check:
         """,
         close=1e-5,
     )
+
+
+def test_cudnn_takes_no_other_sum_for_a_bias(check: Check) -> None:
+    check(
+        everywhere,
+        """
+        graph(%x: f32[1, 2, 4, 4], %t: f32[1, 3, 4, 4], %w: f32[3, 2, 1, 1] state, %v: f32[3, 2, 1, 1] state) {
+          %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w
+          %1 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %v
+          %2 = reshape{shape=(1, 3, 4, 4)} %t
+          %3 = add %1 %2
+          %4 = add %0 %3
+          %5 = relu %4
+          return %5
+        }
+        """,
+        """
+        graph(%x: f32[1, 2, 4, 4], %t: f32[1, 3, 4, 4], %w: f32[3, 2, 1, 1] state, %v: f32[3, 2, 1, 1] state) {
+          %0: f32[3, 2, 1, 1]{2, 1, 2, 2} = clone{strides=(2, 1, 2, 2)} %w
+          %1: f32[3] = full{shape=(3,), value=0}
+          %2: f32[3, 2, 1, 1]{2, 1, 2, 2} = clone{strides=(2, 1, 2, 2)} %v
+          %3: f32[1, 3, 4, 4]{48, 1, 12, 3} = cudnn_convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %2
+          %4: f32[1, 3, 4, 4] = reshape{shape=(1, 3, 4, 4)} %t
+          %5: f32[1, 3, 4, 4]{48, 1, 12, 3} = add %3 %4
+          %6: f32[1, 3, 4, 4]{48, 1, 12, 3} = cudnn_convolution_relu{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %0 %1 %5
+          %7: f32[1, 3, 4, 4] = clone{strides=(48, 16, 4, 1)} %6
+          return %7
+        }
+        """,
+        close=1e-5,
+    )

@@ -1,6 +1,15 @@
-"""Options that tests share: `pytest --accept` rewrites golden texts in place."""
+"""Options that tests share: `pytest --accept` rewrites golden texts in place.
+
+Without a GPU, Triton kernels run in Triton's interpreter, which must be known before anything
+imports triton.
+"""
+
+import os
 
 import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

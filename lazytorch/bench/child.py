@@ -12,6 +12,7 @@ import torch
 from lazytorch.accuracy import accuracy, tf32_on
 from lazytorch.bench.case import tensors
 from lazytorch.bench.measure import wait_for
+from lazytorch.bench.memory import held, nbytes, peak
 from lazytorch.bench.sides import make_side
 from lazytorch.bench.start import Start, unpack
 
@@ -22,6 +23,7 @@ def run(packed: str) -> Start:
     case, name = unpack(packed)
     model = case.build()
     wait_for(case.device)
+    before = held(case.device)
     began = time.perf_counter()
     side = make_side(name, model)
     results = side.first_call()
@@ -30,9 +32,11 @@ def run(packed: str) -> Start:
     side.speed_up()
     wait_for(case.device)
     full = time.perf_counter() - began
+    kept = held(case.device) - before - nbytes(results)
+    memory = kept + peak(side.call, case.device)
     eager, exact = tensors(model()), tensors(model.in_float64()())
     judged = accuracy(results, eager, exact, tf32_on(case.device))
-    return Start(first, full, judged.fault)
+    return Start(first, full, judged.fault, memory)
 
 
 if __name__ == "__main__":

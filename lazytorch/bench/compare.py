@@ -10,7 +10,7 @@ import torch
 from lazytorch.accuracy import Accuracy, accuracy, tf32_on
 from lazytorch.bench.case import Case, Model, tensors
 from lazytorch.bench.measure import Timing, interleaved
-from lazytorch.bench.memory import held, peak
+from lazytorch.bench.memory import held, nbytes, peak
 from lazytorch.bench.sides import Side, make_side
 from lazytorch.bench.start import Start
 
@@ -19,15 +19,21 @@ Progress = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of running the model. `memory` is bytes beside weights and inputs.
+    """One way of running the model. `start` holds the cold and the warm start where measured.
 
-    `start` holds the cold and the warm start where they were measured.
+    `alone` is the peak in bytes beside weights and inputs, None for CUDA graphs: they share memory
+    with those of other sides, and only a process of their own tells what they take.
     """
 
     timing: Timing
     accuracy: Accuracy
-    memory: int
+    alone: int | None
     start: tuple[Start, Start] | None = None
+
+    @property
+    def memory(self) -> int | None:
+        """The peak in bytes beside weights and inputs; None if unknown."""
+        return self.start[1].memory if self.start is not None else self.alone
 
     @property
     def right(self) -> bool:
@@ -65,7 +71,7 @@ def compare(
         model = case.build()
     sides: dict[str, Side] = {}
     first: dict[str, list[torch.Tensor]] = {}
-    memory: dict[str, int] = {}
+    memory: dict[str, int | None] = {}
     for name in dict.fromkeys(("eager", *names)):
         progress(f"compiling {name}" if name != "eager" else "running eager")
         side = sides[name] = make_side(name, model)
@@ -73,7 +79,7 @@ def compare(
         first[name] = side.first_call()
         side.speed_up()
         kept = held(case.device) - before - nbytes(first[name])
-        memory[name] = kept + peak(side.call, case.device)
+        memory[name] = None if side.graphs else kept + peak(side.call, case.device)
         first[name] += [x.clone() for x in tensors(side.call())]
     progress("running in float64")
     exact = tensors(model.in_float64()()) * 2
@@ -91,9 +97,3 @@ def compare(
     return Comparison(
         case, {name: Measured(timings[name], judged[name], memory[name]) for name in sides}
     )
-
-
-def nbytes(results: list[torch.Tensor]) -> int:
-    """Bytes of some results, memory that they share counted once."""
-    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in results}
-    return sum(storages.values())

@@ -81,3 +81,9 @@ def quiet() -> Generator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
+
+
+def nbytes(results: list[torch.Tensor]) -> int:
+    """Bytes of some results, memory that they share counted once."""
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in results}
+    return sum(storages.values())

@@ -21,7 +21,7 @@ class Side:
     """A model made ready to be called: `call` runs it, `settle` waits for what is under way.
 
     `warm_up` is how many first calls are still part of compiling, all inside `compiling()`.
-    `graphs` says that results live in the memory of a CUDA graph, which the next call writes over.
+    `graphs` says that it runs CUDA graphs, in whose memory results may live until the next call.
     """
 
     name: str
@@ -70,7 +70,8 @@ def lazytorch(name: str, freeze: bool = False) -> Callable[[Model], Side]:
 
     def side(model: Model) -> Side:
         fast = compile(model.module, freeze=freeze)
-        return Side(name, lambda: fast(*model.args, **model.kwargs), fast.wait, 3)
+        graphs = any(x.is_cuda for x in tensors((model.args, model.kwargs)))
+        return Side(name, lambda: fast(*model.args, **model.kwargs), fast.wait, 3, graphs)
 
     return side
 

@@ -24,11 +24,13 @@ CACHES = ("LAZYTORCH_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 class Start:
     """Seconds from the built model to its first result, and to the end of the first call at full
     speed (every kernel compiled and in use). `fault` says what is wrong with the first result.
+    `memory` is the peak in bytes beside weights and inputs, with nothing else in the process.
     """
 
     first: float
     full: float
     fault: str
+    memory: int
 
 
 def starts(

@@ -52,7 +52,7 @@ def cells(one: Comparison, name: str, side: Measured, started: bool) -> list[str
     found = [f"{significant(median)} ±{around}", f"{one.speedup(name):.2f}x"]
     if started:
         found += start_cells(side.start)
-    found.append(f"{side.memory / 2**20:.1f}")
+    found.append("" if side.memory is None else f"{side.memory / 2**20:.1f}")
     found.append(f"{side.accuracy.error:.1e}")
     found.append("yes" if side.right else "NO")
     return found

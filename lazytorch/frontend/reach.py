@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -223,15 +224,22 @@ class Reach:
         self.slots.append(Slot(store, name, label))
         self.queue.append((label, value))
 
-    def state(self) -> Iterator[Slot]:
+    @cached_property
+    def state(self) -> tuple[Slot, ...]:
         """Places of parameters and buffers, and of tensors kept as plain attributes, globals or in
-        closures."""
+        closures, as they were when this was first asked."""
+        return tuple(self.tensors())
+
+    def tensors(self) -> Iterator[Slot]:
+        """What `state` lists."""
         for path, module in self.modules:
             for store in (module._parameters, module._buffers):
                 for name, tensor in store.items():
                     if tensor is not None:
                         yield Slot(store, name, dotted(path, name), registered=True)
             for name, value in vars(module).items():
+                if value.__class__ in ATOMS:
+                    continue
                 if isinstance(value, torch.Tensor):
                     yield Slot(vars(module), name, dotted(path, name))
                 elif isinstance(value, dict) and not name.startswith("_"):
@@ -254,4 +262,4 @@ def plain(value: object) -> bool:
 
 def dotted(*parts: object) -> str:
     """`layer1.0.weight`: the parts that are not empty."""
-    return ".".join(text for text in map(str, parts) if text)
+    return ".".join([text for text in map(str, parts) if text])

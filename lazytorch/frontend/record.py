@@ -180,7 +180,7 @@ def origins(
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor):
             found.setdefault(id(leaf), (Argument(i), labels[i]))
-    for slot in reach.state():
+    for slot in reach.state:
         found.setdefault(id(slot.store.get(slot.name)), (State(slot), slot.label))
     return found
 

@@ -57,7 +57,7 @@ class Watch:
         self.order = list(chain.from_iterable(self.trees))
         self.arrays = [(h, h.container.tobytes()) for h in reach.arrays]
         self.sizes = [(h, len(h.container)) for h in reach.large]
-        self.state = {(id(slot.store), slot.name) for slot in reach.state()}
+        self.state = {(id(slot.store), slot.name) for slot in reach.state}
         self.by_id = {
             id(h.container): kept
             for known in (self.others, self.attributes)

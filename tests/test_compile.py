@@ -153,3 +153,21 @@ def test_channels_last_and_expanded_arguments() -> None:
         lambda: (torch.randn(1, 3, 1, 5).expand(2, 3, 4, 5),),
         lambda: (torch.randn(4, 2, 3, 5).permute(1, 2, 0, 3)[:, :, ::2],),
     )
+
+
+def test_recording_leaves_the_garbage_collector_as_it_was() -> None:
+    import gc
+
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        assert not gc.isenabled()
+        raise ValueError("the user's own")
+
+    with pytest.raises(ValueError, match="own"):
+        lt.compile(fails)(torch.ones(2))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        lt.compile(lambda x: x + 1)(torch.ones(2))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

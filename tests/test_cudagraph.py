@@ -195,3 +195,18 @@ def test_gradients_of_a_replayed_forward() -> None:
         for a, p in zip(ours, net.parameters(), strict=True):
             torch.testing.assert_close(a, p.grad)
         fast.wait()
+
+
+@gpu
+def test_a_users_own_capture_takes_the_program_in() -> None:
+    net = model()
+    fast = lt.compile(net)
+    x = torch.randn(4, 7, device="cuda")
+    with torch.no_grad():
+        settled(fast, x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = fast(x)
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        torch.testing.assert_close(y, net(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,10 @@ def recording(mode: RecordingMode) -> Generator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     compiling = torch.compiler._is_compiling_flag
     with ExitStack() as stack:
+        if gc.isenabled():
+            # A full collection takes as long as a recording, whose thousands of nodes ask for one.
+            gc.disable()
+            stack.callback(gc.enable)
         # The private fast path of nn.TransformerEncoder reads weights that are not there.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)

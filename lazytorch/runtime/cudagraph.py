@@ -136,6 +136,8 @@ class Replayer:
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """The program's outputs."""
+        if torch.cuda.is_current_stream_capturing():  # into a graph of the user's own
+            return self.program.run(*inputs)
         captured = self.captured
         if captured is None or not self.in_place(captured, inputs):
             captured = self.capture(inputs)

@@ -353,13 +353,12 @@ class Compiled:
 
     def programs(self) -> list[Stage]:
         """Every stage of every plan, in the order of compilation."""
-        found: list[Stage] = []
-        stack = [plan.stage for plans in self.plans.values() for plan in plans]
-        while stack:
-            stage = stack.pop(0)
-            found.append(stage)
-            stack = list(stage.branches.values()) + stack
-        return found
+        return [
+            stage
+            for plans in self.plans.values()
+            for plan in plans
+            for stage in plan.stage.successors()
+        ]
 
     def source(self) -> str:
         """The programs that run and their generated kernels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -32,7 +31,7 @@ class Plan:
             if not isinstance(x, torch.Tensor) and not trees.plain(x)
         ]
         # Where an argument itself is returned, another one that says the same will not do.
-        recorded = [s.recorded for s in successors(stage) if s.recorded is not None]
+        recorded = [s.recorded for s in stage.successors() if s.recorded is not None]
         returned = {id(leaf.value) for r in recorded for leaf in r.leaves if leaf.output is None}
         self.exact = any(id(x) in returned for _, x in self.objects)
 
@@ -45,13 +44,6 @@ class Plan:
         if others and self.exact:
             return False
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
-
-
-def successors(stage: Stage) -> Iterator[Stage]:
-    """A stage and all that may follow it."""
-    yield stage
-    for following in stage.branches.values():
-        yield from successors(following)
 
 
 def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given) -> Any:

@@ -46,14 +46,26 @@ DEFAULT: tuple[Pass, ...] = (
 )
 
 
-def gpu_pipeline(fits: Fits, cudnn_fits: Fits, freeze: bool) -> tuple[Pass, ...]:
-    """The passes after REWRITES on a GPU; `freeze` lets weights be copied.
+def gpu_copies(fits: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that copy weights, after REWRITES.
 
-    `fits` says which products cuBLASLt does with an activation, `cudnn_fits` which convolutions
-    gain by cuDNN's layout.
+    `fits` says which convolutions gain by cuDNN's layout.
     """
-    copies = (fold_batch_norm, merge_linears, partial(cudnn, fits=cudnn_fits)) if freeze else ()
-    return (*copies, scale_batch_norm, partial(epilogues, fits=fits), cse, fuse)
+    return (
+        fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
+        merge_linears,
+        partial(cudnn, fits=fits),  # after fold: a bias is what is left of the norm
+        cse,  # a weight that several operations read is copied once
+    )
+
+
+def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that copy no weight; `fits` says where cuBLASLt has epilogues."""
+    return (
+        scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
+        partial(epilogues, fits=fits),  # before fuse: library calls are taken first
+        fuse,
+    )
 
 
 def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
@@ -117,6 +129,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse",
+    "gpu_copies",
     "gpu_pipeline",
     "grants",
     "merge_linears",

@@ -19,11 +19,10 @@ import torch
 
 from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.conv import Convolution
-from lazytorch.ops.elementary import Rsqrt
 from lazytorch.ops.layout import Reshape
 from lazytorch.ops.linalg import Linear
-from lazytorch.ops.norm import BatchNorm, optional
-from lazytorch.ops.pointwise import Add, Cast, Mul, Neg, Sub
+from lazytorch.ops.norm import BatchNorm, scale_and_shift
+from lazytorch.ops.pointwise import Cast, Mul
 from lazytorch.types import Shape, TensorType
 
 
@@ -87,13 +86,8 @@ def folded(norm: Node, shape: Shape) -> Node:
     def narrowed(value: Node) -> Node:
         return value if dtype_of(weight) is wide else b(Cast(dtype_of(weight)), value)
 
-    gamma, beta, mean, var = optional(norm.inputs[1:], norm.op.weight, norm.op.bias, True, True)
-    scale = b(Rsqrt(), b(Add(), widened(var), norm.op.eps))
-    if gamma is not None:
-        scale = b(Mul(), widened(gamma), scale)
-    center = b(Sub(), widened(mean), widened(bias[0])) if bias else widened(mean)
-    shift = b(Mul(), center, scale)
-    shift = b(Sub(), widened(beta), shift) if beta is not None else b(Neg(), shift)
+    before = widened(bias[0]) if bias else None
+    scale, shift = scale_and_shift(b, norm.op, [widened(x) for x in norm.inputs[1:]], before)
     product = b(Mul(), widened(weight), b(Reshape(shape), scale))
     return b(source.op, x, narrowed(product), narrowed(shift))
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 import torch
 
 from lazytorch.ir import Builder, Graph, Node, with_inputs
-from lazytorch.ops.elementary import Rsqrt
 from lazytorch.ops.layout import Reshape
-from lazytorch.ops.norm import BatchNorm, optional
-from lazytorch.ops.pointwise import Add, Cast, Mul, Neg, Sub
+from lazytorch.ops.norm import BatchNorm, scale_and_shift
+from lazytorch.ops.pointwise import Add, Cast, Mul
 from lazytorch.types import TensorType
 
 
@@ -51,12 +50,7 @@ def scaled_and_shifted(norm: Node) -> Node:
         return value if value.type.dtype is dtype else b(Cast(dtype), value)
 
     parameters = [cast(value, wide) for value in norm.inputs[1:]]
-    gamma, beta, mean, var = optional(parameters, norm.op.weight, norm.op.bias, True, True)
-    scale = b(Rsqrt(), b(Add(), var, norm.op.eps))
-    if gamma is not None:
-        scale = b(Mul(), gamma, scale)
-    shift = b(Mul(), mean, scale)
-    shift = b(Sub(), beta, shift) if beta is not None else b(Neg(), shift)
+    scale, shift = scale_and_shift(b, norm.op, parameters)
     column = Reshape((x.type.shape[1], *(1,) * (x.type.rank - 2)))
     result = b(Add(), b(Mul(), cast(x, wide), b(column, scale)), b(column, shift))
     return cast(result, x.type.dtype)

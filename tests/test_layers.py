@@ -70,7 +70,10 @@ def test_file_imports_only_its_own_layer_and_lower_ones(file: Path) -> None:
     assert [".".join(other) for other in found if breaks(name, other)] == []
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+TESTS = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+
+
+@pytest.mark.parametrize("file", [*FILES, *TESTS], ids=lambda file: str(file.relative_to(ROOT)))
 def test_file_says_what_it_is_for_and_stays_short(file: Path) -> None:
     source = file.read_text()
     assert ast.get_docstring(ast.parse(source))

@@ -147,3 +147,35 @@ def test_explain_names_the_library_that_is_missing() -> None:
     ]
     both = Libraries(frozenset((torch.bfloat16,)), mkl=True, threads=1)
     assert list(missing(graph(text), both)) == []
+
+
+GPU = """
+graph(%x: f16[1, 8, 16, 16] on cuda:0, %w: f16[8, 8, 3, 3] on cuda:0 state) {
+  %0 = convolution{stride=(1, 1), dilation=(1, 1), padding=(1, 1)} %x %w
+  %1 = relu %0
+  %2 = convolution{stride=(1, 1), dilation=(1, 1), padding=(1, 1)} %1 %w
+  %3 = exp %2
+  %4 = tanh %2
+  %5 = mul %3 %4
+  %6 = mul %5 %2
+  %7 = sum{dims=(1, 2, 3)} %6
+  return %7
+}
+"""
+
+
+@pytest.mark.parametrize("numerics", ["fast", "eager"])
+@pytest.mark.parametrize(("size", "fits"), [(3, True), (15, False)])
+def test_on_a_gpu_too_weights_are_copied_within_eagers_peak_or_with_freeze(
+    numerics: str, size: int, fits: bool
+) -> None:
+    text = GPU.replace("3, 3]", f"{size}, {size}]").replace(
+        "(1, 1)}", f"({size // 2}, {size // 2})}}"
+    )
+    graph = parse(text)
+    weight = 8 * 8 * size * size * 2
+    assert (2 * weight <= eager_peak(graph)) == fits
+    default, frozen = (optimize(graph, freeze, numerics) for freeze in (False, True))
+    assert ("cudnn" in str(frozen)) == (numerics == "fast")
+    assert ("cudnn" in str(default)) == (numerics == "fast" and fits)
+    assert footprint(default).total <= eager_peak(graph)

@@ -171,3 +171,8 @@ def test_the_cpu_target_refuses_rows_by_name() -> None:
     op = group(lambda b, x: b(Softmax(1), b(Add(), x, 1.0)), [x])
     with pytest.raises(UnsupportedError, match="softmax is not elementwise"):
         group_shape(op, (type_of(x),))
+
+
+@pytest.mark.parametrize("op", [Softmax(1, torch.float64), LogSoftmax(1, torch.float64)], ids=str)
+def test_a_result_in_float64_is_computed_in_float64(op: Op) -> None:
+    check(lambda b, x: b(op, b(Mul(), x, 2.0)), tensor(4, 90))  # the product is exact

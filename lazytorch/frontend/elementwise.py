@@ -12,6 +12,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.operators import NUMBERS
 from lazytorch.frontend.tensor import LazyTensor, Traced, make
 from lazytorch.ir import Node, constant
 from lazytorch.ops.base import Pointwise
@@ -19,8 +20,6 @@ from lazytorch.types import TensorType, Type
 
 if TYPE_CHECKING:
     from lazytorch.frontend.recording import Recording
-
-NUMBERS = frozenset({int, float, bool})
 
 
 class Inferred:

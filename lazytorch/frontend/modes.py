@@ -50,15 +50,25 @@ def below_autograd() -> Generator[None]:
 
 
 @contextmanager
+def uncollected() -> Generator[None]:
+    """Without garbage collection; afterwards it is as it was."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
 def recording(mode: RecordingMode) -> Generator[None]:
     """Record everything this thread does until the end of the block."""
     fast = torch.backends.mha.get_fastpath_enabled()
     compiling = torch.compiler._is_compiling_flag
     with ExitStack() as stack:
-        if gc.isenabled():
-            # A full collection takes as long as a recording, whose thousands of nodes ask for one.
-            gc.disable()
-            stack.callback(gc.enable)
+        # A full collection takes as long as a recording, whose thousands of nodes ask for one.
+        stack.enter_context(uncollected())
         # The private fast path of nn.TransformerEncoder reads weights that are not there.
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)

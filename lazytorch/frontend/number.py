@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lazytorch.errors import UnsupportedError
+from lazytorch.frontend.operators import NUMBERS
 from lazytorch.frontend.sources import assumption
 from lazytorch.ir import Node, constant
 from lazytorch.ops.number import FUNCTIONS, Arithmetic
@@ -23,8 +24,6 @@ from lazytorch.types import ScalarType
 
 if TYPE_CHECKING:
     from lazytorch.frontend.recording import Recording
-
-PLAIN = frozenset({bool, int, float})
 
 
 class Varying:
@@ -138,14 +137,14 @@ def varying(x: Any) -> Any:
     """A number's value, a plain number as it is, NotImplemented for anything else."""
     if isinstance(x, torch.SymFloat):
         return x.node if isinstance(x.node, Varying) else NotImplemented
-    return x if type(x) in PLAIN else NotImplemented
+    return x if type(x) in NUMBERS else NotImplemented
 
 
 def stays_real(base: Any, exponent: Any) -> bool:
     """Whether a power is a float whatever its numbers become: else Python makes it complex."""
-    if type(exponent) in PLAIN:
+    if type(exponent) in NUMBERS:
         return float(exponent).is_integer()
-    return type(base) in PLAIN and base > 0
+    return type(base) in NUMBERS and base > 0
 
 
 class Number(torch.SymFloat):

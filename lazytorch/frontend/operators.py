@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lazytorch.frontend.tensor import Traced
 
 NUMBERS = frozenset({int, float, bool})
+"""The classes of plain Python numbers."""
 
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 Store = dict[str, Any]
 
@@ -68,22 +65,3 @@ class FieldStore(dict[str, Any]):
             return self[name]
         except (AttributeError, KeyError):
             return default
-
-
-def unwrapped(fn: Any) -> tuple[Any, list[Any]]:
-    """The Python function behind partials and methods, and the objects bound on the way."""
-    bound: list[Any] = []
-    while True:
-        if isinstance(fn, functools.partial):
-            bound += [*fn.args, *fn.keywords.values()]
-            fn = fn.func
-        elif isinstance(fn, types.MethodType):
-            bound.append(fn.__self__)
-            fn = fn.__func__
-        elif isinstance(fn, nn.Module):
-            bound.append(fn)
-            return type(fn).forward, bound
-        elif hasattr(fn, "__wrapped__"):
-            fn = fn.__wrapped__
-        else:
-            return fn, bound

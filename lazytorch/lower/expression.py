@@ -307,7 +307,10 @@ def print_body(printer: Printer, body: Graph, inputs: Sequence[Expression]) -> l
             continue
         assert isinstance(op, Pointwise | Rowwise) and isinstance(node.type, TensorType)
         types = [x.type for x in node.inputs]
-        dtypes = op.operand_dtypes(*types) if isinstance(op, Pointwise) else row_dtypes(types)
+        if isinstance(op, Pointwise):
+            dtypes = op.operand_dtypes(*types)
+        else:
+            dtypes = (row_dtype([*types, node.type]),) * len(types)
         operands = [
             printer.number(x.op.value, dtype)
             if isinstance(x.op, Const)
@@ -319,13 +322,13 @@ def print_body(printer: Printer, body: Graph, inputs: Sequence[Expression]) -> l
     return [known[x] for x in body.outputs]
 
 
-def row_dtypes(types: Sequence[Type]) -> tuple[torch.dtype, ...]:
-    """What the operands of an operation on rows are converted to: at least float32."""
+def row_dtype(types: Sequence[Type]) -> torch.dtype:
+    """What an operation on rows computes in: the widest of operands and result, or float32."""
     wide = torch.float32
     for x in types:
         assert isinstance(x, TensorType)
         wide = torch.promote_types(wide, x.dtype)
-    return (wide,) * len(types)
+    return wide
 
 
 def check(dtype: torch.dtype) -> None:

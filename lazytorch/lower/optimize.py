@@ -27,10 +27,13 @@ def optimize(
         return on_cpu(graph, allowed, freeze, observe)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.DEFAULT, observe)
-    copied = passes.optimize(graph, passes.gpu_pipeline(on_gpu, tensor_cores, True), observe)
-    if freeze or footprint(copied).total <= allowed:
-        return copied
-    return passes.optimize(graph, passes.gpu_pipeline(on_gpu, tensor_cores, False), observe)
+    rest = passes.gpu_pipeline(on_gpu)
+    copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe)
+    if freeze or footprint(copied).kept <= allowed:  # else the rest cannot make it fit either
+        copied = passes.optimize(copied, rest, observe)
+        if freeze or footprint(copied).total <= allowed:
+            return copied
+    return passes.optimize(graph, rest, observe)
 
 
 def on_cpu(

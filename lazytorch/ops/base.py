@@ -85,7 +85,7 @@ class Rowwise(Op, abstract=True):
     """A row of the result, along the last dimension, depends on that row of the first operand.
 
     Further operands are weights: elements of a row, the same for all rows. The result has the
-    first operand's shape. `emit` says the arithmetic, in float32 or, of float64, in float64.
+    first operand's shape. `emit` says the arithmetic, in the widest of all dtypes and float32.
     """
 
     def along_rows(self, x: TensorType) -> bool:

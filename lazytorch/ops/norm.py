@@ -5,18 +5,20 @@ Optional operands have flags: `weight=False` says that there is no such operand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from lazytorch.errors import DTypeError, ShapeError
-from lazytorch.ir import Op
+from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.base import Rowwise
 from lazytorch.ops.checks import check_devices
 from lazytorch.ops.conv import suggested
+from lazytorch.ops.elementary import Rsqrt
 from lazytorch.ops.emitter import RowEmitter, Value
+from lazytorch.ops.pointwise import Add, Mul, Neg, Sub
 from lazytorch.types import TensorType, TupleType
 
 
@@ -58,6 +60,23 @@ class BatchNorm(Op):
     def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
         weight, bias, mean, var = optional(xs, self.weight, self.bias, True, True)
         return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+
+
+def scale_and_shift(
+    b: Builder, op: BatchNorm, parameters: Sequence[Node], before: Node | None = None
+) -> tuple[Node, Node]:
+    """s and t for each channel, with which the norm of `x + before` is `x * s + t`.
+
+    s = gamma / sqrt(var + eps) and t = beta - (mean - before) * s. `parameters` are the norm's
+    operands after x, in the dtype that is computed in.
+    """
+    gamma, beta, mean, var = optional(parameters, op.weight, op.bias, True, True)
+    scale = b(Rsqrt(), b(Add(), var, op.eps))
+    if gamma is not None:
+        scale = b(Mul(), gamma, scale)
+    center = mean if before is None else b(Sub(), mean, before)
+    shift = b(Mul(), center, scale)
+    return scale, b(Sub(), beta, shift) if beta is not None else b(Neg(), shift)
 
 
 class BatchNormTrain(Op):

@@ -9,7 +9,6 @@ stream waits for the stream before.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -17,6 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from lazytorch.frontend.modes import uncollected
+from lazytorch.frontend.watch import alike
 from lazytorch.interpret import aliased, laid_out, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.program import Program
@@ -79,18 +80,13 @@ def capture(pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result])
     """What `call` returns, its launches recorded in `graph` instead of done."""
     before = torch.cuda.current_stream(pool.device)
     pool.side.wait_stream(before)
-    collecting = gc.isenabled()
-    gc.disable()  # memory freed by a collection in here would belong to no stream
-    try:
-        with torch.cuda.stream(pool.side):
-            graph.capture_begin(pool=pool.handle, capture_error_mode="thread_local")
-            try:
-                result = call()
-            finally:
-                graph.capture_end()
-    finally:
-        if collecting:
-            gc.enable()
+    # Memory freed by a collection in here would belong to no stream.
+    with uncollected(), torch.cuda.stream(pool.side):
+        graph.capture_begin(pool=pool.handle, capture_error_mode="thread_local")
+        try:
+            result = call()
+        finally:
+            graph.capture_end()
     before.wait_stream(pool.side)
     return result
 
@@ -163,7 +159,7 @@ class Replayer:
             pool.enter()
             kept: list[Any] = []
             for old, new, was, now in zip(before, values, self.owned, own, strict=True):
-                if was and now and same_type(old, new):
+                if was and now and alike(old, new):
                     old.copy_(new)
                     new = old
                 kept.append(new)
@@ -222,11 +218,6 @@ class Replayer:
             if alias is not None:
                 outputs[i] = aliased(alias, inputs if alias.source == "input" else outputs)
         return tuple(outputs)
-
-
-def same_type(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether one tensor fits exactly where the other lies."""
-    return a.shape == b.shape and a.stride() == b.stride() and a.dtype is b.dtype
 
 
 def replayer(program: Program, graph: Graph) -> Run:

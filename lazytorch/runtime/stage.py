@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,12 @@ class Stage:
         self.ahead = not graph.effects and any(
             isinstance(x.type, TensorType) and x.type.device.type == "cuda" for x in graph.inputs
         )
+
+    def successors(self) -> Iterator[Stage]:
+        """This stage and all that may follow it, each before those that follow it."""
+        yield self
+        for following in self.branches.values():
+            yield from following.successors()
 
     @property
     def cut(self) -> Cut | None:

@@ -114,8 +114,8 @@ class StateTensors:
                 or not all(map(is_, map(getitem, stores, names), values))
                 or (bool(self.late) and not self.guards.check(*self.late))
             )
-        except Exception:  # dict compares unequal tensors by their elements, which has no answer
-            return True
+        except (KeyError, ValueError, AttributeError, RuntimeError):
+            return True  # a place is gone; or dict asked two tensors whether they are equal
 
     def inputs(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]] | None) -> list[Any]:
         """The stage's inputs at this call, in order; without `done`, those known before it."""

@@ -15,6 +15,7 @@ from lazytorch.lower.program import KernelCall
 from lazytorch.lower.prologue import split
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
+from lazytorch.options import Options
 from lazytorch.passes import why_apart
 from lazytorch.runtime.cudagraph import Replayer
 from lazytorch.runtime.stage import Stage
@@ -42,13 +43,13 @@ def explain(compiled: Compiled) -> str:
         why = compiled.builds.failed.splitlines()[0]
         lines += section("no generated kernels, torch's own run instead", [why])
     for number, plan in enumerate(plans, 1):
-        for piece, stage in enumerate(stages(plan.stage), 1):
+        for piece, stage in enumerate(plan.stage.successors(), 1):
             name = f"plan {number}" + (f", piece {piece}" if stage.branches or piece > 1 else "")
-            lines += ["", f"{name}: {inputs(stage)}", *of_stage(stage, compiled.options.freeze)]
+            lines += ["", f"{name}: {inputs(stage)}", *of_stage(stage, compiled.options)]
     return "\n".join(lines)
 
 
-def of_stage(stage: Stage, freeze: bool) -> Iterator[str]:
+def of_stage(stage: Stage, options: Options) -> Iterator[str]:
     """Everything about one compiled piece."""
     main = split(stage.optimized)[1]
     calls = [*stage.prologue.calls, *stage.main.calls]
@@ -64,7 +65,7 @@ def of_stage(stage: Stage, freeze: bool) -> Iterator[str]:
     )
     yield from section("operations kept as torch's overloads (aten)", overloads(stage.optimized))
     yield from section(f"prologue, run once: {prologue_size(stage)}", prologue(stage))
-    yield from section("memory beside weights and inputs, estimated", memory(stage, freeze))
+    yield from section("memory beside weights and inputs, estimated", memory(stage, options))
     if stage.cut is not None:
         seen = ", ".join(map(repr, stage.branches)) or "none"
         kind = stage.cut.kind.__name__
@@ -86,13 +87,6 @@ def times(compiled: Compiled) -> Iterator[str]:
         seconds, before, after = (sum(column) for column in zip(*runs, strict=True))
         times = f"  in {len(runs)} runs" if len(runs) > 1 else ""
         yield f"{name:16}{before:7} -> {after:<7}{seconds * 1e3:9.1f}{times}"
-
-
-def stages(first: Stage) -> Iterator[Stage]:
-    """A plan's pieces, each before the pieces that follow it."""
-    yield first
-    for following in first.branches.values():
-        yield from stages(following)
 
 
 def inputs(stage: Stage) -> str:

@@ -8,12 +8,13 @@ from lazytorch.ir import Graph
 from lazytorch.lower.optimize import optimize
 from lazytorch.ops.library import Libraries, PackedConvolution, PackedLinear, libraries
 from lazytorch.ops.linalg import Addmm, Linear
+from lazytorch.options import Options
 from lazytorch.peak import eager_peak, footprint
 from lazytorch.runtime.stage import Stage
 from lazytorch.types import TensorType, dtype_name
 
 
-def memory(stage: Stage, freeze: bool) -> Iterator[str]:
+def memory(stage: Stage, options: Options) -> Iterator[str]:
     """Estimates of the peak, and what `freeze` changes or would change."""
     found = footprint(stage.optimized)
     eager = eager_peak(stage.piece.graph)
@@ -21,16 +22,17 @@ def memory(stage: Stage, freeze: bool) -> Iterator[str]:
         f"at most {mib(found.total)}, {mib(found.kept)} of it kept between calls; "
         f"eager takes at least {mib(eager)}"
     )
-    if freeze:
-        yield "weights were folded and packed as freeze=True asks"
+    if options.freeze:
+        yield "weights were copied wherever that is faster, as freeze=True asks"
     else:
-        frozen = optimize(stage.piece.graph, freeze=True)
+        frozen = optimize(stage.piece.graph, True, options.numerics)
         more = footprint(frozen).kept - found.kept
         if more > 0:
+            some = packed(frozen)
             yield (
-                f"{packed(stage.optimized)} of {packed(frozen)} weights are packed, and no batch "
-                f"norm is folded: copies of the others, {mib(more)}, would exceed eager's memory. "
-                "lt.compile(..., freeze=True) makes them"
+                (f"{packed(stage.optimized)} of {some} weights are packed: " if some else "")
+                + f"further copies of weights (folded, packed, joined), {mib(more)}, would exceed "
+                "eager's memory. lt.compile(..., freeze=True) makes them"
             )
     yield from missing(stage.optimized, libraries())
 

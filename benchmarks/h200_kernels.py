@@ -43,7 +43,6 @@ from lazytorch.lower.triton import launch as launching
 from lazytorch.ops.activation import Gelu, Relu, Silu
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.pointwise import Add, Cast, Mul, Sub
-from lazytorch.types import TensorType
 
 MIB = 2**20
 Body = Callable[..., Any]
@@ -62,8 +61,7 @@ def launch_of(target: TritonTarget, body: Body, tensors: Tensors) -> tuple[Fused
     types = tuple(map(type_of, tensors))
     kernel = target.prepare(op, types)
     target.build([kernel])
-    outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
-    return op, target.launcher(kernel, types, outputs)
+    return op, target.launcher(kernel, op, types)
 
 
 def add_relu(x: Any, y: Any) -> Any:
@@ -271,9 +269,8 @@ def cases() -> dict[str, Any]:
     end = time.perf_counter()
     for case, tensors, op, types, kernel in prepared:
         try:
-            outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
             target.build([kernel])
-            check(case, tensors, op, target.launcher(kernel, types, outputs)(*tensors))
+            check(case, tensors, op, target.launcher(kernel, op, types)(*tensors))
         except Exception as error:
             failed[case.label] = f"{type(error).__name__}: {error}"[:600]
     return {

@@ -13,6 +13,7 @@ from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
 from lazytorch.ops.library import Libraries
 from lazytorch.passes.additive_masks import additive_masks
+from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.epilogues import epilogues
@@ -36,6 +37,7 @@ REWRITES: tuple[Pass, ...] = (
     simplify,  # before cse: different spellings of one computation become the same
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     additive_masks,  # after cse: layers share a mask only then
+    along_rows,  # before fuse, which joins only what is in that form
 )
 """What holds on every device and copies no weight."""
 
@@ -123,6 +125,7 @@ __all__ = [
     "Observer",
     "Pass",
     "additive_masks",
+    "along_rows",
     "cse",
     "cudnn",
     "epilogues",

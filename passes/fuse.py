@@ -29,28 +29,10 @@ import torch
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.elementary import Cos, Sin, Tan
-from lazytorch.ops.fused import Fused
-from lazytorch.ops.number import ToNumber
-from lazytorch.ops.pointwise import Pow
-from lazytorch.types import ScalarType, Shape, TensorType, TupleType, dtype_name
-
-DTYPES = frozenset(
-    (
-        torch.float32,
-        torch.float64,
-        torch.float16,
-        torch.bfloat16,
-        torch.bool,
-        torch.uint8,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-    )
-)
-ROWS = (64, 16384)
-"""Lengths of rows that a program holds in registers: shorter ones would leave threads idle."""
+from lazytorch.ops.fused import Fused, full_shape
+from lazytorch.ops.generated import obstacle, reads_number
+from lazytorch.ops.reduce import Reduction
+from lazytorch.types import Shape, TensorType, TupleType
 
 LARGEST = 200  # operations in one group: compile time and the kernel's argument space are bounded
 
@@ -65,11 +47,20 @@ class Kind:
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
     """Replace each group of at least `minimum` elementwise operations by one `Fused`."""
-    while chosen := [group for group in groups(graph) if len(group) >= minimum]:
+    while chosen := [group for group in groups(graph) if worthwhile(group, minimum)]:
         graph = contract(graph, chosen)  # what is left may be closer together now
         if minimum < 2:
             break
     return graph
+
+
+def worthwhile(group: list[Node], minimum: int) -> bool:
+    """Whether a kernel of one's own is better than torch's, one by one.
+
+    Of norms and softmax a generated kernel reads each row once, of 16-bit ones too.
+    """
+    alone = isinstance(group[0].op, Rowwise) and not isinstance(group[0].op, Reduction)
+    return len(group) >= minimum or alone
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:
@@ -97,63 +88,43 @@ def computed(node: Node, kinds: dict[Node, Kind]) -> set[Kind]:
     return {kinds[source]} if source in kinds else set()
 
 
-def obstacle(node: Node) -> str | None:
-    """Why no generated kernel can compute this operation; None if one can."""
-    op, typed = node.op, node.type
-    if isinstance(op, Rowwise):
-        return row_obstacle(node)
-    if not isinstance(op, Pointwise):
-        return "not elementwise"
-    if not isinstance(typed, TensorType):
-        return "a number, not a tensor"
-    if type(op).emit is Pointwise.emit:
-        return f"{op.name()} has no arithmetic for generated kernels"
-    for x in (*[x.type for x in node.inputs], typed):
-        if isinstance(x, TensorType):
-            if x.dtype not in DTYPES:
-                return f"dtype {dtype_name(x.dtype)} has no generated kernel"
-            if x.device != typed.device:
-                return "operands on different devices"
-    numbers = [x for x in node.inputs if isinstance(x.type, ScalarType)]
-    if varying := [x for x in numbers if not isinstance(x.op, Const)]:
-        if any(x.type != ScalarType(float) for x in varying):
-            return "a number that varies is no float"
-        if isinstance(op, Pow):  # torch computes some exponents otherwise than others
-            return "the exponent or the base of a power varies"
-    wide = typed.device.type == "cpu" and typed.dtype is torch.float64
-    if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error
-        return "float64 trigonometry is left to torch's own kernel"
-    return None
-
-
-def row_obstacle(node: Node) -> str | None:
-    """Why no generated kernel can compute this operation on rows; None if one can."""
-    op, typed, x = node.op, node.type, node.inputs[0].type
-    assert isinstance(op, Rowwise) and isinstance(typed, TensorType) and isinstance(x, TensorType)
-    if typed.device.type != "cuda":
-        return "only a GPU has generated kernels for whole rows"
-    if not op.along_rows(x):
-        return "not along the last dimension alone"
-    if not ROWS[0] <= typed.shape[-1] <= ROWS[1]:
-        return f"rows of {typed.shape[-1]} elements: kernels are for {ROWS[0]} to {ROWS[1]}"
-    for other in (*[x.type for x in node.inputs], typed):
-        if not isinstance(other, TensorType) or other.dtype not in DTYPES:
-            return f"{other} has no generated kernel"
-    return None
-
-
 def fusable(graph: Graph) -> dict[Node, Kind]:
-    """The kind of every operation that a generated kernel can compute, and of every `Fused`."""
+    """The kind of every operation that a generated kernel can compute, and of every `Fused`.
+
+    One that works on whole rows is of the kind of what it reads; so is arithmetic on what it makes
+    of each row.
+    """
     kinds: dict[Node, Kind] = {}
     kept: dict[tuple[Shape, torch.device], Kind] = {}
+    narrow: set[Node] = set()
     for node in graph.nodes:
         if node in graph.steady or (obstacle(node) and not isinstance(node.op, Fused)):
             continue
-        made = node.op.body.outputs[0].type if isinstance(node.op, Fused) else node.type
-        assert isinstance(made, TensorType)
-        key = (made.shape, made.device)
-        kinds[node] = kept.get(key) or kept.setdefault(key, Kind(*key))
+        shape, device = walked(node)
+        kind = kept.get((shape, device)) or kept.setdefault((shape, device), Kind(shape, device))
+        made = node.type
+        if isinstance(made, TensorType) and made.shape != shape:
+            narrow.add(node)  # one number for each row
+        elif isinstance(node.op, Pointwise) and shape[-1:] == (1,):
+            for x in node.inputs:
+                if x in narrow and (*kinds[x].shape[:-1], 1) == shape:
+                    kind = kinds[x]
+                    narrow.add(node)
+                    break
+        kinds[node] = kind
     return kinds
+
+
+def walked(node: Node) -> tuple[Shape, torch.device]:
+    """The shape that a kernel for this operation visits, and where."""
+    typed = node.type
+    if isinstance(node.op, Fused):
+        typed = node.op.body.outputs[0].type
+        shape = full_shape(node.op)
+    else:
+        shape = node.inputs[0].type.shape if isinstance(node.op, Rowwise) else None
+    assert isinstance(typed, TensorType)
+    return shape or typed.shape, typed.device
 
 
 def groups(graph: Graph) -> list[list[Node]]:
@@ -304,6 +275,8 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
 
     The body is visited from the outputs, operands first, so that equal groups get equal bodies.
     """
+    made = outputs[0].type
+    assert isinstance(made, TensorType)
     body: dict[Node, Node] = {}  # a number of a tensor is read there, so that nobody waits for it
     numbers: dict[object, Node] = {}
     reads: dict[Node, Node] = {}
@@ -314,7 +287,7 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
             stack.pop()
         elif isinstance(node.op, Const):
             body[node] = numbers.setdefault(node.op.key, constant(node.op.value))
-        elif node not in inside and not read_inside(node, outputs[0]):
+        elif node not in inside and not reads_number(node, made):
             read = new[node]
             body[node] = reads.setdefault(read, input(f"a{len(reads)}", read.type))
         elif missing := [x for x in node.inputs if x not in body]:
@@ -327,12 +300,3 @@ def fused(outputs: list[Node], inside: set[Node], new: dict[Node, Node]) -> dict
         return {outputs[0]: Node(op, operands, outputs[0].type, where)}
     whole = Node(op, operands, TupleType(tuple(m.type for m in outputs)), where)
     return {m: Node(Item(i), (whole,), m.type, m.where) for i, m in enumerate(outputs)}
-
-
-def read_inside(node: Node, output: Node) -> bool:
-    """Whether the group itself reads this number from a tensor, on its own device."""
-    if not isinstance(node.op, ToNumber):
-        return False
-    x, made = node.inputs[0].type, output.type
-    assert isinstance(x, TensorType) and isinstance(made, TensorType)
-    return not x.shape and x.dtype in DTYPES and x.device == made.device

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
+from lazytorch.ops.loss import RowCrossEntropy
 
 SIZES = ((2, 1), (1, 0), (1, 1))
 
@@ -38,6 +39,15 @@ IMAGE, WEIGHT, BIAS = torch.randn(2, 3, 7, 5), torch.randn(4, 3, 3, 2), torch.ra
 RESIDUAL = torch.randn(2, 4, 4, 4)
 ROWS, MATRIX = torch.randn(2, 3, 5), torch.randn(4, 5)
 
+SCORES = torch.randn(5, 11)
+CLASSES = torch.tensor([[0], [10], [-100], [3], [3]])
+
+
+def row_losses(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    loss = functional.cross_entropy(x.float(), target[:, 0], reduction="none")
+    return loss[:, None].to(torch.promote_types(x.dtype, torch.float32))
+
+
 SAMPLES = [
     Sample(CudnnConvolution(*SIZES), (IMAGE, WEIGHT), convolved, imported=False),
     Sample(CudnnConvolutionRelu(*SIZES), (IMAGE, WEIGHT, BIAS), rectified, imported=False),
@@ -46,4 +56,5 @@ SAMPLES = [
     ),
     Sample(LinearActivation("gelu"), (ROWS, MATRIX, BIAS), activated, imported=False),
     Sample(LinearActivation("relu"), (ROWS, MATRIX, BIAS), rectified_linear, imported=False),
+    Sample(RowCrossEntropy(), (SCORES, CLASSES), row_losses, imported=False),
 ]

@@ -61,8 +61,7 @@ class Prepared:
         return tuple(map(type_of, self.tensors))
 
     def run(self, target: CppTarget) -> object:
-        outputs = tuple(x.type for x in self.op.body.outputs)
-        return target.launcher(self.kernel, self.types, outputs)(*self.tensors)
+        return target.launcher(self.kernel, self.op, self.types)(*self.tensors)
 
 
 def prepare(target: CppTarget, case: Case) -> Prepared:

@@ -25,7 +25,7 @@ from lazytorch.ops.elementary import Exp
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import ToNumber
 from lazytorch.ops.pointwise import Add, Addcmul, Clamp, ClampMax, ClampMin, Div, Lerp, Mul, Sub
-from lazytorch.types import ScalarType, TensorType
+from lazytorch.types import ScalarType
 
 DEVICE = "cpu" if interpreting() else "cuda"
 VALUES = (0.1, -0.0, float("nan"), 1e39)
@@ -65,9 +65,7 @@ class Groups:
     def run(self, op: Fused, *operands: Any) -> Any:
         name = self.prepare(op, *operands)
         self.target.build(list(self.kernels.values()))
-        outputs = tuple([x.type for x in op.body.outputs if isinstance(x.type, TensorType)])
-        types = tuple(map(kind, operands))
-        return self.target.launcher(self.kernels[name], types, outputs)(*operands)
+        return self.target.launcher(self.kernels[name], op, tuple(map(kind, operands)))(*operands)
 
 
 def kind(x: Any) -> Any:

@@ -72,7 +72,15 @@ class Grower:
     def grow(self) -> None:
         """One more operation."""
         often = (self.unary, self.binary, self.number, self.layout) * 2
-        seldom = (self.convert, self.reduce, self.constant, self.draw, self.pair, self.attend)
+        seldom = (
+            self.convert,
+            self.reduce,
+            self.whole,
+            self.constant,
+            self.draw,
+            self.pair,
+            self.attend,
+        )
         self.pool.append(self.random.choice(often + seldom)())
 
     def unary(self) -> Node:
@@ -123,6 +131,12 @@ class Grower:
     def reduce(self) -> Node:
         x = self.pick(lambda t: t.rank > 0 and t.dtype.is_floating_point)
         return self.b(self.random.choice((Sum((0,)), Softmax(-1))), x)
+
+    def whole(self) -> Node:
+        """A sum over all dimensions."""
+        x = self.pick(lambda t: t.numel > 7 and t.dtype.is_floating_point and t.strides[-1] == 1)
+        assert isinstance(x.type, TensorType)
+        return self.b(Sum(tuple(range(x.type.rank))), x)
 
     def constant(self) -> Node:
         dtype = self.random.choice(DTYPES[:5])

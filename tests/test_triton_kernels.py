@@ -75,8 +75,7 @@ class Prepared:
     kernel: Kernel
 
     def run(self, target: TritonTarget, *tensors: torch.Tensor) -> object:
-        outputs = tuple(x.type for x in self.op.body.outputs if isinstance(x.type, TensorType))
-        launch = target.launcher(self.kernel, tuple(map(type_of, self.tensors)), outputs)
+        launch = target.launcher(self.kernel, self.op, tuple(map(type_of, self.tensors)))
         return launch(*(tensors or self.tensors))
 
 

@@ -9,10 +9,12 @@ from typing import Any, cast
 import torch
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.ir import Const, Graph, Input, Node
+from lazytorch.ir import Const, Input
+from lazytorch.lower.steps import Bound, Step, Steps
+from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.number import ToNumber
-from lazytorch.types import Number, ScalarType, TensorType, Type, dtype_name, kind_of
+from lazytorch.types import Number, ScalarType, TensorType, dtype_name, kind_of
 
 HALVES = (torch.float16, torch.bfloat16)
 SUPPORTED = (
@@ -289,46 +291,60 @@ class Printer(ABC):
     bitwise_right_shift = same("bitwise_right_shift")
 
 
-def print_body(printer: Printer, body: Graph, inputs: Sequence[Expression]) -> list[Expression]:
+def print_steps(
+    printer: Printer,
+    found: Steps,
+    inputs: Sequence[Expression],
+    inside: Callable[[tuple[Bound, ...]], Expression] | None = None,
+) -> list[Expression]:
     """Write the lines that compute a group; its outputs, each in its own dtype.
 
-    `inputs` are the loaded operands: 16-bit ones widened to float32, numbers in float64.
+    `inputs` are what the steps load, in their order: 16-bit numbers widened to float32, numbers in
+    float64. `inside` gives the condition that bounds are.
     """
-    known: dict[Node, Expression] = dict(zip(body.inputs, inputs, strict=True))
-    for node in body.inputs:
-        if isinstance(node.type, ScalarType):
-            known[node] = printer.varying(known[node])
-    for node in body.nodes:
-        op = node.op
-        if isinstance(op, Input | Const):
-            continue
-        if isinstance(op, ToNumber):
-            known[node] = printer.varying(known[node.inputs[0]])
-            continue
-        assert isinstance(op, Pointwise | Rowwise) and isinstance(node.type, TensorType)
-        types = [x.type for x in node.inputs]
-        if isinstance(op, Pointwise):
-            dtypes = op.operand_dtypes(*types)
-        else:
-            dtypes = (row_dtype([*types, node.type]),) * len(types)
-        operands = [
-            printer.number(x.op.value, dtype)
-            if isinstance(x.op, Const)
-            else printer.to(known[x], dtype)
-            for x, dtype in zip(node.inputs, dtypes, strict=True)
-        ]
-        result = printer.to(op.emit(cast(Any, printer), *operands), node.type.dtype)
-        known[node] = printer.round16(result) if printer.rounding else result
-    return [known[x] for x in body.outputs]
+    known: dict[Step, Expression] = dict(zip(found.all, inputs, strict=False))
+    for step in found.all:
+        node, op = step.node, step.node.op
+        if isinstance(op, Input):
+            if isinstance(node.type, ScalarType):
+                known[step] = printer.varying(known[step])
+        elif isinstance(op, ToNumber):
+            known[step] = printer.varying(known[step.operands[0]])
+        elif not isinstance(op, Const):
+            assert isinstance(node.type, TensorType)
+            if isinstance(op, Affine):
+                result = chosen(printer, step, op, known, inside)
+            else:
+                assert isinstance(op, Pointwise | Rowwise)
+                dtypes = op.operand_dtypes(*[x.type for x in node.inputs])
+                operands = [
+                    printer.number(x.node.op.value, dtype)
+                    if isinstance(x.node.op, Const)
+                    else printer.to(known[x], dtype)
+                    for x, dtype in zip(step.operands, dtypes, strict=True)
+                ]
+                result = op.emit(cast(Any, printer), *operands)
+            result = printer.to(result, node.type.dtype)
+            known[step] = printer.round16(result) if printer.rounding else result
+    return [known[step] for step in found.outputs]
 
 
-def row_dtype(types: Sequence[Type]) -> torch.dtype:
-    """What an operation on rows computes in: the widest of operands and result, or float32."""
-    wide = torch.float32
-    for x in types:
-        assert isinstance(x, TensorType)
-        wide = torch.promote_types(wide, x.dtype)
-    return wide
+def chosen(
+    printer: Printer,
+    step: Step,
+    op: Affine,
+    known: dict[Step, Expression],
+    inside: Callable[[tuple[Bound, ...]], Expression] | None,
+) -> Expression:
+    """The result of an operation that chooses where to read."""
+    assert isinstance(step.node.type, TensorType)
+    dtype = step.node.type.dtype
+    values: list[tuple[Expression, object]] = []
+    for x, bounds in zip(step.operands, step.inside, strict=True):
+        assert inside is not None or not bounds
+        condition = inside(bounds) if inside is not None and bounds else True
+        values.append((printer.to(known[x], dtype), condition))
+    return op.emit(cast(Any, printer), *values)
 
 
 def check(dtype: torch.dtype) -> None:

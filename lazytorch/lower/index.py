@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lazytorch.ops.base import broadcast_strides
 from lazytorch.types import Shape, Strides, TensorType
@@ -14,11 +14,13 @@ class Loops:
     """Nested loops from the outermost to the innermost; at least one, none of size 1 but the only.
 
     `strides[k][i]` is how many elements operand k advances by when loop i does: 0 where the
-    operand is repeated. Without elements the sizes are `(0,)`.
+    operand is repeated. Without elements the sizes are `(0,)`. `dims[i]` are the dimensions that
+    loop i visits.
     """
 
     sizes: Shape
     strides: tuple[Strides, ...]
+    dims: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
     @property
     def numel(self) -> int:
@@ -40,21 +42,29 @@ def kernel_loops(operands: Sequence[TensorType], outputs: Sequence[TensorType]) 
     )
 
 
-def collapse(shape: Shape, reads: Sequence[Strides], writes: Sequence[Strides]) -> Loops:
+def collapse(
+    shape: Shape,
+    reads: Sequence[Strides],
+    writes: Sequence[Strides],
+    apart: frozenset[int] = frozenset(),
+) -> Loops:
     """Drop loops of size 1, order the rest as the writes lie in memory, merge what is jointly flat.
 
-    Every operand has one stride per dimension of `shape`. Writes do not overlap themselves.
+    Every operand has one stride per dimension of `shape`. Writes do not overlap themselves. The
+    dimensions `apart` keep loops of their own.
     """
     operands = (*reads, *writes)
     if 0 in shape:
         return Loops((0,), ((1,),) * len(operands))
-    dims = [d for d, size in enumerate(shape) if size != 1]
+    dims = [d for d, size in enumerate(shape) if size != 1 or d in apart]
     # Writes first: a scattered write costs more than a scattered read. Reads break no ties here,
     # because a dense write leaves none.
     dims.sort(key=lambda d: tuple(-strides[d] for strides in writes))
     merged: list[list[int]] = []
     for dim in dims:
-        if merged and all(s[merged[-1][-1]] == s[dim] * shape[dim] for s in operands):
+        alone = dim in apart or (merged and merged[-1][-1] in apart)
+        flat = merged and all(s[merged[-1][-1]] == s[dim] * shape[dim] for s in operands)
+        if flat and not alone:
             merged[-1].append(dim)
         else:
             merged.append([dim])
@@ -64,4 +74,5 @@ def collapse(shape: Shape, reads: Sequence[Strides], writes: Sequence[Strides]) 
     for loop, group in enumerate(merged):
         for dim in group:
             sizes[loop] *= shape[dim]
-    return Loops(tuple(sizes), tuple(tuple(s[group[-1]] for group in merged) for s in operands))
+    strides = tuple([tuple([s[group[-1]] for group in merged]) for s in operands])
+    return Loops(tuple(sizes), strides, tuple([tuple(group) for group in merged]))

@@ -11,13 +11,12 @@ import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input
+from lazytorch.lower.steps import Operand
+from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.fused import Fused
+from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, Shape, TensorType
-
-Operand = TensorType | ScalarType
-"""What a kernel reads: a tensor, or a Python float, a run-time argument of type double."""
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 """Called with one tensor or float per operand; allocates the outputs and returns them as
@@ -36,13 +35,11 @@ class Kernel:
     """Source of one kernel. Equal structure gives an equal name, so equal layers share one.
 
     The name covers everything the source depends on: operations, dtypes, and how operands are
-    walked; not sizes and strides, which are run-time arguments. `rows` says that its programs
-    compute whole rows.
+    walked; not sizes and strides, which are run-time arguments.
     """
 
     name: str
     source: str
-    rows: bool = False
 
 
 class Target(Protocol):
@@ -62,21 +59,23 @@ class Target(Protocol):
     def launcher(
         self,
         kernel: Kernel,
+        op: Fused,
         operands: tuple[Operand, ...],
-        outputs: tuple[TensorType, ...],
     ) -> Launch:
-        """A function for one call site of a built kernel.
-
-        `operands` are the types given to `prepare`, `outputs` what the group's `infer` says.
-        """
+        """A function for one call site of a built kernel: what was given to `prepare`."""
         ...
 
 
-def named(hint: str, source: str, rows: bool = False) -> Kernel:
+def outputs_of(op: Fused) -> tuple[TensorType, ...]:
+    """The types of a group's outputs, all tensors."""
+    return tuple([x.type for x in op.body.outputs if isinstance(x.type, TensorType)])
+
+
+def named(hint: str, source: str) -> Kernel:
     """A kernel from source text in which `NAME` stands where its name belongs."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     name = f"{hint[:40].strip('_')}_{digest}"
-    return Kernel(name, source.replace(NAME, name), rows)
+    return Kernel(name, source.replace(NAME, name))
 
 
 def describe(body: Graph) -> str:
@@ -84,18 +83,18 @@ def describe(body: Graph) -> str:
     return "_".join(n.op.name() for n in body.nodes if not isinstance(n.op, Input | Const))
 
 
-def group_shape(op: Fused, operands: tuple[Operand, ...], rows: bool = False) -> Shape:
-    """The one shape that all outputs of a group have.
+def group_shape(op: Fused, operands: tuple[Operand, ...]) -> Shape:
+    """The full shape of a group: that of its outputs, or of what it reduces.
 
-    UnsupportedError when the group holds anything but elementwise operations, and with `rows` those
-    on rows, on tensors of one device, or when an output has another shape.
+    UnsupportedError when the group holds anything but operations on elements and rows, and choices
+    of where to read, on tensors of one device, or when an output has another shape.
     """
-    body = op.body
+    body, whole = op.body, full_shape(op)
     for node in body.nodes:
-        if isinstance(node.op, ToNumber) or (rows and isinstance(node.op, Rowwise)):
+        if isinstance(node.op, ToNumber):
             continue
-        if not isinstance(node.op, Pointwise | Const | Input):
-            raise UnsupportedError(f"{node.op.name()} is not elementwise", where=node.where)
+        if not isinstance(node.op, Pointwise | Rowwise | Affine | Const | Input):
+            raise UnsupportedError(f"{node.op.name()} has no generated kernel", where=node.where)
         if node.op.effect:
             raise UnsupportedError(f"{node.op.name()} is an effect", where=node.where)
         if not isinstance(node.op, Const | Input) and not isinstance(node.type, TensorType):
@@ -103,8 +102,9 @@ def group_shape(op: Fused, operands: tuple[Operand, ...], rows: bool = False) ->
     for node, operand in zip(body.inputs, operands, strict=True):
         if not same_kind(node.type, operand):
             raise UnsupportedError(f"operand {operand} is given where {node.type} is expected")
-    shapes = [x.type.shape for x in body.outputs if isinstance(x.type, TensorType)]
-    if len(shapes) != len(body.outputs) or len(set(shapes)) != 1:
+    shapes = [x.shape for x in outputs_of(op)]
+    allowed = (shapes[0],) if whole is None else (whole, (*whole[:-1], 1))
+    if len(shapes) != len(body.outputs) or not all(shape in allowed for shape in shapes):
         raise UnsupportedError(
             "outputs of different shapes",
             {f"output {i}": x.type for i, x in enumerate(body.outputs)},
@@ -112,7 +112,7 @@ def group_shape(op: Fused, operands: tuple[Operand, ...], rows: bool = False) ->
     devices = {x.device for x in operands if isinstance(x, TensorType)}
     if len(devices) > 1:
         raise UnsupportedError(f"operands on {' and '.join(sorted(map(str, devices)))}")
-    return shapes[0]
+    return whole or shapes[0]
 
 
 def same_kind(expected: object, operand: Operand) -> bool:

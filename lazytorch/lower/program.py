@@ -15,22 +15,19 @@ from lazytorch.lower.kernel import Kernel, Launch, Operand, Target
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import Arithmetic
-from lazytorch.types import TensorType, TupleType
+from lazytorch.types import TensorType
 
 
 class KernelCall:
     """One call site of a fused group: torch's kernels at first, the generated one once built."""
 
-    __slots__ = ("call", "kernel", "op", "operands", "outputs", "settled", "target")
+    __slots__ = ("call", "kernel", "op", "operands", "settled", "target")
 
     def __init__(
         self, op: Fused, operands: tuple[Operand, ...], kernel: Kernel, target: Target
     ) -> None:
-        typed = op.infer(*operands)
-        items = typed.items if isinstance(typed, TupleType) else (typed,)
         self.op = op
         self.operands = operands
-        self.outputs = tuple(t for t in items if isinstance(t, TensorType))
         self.kernel = kernel
         self.target = target
         self.call: Launch = op.run
@@ -38,7 +35,7 @@ class KernelCall:
 
     def swap(self) -> None:
         """Go over to the generated kernel, which must be built."""
-        launch = self.target.launcher(self.kernel, self.operands, self.outputs)
+        launch = self.target.launcher(self.kernel, self.op, self.operands)
 
         def first(*xs: Any) -> Any:
             # A library kernel may lay its result out otherwise than its type says; that shows at

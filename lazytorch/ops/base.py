@@ -84,13 +84,22 @@ class Pointwise(Op, abstract=True):
 class Rowwise(Op, abstract=True):
     """A row of the result, along the last dimension, depends on that row of the first operand.
 
-    Further operands are weights: elements of a row, the same for all rows. The result has the
-    first operand's shape. `emit` says the arithmetic, in the widest of all dtypes and float32.
+    Further operands broadcast with it. The result has the first operand's shape, or one number for
+    each row (a last dimension of 1). `emit` says the arithmetic, in the widest of all dtypes and
+    float32.
     """
 
     def along_rows(self, x: TensorType) -> bool:
         """Whether this one works along the last dimension of `x`, and along no other."""
         raise NotImplementedError(f"{self.name()} does not say along which dimension it works")
+
+    def operand_dtypes(self, *xs: Type) -> tuple[torch.dtype, ...]:
+        """What each operand is converted to before `emit`: the widest of all, or float32."""
+        wide = torch.float32
+        for x in (*xs, self.infer(*xs)):
+            if isinstance(x, TensorType):
+                wide = torch.promote_types(wide, x.dtype)
+        return (wide,) * len(xs)
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         """The arithmetic, in the vocabulary of `RowEmitter`."""

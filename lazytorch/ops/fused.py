@@ -6,7 +6,8 @@ from typing import Any
 
 from lazytorch.interpret import evaluate
 from lazytorch.ir import Graph, Op
-from lazytorch.types import TupleType, Type
+from lazytorch.ops.base import Rowwise
+from lazytorch.types import Shape, TensorType, TupleType, Type
 
 
 class Fused(Op):
@@ -23,3 +24,13 @@ class Fused(Op):
         known = evaluate(self.body, xs)
         outputs = tuple(known[x] for x in self.body.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def full_shape(op: Fused) -> Shape | None:
+    """The shape whose last dimension a group needs whole; None if it needs none."""
+    for node in op.body.nodes:
+        if isinstance(node.op, Rowwise):
+            typed = node.inputs[0].type
+            assert isinstance(typed, TensorType)
+            return typed.shape
+    return None

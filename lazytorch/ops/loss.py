@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
-from lazytorch.ops.base import elementwise_strides
+from lazytorch.ops.base import Rowwise, elementwise_strides
 from lazytorch.ops.checks import check_devices
+from lazytorch.ops.emitter import RowEmitter, Value
 from lazytorch.ops.norm import optional
-from lazytorch.types import TensorType, broadcast, promote, tensor_type
+from lazytorch.types import TensorType, Type, broadcast, promote, tensor_type
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -83,6 +86,44 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         return torch.ops.aten.binary_cross_entropy_with_logits(
             x, target, weight, pos_weight, self.reduction
         )
+
+
+class RowCrossEntropy(Rowwise):
+    """Negative log likelihood of softmax over the last dimension, for each row; 0 if ignored.
+
+    Operands: x (..., C), and the number of each row's class (..., 1), NaN where there is no such
+    class. The result is of float32 at least.
+    """
+
+    ignore_index: int = -100
+
+    def infer(self, x: TensorType, target: TensorType) -> TensorType:
+        check_devices(self, x, target)
+        if target.shape != (*x.shape[:-1], 1) or target.dtype is not torch.int64:
+            raise ShapeError(f"{self.name()}: target does not fit", {"input": x, "target": target})
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return tensor_type(target.shape, dtype, x.device)
+
+    def along_rows(self, x: TensorType) -> bool:
+        return True
+
+    def operand_dtypes(self, *xs: Type) -> tuple[torch.dtype, ...]:
+        return (super().operand_dtypes(xs[0], xs[1])[0], torch.int64)
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        x, target = xs
+        largest, total = s.row_exp_sum(x)
+        chosen = s.eq(s.row_position(), target)
+        found = s.row_sum(s.where(chosen, x, 0.0))
+        missing = s.logical_not(s.row_max(s.where(chosen, x * 0 + 1, 0.0)))
+        loss = s.where(missing, math.nan, (largest - found) + s.log(total))
+        return s.where(s.eq(target, self.ignore_index), 0.0, loss)
+
+    def run(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        there = (target >= 0) & (target < x.shape[-1])
+        loss = -torch.log_softmax(x, -1).gather(-1, target.where(there, 0)).where(there, math.nan)
+        return loss.where(target != self.ignore_index, 0.0)
 
 
 class CrossEntropyLoss(Op):

@@ -177,8 +177,8 @@ class LayerNorm(Rowwise):
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         x, *rest = xs
         weight, bias = optional(rest, self.weight, self.bias)
-        centered = x - s.row_mean(x)
-        y = centered * s.rsqrt(s.row_mean(centered * centered) + self.eps)
+        mean, variance = s.row_moments(x)
+        y = (x - mean) * s.rsqrt(variance + self.eps)
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 

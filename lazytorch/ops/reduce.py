@@ -56,11 +56,14 @@ def need_elements(op: Op, x: TensorType, dims: tuple[int, ...]) -> None:
             )
 
 
-class Reduction(Op, abstract=True):
+class Reduction(Rowwise, abstract=True):
     """Reduces `dims` (counted from the front, ascending, each once; every one for a whole sum)."""
 
     dims: tuple[int, ...]
     keepdim: bool = False
+
+    def along_rows(self, x: TensorType) -> bool:
+        return self.keepdim and self.dims == (x.rank - 1,)
 
     def infer(self, x: TensorType) -> TensorType | TupleType:
         return tensor_type(
@@ -80,6 +83,9 @@ class Sum(Reduction):
     def result(self, x: TensorType) -> torch.dtype:
         return self.dtype or counted(x.dtype)
 
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.row_sum(xs[0])
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sum(x, self.dims, self.keepdim, dtype=self.dtype)
 
@@ -91,6 +97,9 @@ class Mean(Reduction):
 
     def result(self, x: TensorType) -> torch.dtype:
         return need_float(self, self.dtype or x.dtype)
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.row_mean(xs[0])
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.mean(x, self.dims, self.keepdim, dtype=self.dtype)
@@ -118,6 +127,9 @@ class Amax(Reduction):
         need_elements(self, x, self.dims)
         return super().infer(x)
 
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.row_max(xs[0])
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.amax(x, self.dims, self.keepdim)
 
@@ -128,6 +140,9 @@ class Amin(Reduction):
     def infer(self, x: TensorType) -> TensorType | TupleType:
         need_elements(self, x, self.dims)
         return super().infer(x)
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.row_min(xs[0])
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.amin(x, self.dims, self.keepdim)
@@ -160,6 +175,10 @@ class LogSumExp(Reduction):
         floating = x.dtype.is_floating_point or x.dtype.is_complex
         return x.dtype if floating else torch.get_default_dtype()
 
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        largest, total = s.row_exp_sum(xs[0])
+        return s.where(s.isinf(largest), largest, s.log(total) + largest)
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(x, self.dims, self.keepdim)
 
@@ -172,6 +191,12 @@ class VectorNorm(Reduction):
 
     def result(self, x: TensorType) -> torch.dtype:
         return need_float(self, self.dtype or x.dtype).to_real()
+
+    def along_rows(self, x: TensorType) -> bool:
+        return self.ord == 2 and super().along_rows(x)
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.sqrt(s.row_sum(xs[0] * xs[0]))
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.linalg_vector_norm(
@@ -284,8 +309,8 @@ class Softmax(Rowwise):
         return x.rank > 0 and normalized_dim(self.dim, x.rank) == x.rank - 1
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
-        powers = s.exp(xs[0] - s.row_max(xs[0]))
-        return powers / s.row_sum(powers)
+        largest, total = s.row_exp_sum(xs[0])
+        return s.exp(xs[0] - largest) / total
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.dim, self.dtype)
@@ -295,8 +320,8 @@ class LogSoftmax(Softmax):
     """Logarithm of softmax, without underflow."""
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
-        below = xs[0] - s.row_max(xs[0])
-        return below - s.log(s.row_sum(s.exp(below)))
+        largest, total = s.row_exp_sum(xs[0])
+        return (xs[0] - largest) - s.log(total)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(x, self.dim, self.dtype)

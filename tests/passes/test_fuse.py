@@ -225,7 +225,7 @@ def test_equal_groups_have_equal_kernels() -> None:
     ("text", "reason"),
     [
         ("graph(%x: f32[4]) { %0 = exp %x return %0 }", "only one operation"),
-        ("graph(%x: f32[4]) { %0 = sum{dims=(0,)} %x return %0 }", "not elementwise"),
+        ("graph(%x: f32[4, 4]) { %0 = matmul %x %x return %0 }", "not elementwise"),
         (
             "graph(%x: c64[4]) { %0 = exp %x %1 = neg %0 return %1 }",
             "dtype c64 has no generated kernel",

@@ -1,8 +1,9 @@
-"""Generates, compiles and launches C++ kernels for fused elementwise groups on the CPU."""
+"""Generates C++ kernels for elementwise groups, and builds and launches all C++ kernels."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,28 @@ from typing import Any
 import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.ir import Graph
 from lazytorch.lower.cpp import toolchain
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
-from lazytorch.lower.expression import Expression, check, print_body
+from lazytorch.lower.cpp.rows import row_source
+from lazytorch.lower.expression import Expression, check, print_steps
 from lazytorch.lower.index import Loops, kernel_loops
-from lazytorch.lower.kernel import NAME, Kernel, Launch, Operand, describe, group_shape, named
-from lazytorch.ops.fused import Fused
-from lazytorch.types import Strides, TensorType, tensor_type
+from lazytorch.lower.kernel import (
+    NAME,
+    Kernel,
+    Launch,
+    Operand,
+    describe,
+    group_shape,
+    named,
+    outputs_of,
+)
+from lazytorch.lower.rows import Rows, rows_of
+from lazytorch.lower.steps import Steps, steps
+from lazytorch.ops.affine import Affine
+from lazytorch.ops.base import broadcast_strides
+from lazytorch.ops.fused import Fused, full_shape
+from lazytorch.types import Shape, Strides, TensorType, tensor_type
 
 NUMBER = tensor_type((), torch.float64)
 
@@ -97,15 +113,22 @@ class CppTarget:
 
     def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
-        group_shape(op, operands)
-        outputs = output_types(op)
+        shape, outputs = group_shape(op, operands), outputs_of(op)
         reads = in_memory(operands)
         for x in (*reads, *outputs):
             check(x.dtype)
             if x.device.type != "cpu":
                 raise UnsupportedError(f"a C++ kernel cannot read {x}")
-        steps = choose_walk(kernel_loops(reads, outputs)).steps
-        source = kernel_source(op, reads, outputs, steps, self.rounding)
+        whole = full_shape(op)
+        found = steps(op.body, shape)
+        if any(isinstance(x.node.op, Affine) for x in found.all):
+            raise UnsupportedError("C++ kernels read every operand at the element's own place")
+        if whole is not None:
+            along = row_walk(whole, reads, outputs).steps
+            source = row_source(found, op.body, reads, outputs, along, self.rounding)
+        else:
+            along = choose_walk(kernel_loops(reads, outputs)).steps
+            source = kernel_source(found, op.body, reads, outputs, along, self.rounding)
         return named(describe(op.body), source)
 
     def build(self, kernels: Sequence[Kernel]) -> None:
@@ -122,13 +145,20 @@ class CppTarget:
     def launcher(
         self,
         kernel: Kernel,
+        op: Fused,
         operands: tuple[Operand, ...],
-        outputs: tuple[TensorType, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel."""
         if kernel.name not in self.addresses:
             raise LazyTorchError(f"kernel {kernel.name} is not built")
-        return make_launch(self.addresses[kernel.name], operands, outputs)
+        reads, outputs, shape = in_memory(operands), outputs_of(op), full_shape(op)
+        itemsizes = [x.dtype.itemsize for x in (*reads, *outputs)]
+        if shape is not None:
+            described = row_arguments(row_walk(shape, reads, outputs), itemsizes)
+        else:
+            described = choose_walk(kernel_loops(reads, outputs)).arguments(itemsizes)
+        elements = math.prod(shape or outputs[0].shape)
+        return make_launch(self.addresses[kernel.name], described, elements, operands, outputs)
 
 
 def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
@@ -136,13 +166,9 @@ def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
     return tuple([x if isinstance(x, TensorType) else NUMBER for x in operands])
 
 
-def output_types(op: Fused) -> tuple[TensorType, ...]:
-    """The types of a group's outputs, all tensors."""
-    return tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
-
-
 def kernel_source(
-    op: Fused,
+    found: Steps,
+    body: Graph,
     operands: tuple[TensorType, ...],
     outputs: tuple[TensorType, ...],
     steps: Strides,
@@ -169,8 +195,10 @@ def kernel_source(
             inputs.append(Expression(printer, f"x{k}", x.dtype))
         elif not write:
             inputs.append(printer.bind(loaded(f"p{k}[{at}]", x.dtype), x.dtype))
+    given = dict(zip(body.inputs, inputs, strict=True))
+    values = print_steps(printer, found, [given[x] for x in found.inputs()])
     for k, (x, step, value) in enumerate(
-        zip(outputs, steps[len(operands) :], print_body(printer, op.body, inputs), strict=True),
+        zip(outputs, steps[len(operands) :], values, strict=True),
         len(operands),
     ):
         at = "i" if step == 1 else f"i * s{k}"
@@ -187,7 +215,7 @@ def kernel_source(
 
 TEMPLATE = """
 static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row, int64_t rows,
-                        int64_t size) {{
+                        int64_t size, const int64_t*) {{
     for (int64_t r = 0; r < rows; ++r) {{
         {pointers}
 #pragma omp simd
@@ -203,21 +231,35 @@ extern "C" void {name}(const int64_t* n, {parameters}) {{
 """
 
 
+def row_walk(shape: Shape, operands: Sequence[TensorType], outputs: Sequence[TensorType]) -> Rows:
+    """The rows of a kernel over `shape`."""
+    reads = [broadcast_strides(x, shape) for x in operands]
+    return rows_of(shape, reads, [broadcast_strides(x, shape) for x in outputs])
+
+
+def row_arguments(rows: Rows, itemsizes: Sequence[int]) -> list[int]:
+    """The description of a launch over rows: the walk over them, their length and steps."""
+    last = len(rows.outer.sizes) - 1
+    walk = Walk(rows.outer, last, last - 1 if last else None, 0)
+    return [*walk.arguments(itemsizes), rows.size, *rows.steps]
+
+
 def make_launch(
-    address: int, operands: tuple[Operand, ...], outputs: tuple[TensorType, ...]
+    address: int,
+    described: list[int],
+    elements: int,
+    operands: tuple[Operand, ...],
+    outputs: tuple[TensorType, ...],
 ) -> Launch:
     """The function that a call site calls; few Python steps, because models have hundreds of them.
 
-    What it calls is at `address`. Sizes and strides were turned into its first argument already.
+    What it calls is at `address`, and takes what `described` says of sizes and strides first.
     """
     reads = in_memory(operands)
-    walk = choose_walk(kernel_loops(reads, outputs))
-    types = (*reads, *outputs)
-    described = walk.arguments([x.dtype.itemsize for x in types])
     array = (ctypes.c_int64 * len(described))(*described)
     # Letting other threads run costs more than a small kernel does.
-    prototype = ctypes.PYFUNCTYPE if walk.loops.numel < QUICK else ctypes.CFUNCTYPE
-    function = prototype(None, *[ctypes.c_void_p] * (1 + len(types)))(address)
+    prototype = ctypes.PYFUNCTYPE if elements < QUICK else ctypes.CFUNCTYPE
+    function = prototype(None, *[ctypes.c_void_p] * (1 + len(reads) + len(outputs)))(address)
     n = ctypes.byref(array)  # holds the array, and is passed faster
     new = [partial(torch.empty_strided, x.shape, x.strides, dtype=x.dtype) for x in outputs]
     allocate = new[0]
@@ -243,7 +285,7 @@ def make_launch(
     def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])
 
-    if not walk.loops.numel:
+    if not elements:
         return launch_none
     if reads != operands:
         return launch_with_numbers

@@ -1,5 +1,7 @@
 // How the elements of a kernel are shared between threads and walked; compiled once per translation unit.
 
+extern "C" void* aligned_alloc(__SIZE_TYPE__, __SIZE_TYPE__);
+extern "C" void free(void*);
 extern "C" int omp_get_max_threads(void);
 extern "C" int omp_get_num_threads(void);
 extern "C" int omp_get_thread_num(void);
@@ -8,22 +10,23 @@ extern "C" int omp_in_parallel(void);
 namespace lt {
 
 // Computes `rows` times `size` elements. Operand k starts at p[k] and advances by step[k] bytes with each element of a
-// row and by row[k] bytes with each row.
-typedef void (*Tile)(char* const* p, const int64_t* step, const int64_t* row, int64_t rows, int64_t size);
+// row and by row[k] bytes with each row. `rest` is what follows the walk in the description of a launch.
+typedef void (*Tile)(char* const* p, const int64_t* step, const int64_t* row, int64_t rows, int64_t size,
+                     const int64_t* rest);
 
 // What the caller describes a launch with, in order: `size`, `rows`, `block`, `rank`, the sizes of the `rank` outer loops
 // from the innermost to the outermost; then, for every operand, its strides in bytes: step, row, outer loops.
 // A `block` of 0 means that rows follow each other in memory and are walked one after the other. Otherwise rows
 // interleave (they are shorter across than along), and all rows are walked `block` elements at a time.
 struct Walk {
-    const int64_t *sizes, *step, *row, *outer;
+    const int64_t *sizes, *step, *row, *outer, *more;
     int64_t size, rows, block, rank;
     int count;
     Tile tile;
 
     Walk(Tile tile, const int64_t* n, int count)
-        : sizes(n + 4), step(sizes + n[3]), row(step + count), outer(row + count), size(n[0]), rows(n[1]), block(n[2]),
-          rank(n[3]), count(count), tile(tile) {}
+        : sizes(n + 4), step(sizes + n[3]), row(step + count), outer(row + count),
+          more(outer + n[3] * count), size(n[0]), rows(n[1]), block(n[2]), rank(n[3]), count(count), tile(tile) {}
 
     // Places where the work may be cut: elements, or columns of all rows when these interleave.
     int64_t places() const {
@@ -55,7 +58,7 @@ struct Walk {
                 for (int k = 0; k < count; ++k) p[k] += row[k];
             } else {
                 int64_t n = left / size < rows - r ? left / size : rows - r;
-                tile(p, step, row, n, size);
+                tile(p, step, row, n, size, more);
                 left -= n * size;
                 r += n;
                 for (int k = 0; k < count; ++k) p[k] += n * row[k];
@@ -79,7 +82,7 @@ struct Walk {
         for (int64_t end = i + n; i < end;) {
             int64_t m = block && block < end - i ? block : end - i;
             for (int k = 0; k < count; ++k) q[k] = p[k] + i * step[k];
-            tile(q, step, row, block ? rows : 1, m);
+            tile(q, step, row, block ? rows : 1, m, more);
             i += m;
         }
     }
@@ -88,16 +91,18 @@ struct Walk {
 // Few elements are not worth waking a thread for: below this many per thread it is alone.
 static const int64_t elements_per_thread = 32768;
 
-static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int count, void* const* base) {
+// `each` is how many elements there are in what the walk takes for one: 1, or a whole row.
+static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int count, void* const* base,
+                                             int64_t each = 1) {
     Walk walk(tile, n, count);
-    int64_t places = walk.places(), elements = walk.block ? places * walk.rows : places;
+    int64_t places = walk.places(), elements = (walk.block ? places * walk.rows : places) * each;
 #ifdef _OPENMP
     int64_t threads = elements / elements_per_thread;
     if (threads > 1 && !omp_in_parallel()) {
         int64_t most = omp_get_max_threads();
         threads = threads < most ? threads : most;
         // Cuts between whole rows where there are enough of them, else between cache lines.
-        int64_t unit = walk.size <= 4096 && !walk.block ? walk.size : 64;
+        int64_t unit = each > 1 ? 1 : walk.size <= 4096 && !walk.block ? walk.size : 64;
 #pragma omp parallel num_threads(threads)
         {
             int64_t id = omp_get_thread_num(), all = omp_get_num_threads(), units = (places + unit - 1) / unit;
@@ -108,6 +113,18 @@ static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int co
     }
 #endif
     walk.range(base, 0, places);
+}
+
+// Memory of the calling thread's own for `bytes` bytes, until it asks again.
+static char* scratch(int64_t bytes) {
+    static thread_local char* memory = nullptr;
+    static thread_local int64_t size = 0;
+    if (bytes > size) {
+        free(memory);
+        size = (bytes + 4095) / 4096 * 4096;
+        memory = (char*)aligned_alloc(64, size);
+    }
+    return memory;
 }
 
 }  // namespace lt

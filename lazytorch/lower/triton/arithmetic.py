@@ -13,7 +13,7 @@ from triton import knobs
 if knobs.runtime.interpret:
     # The interpreter has no CUDA library, and its bfloat16 conversions do not round.
     from lazytorch.lower.triton import interpreted as libdevice
-    from lazytorch.lower.triton.interpreted import from_bfloat16, to_bfloat16
+    from lazytorch.lower.triton.interpreted import from_bfloat16, row_max, row_min, to_bfloat16
 else:
     from triton.language.extra import libdevice
 
@@ -26,6 +26,70 @@ else:
     def to_bfloat16(x):
         """Rounded to nearest even."""
         return x.to(tl.bfloat16)
+
+    @triton.jit
+    def row_max(x):
+        """The largest of each row; NaN wins."""
+        return tl.reduce(x, 1, larger, keep_dims=True)
+
+    @triton.jit
+    def row_min(x):
+        """The smallest of each row; NaN wins."""
+        return tl.reduce(x, 1, smaller, keep_dims=True)
+
+
+@triton.jit
+def larger(x, y):
+    """The larger of two; NaN wins."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def smaller(x, y):
+    """The smaller of two; NaN wins."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def row_sum(x):
+    """The sum of each row."""
+    return tl.sum(x, 1, keep_dims=True)
+
+
+@triton.jit
+def add_moments(mean, squares, x, mask, count):
+    """Mean and sum of squared deviations of `count` numbers, the last of them `x`, in each lane.
+
+    Source: Welford, Note on a method for calculating corrected sums of squares and products, 1962.
+    """
+    off = x - mean
+    moved = mean + off * (1.0 / count)
+    return tl.where(mask, moved, mean), tl.where(mask, squares + off * (x - moved), squares)
+
+
+@triton.jit
+def join_moments(mean, squares, count, n):
+    """Mean and variance of `n` numbers from those of the lanes, which have seen `count` each."""
+    seen = count.to(mean.dtype)
+    whole = row_sum(mean * seen) / n
+    off = mean - whole
+    return whole, row_sum(squares + off * off * seen) / n
+
+
+@triton.jit
+def add_exp(largest, total, x):
+    """The maximum m of each lane, and the sum of exp(x - m), with one number more."""
+    now = larger(largest, x)
+    base = tl.where(now == float("-inf"), 0.0, now)
+    return now, total * libdevice.exp(largest - base) + libdevice.exp(x - base)
+
+
+@triton.jit
+def join_exp(largest, total):
+    """The maximum m of each row, and the sum of exp(x - m)."""
+    now = row_max(largest)
+    base = tl.where(now == float("-inf"), 0.0, now)
+    return now, row_sum(total * libdevice.exp(largest - base))
 
 
 @triton.jit

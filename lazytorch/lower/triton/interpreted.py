@@ -34,6 +34,20 @@ pow, atan2, fmod = map(elementwise, (np.power, np.arctan2, np.fmod))
 copysign = elementwise(np.copysign)
 
 
+def along_rows(function):
+    """A reduction of each row of a block from a numpy function."""
+
+    def call(x):
+        data = function(x.handle.data, axis=1, keepdims=True)
+        scalar = x.handle.dtype.scalar
+        return tl.tensor(TensorHandle(data, scalar), tl.block_type(scalar, list(data.shape)))
+
+    return call
+
+
+row_max, row_min = along_rows(np.max), along_rows(np.min)
+
+
 def from_bfloat16(x):
     """Widened to float32."""
     bits = x.to(tl.int16, bitcast=True).to(tl.int32) << 16

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import torch
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.lower.expression import check, print_body
-from lazytorch.lower.index import Loops, kernel_loops
-from lazytorch.lower.kernel import NAME, Kernel, Launch, Operand, describe, group_shape, named
+from lazytorch.lower.expression import Expression, check, print_steps
+from lazytorch.lower.index import Loops
+from lazytorch.lower.kernel import (
+    NAME,
+    Kernel,
+    Launch,
+    describe,
+    group_shape,
+    named,
+    outputs_of,
+)
+from lazytorch.lower.steps import Bound, Operand, Steps, reads, steps
+from lazytorch.lower.triton.access import Accesses, accesses
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
-from lazytorch.lower.triton.rows import Rows, row_statements, rows_of
-from lazytorch.ops.base import Rowwise
-from lazytorch.ops.fused import Fused
+from lazytorch.lower.triton.rows import TritonRows, row_statements
+from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import TensorType
 
 LARGE = 1 << 17
@@ -38,6 +50,7 @@ class Walk:
     loops: Loops
     run: int
     wide: bool
+    given: Accesses | None = None
 
     @property
     def large(self) -> bool:
@@ -71,8 +84,8 @@ class Walk:
         numbers |= {f"n{d}": size for d, size in enumerate(sizes) if d > 0}
         for k, strides in enumerate(self.loops.strides):
             if not self.flat(k):
-                numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s > 1}
-        return numbers
+                numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s not in (0, 1)}
+        return numbers if self.given is None else numbers | self.given.arguments()
 
     def divisibility(self) -> dict[str, int]:
         """What divides arguments, as far as that lets loads and stores be vectors."""
@@ -81,7 +94,7 @@ class Walk:
         return {
             name: self.run
             for name, value in self.arguments().items()
-            if name.startswith("s") and value % self.run == 0
+            if name[0] in "solh" and value % self.run == 0
         }
 
     def flat(self, k: int) -> bool:
@@ -96,24 +109,26 @@ class Walk:
         return True
 
 
-def choose_walk(loops: Loops) -> Walk:
+def choose_walk(loops: Loops, given: Accesses | None = None) -> Walk:
     """Runs where the innermost loop has them; 64-bit indices where 32 bits do not reach."""
     last = loops.sizes[-1]
     run = next((r for r in RUNS if last % r == 0), 1) if len(loops.sizes) > 1 else 1
     reach = max(
-        sum((size - 1) * stride for size, stride in zip(loops.sizes, strides, strict=True))
+        sum((size - 1) * abs(stride) for size, stride in zip(loops.sizes, strides, strict=True))
         for strides in loops.strides
     )
-    return Walk(loops, run, max(reach, loops.numel) >= REACH)
+    return Walk(loops, run, max(reach, loops.numel) >= REACH, given)
 
 
-def walk_of(
-    rows: bool, operands: tuple[TensorType, ...], outputs: tuple[TensorType, ...]
-) -> Walk | Rows:
-    """By rows where some operation needs them whole, else by elements."""
-    if rows:
-        return rows_of(operands, outputs)
-    return choose_walk(kernel_loops(operands, outputs))
+def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | TritonRows]:
+    """The steps of a kernel, and its walk: by rows where some operation needs them whole."""
+    outputs, whole = outputs_of(op), full_shape(op)
+    shape = whole or outputs[0].shape
+    found = steps(op.body, shape)
+    given = accesses(shape, reads(found, op.body, operands), len(tensors(operands)), outputs)
+    if whole is not None:
+        return found, TritonRows(given)
+    return found, choose_walk(given.loops(), given)
 
 
 class TritonTarget:
@@ -129,17 +144,14 @@ class TritonTarget:
 
     def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
-        group_shape(op, operands, rows=True)
-        outputs = tuple(x.type for x in op.body.outputs if isinstance(x.type, TensorType))
-        reads = tensors(operands)
-        for x in (*reads, *outputs):
+        group_shape(op, operands)
+        outputs = outputs_of(op)
+        for x in (*tensors(operands), *outputs):
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        rows = any(isinstance(node.op, Rowwise) for node in op.body.nodes)
-        walk = walk_of(rows, reads, outputs)
-        source = kernel_source(op, operands, outputs, walk, self.rounding)
-        kernel = named(describe(op.body), source, rows)
+        source = kernel_source(op, operands, *plan(op, operands), self.rounding)
+        kernel = named(describe(op.body), source)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
 
@@ -150,13 +162,13 @@ class TritonTarget:
     def launcher(
         self,
         kernel: Kernel,
+        op: Fused,
         operands: tuple[Operand, ...],
-        outputs: tuple[TensorType, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
-        walk = walk_of(kernel.rows, tensors(operands), outputs)
+        _, walk = plan(op, operands)
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs_of(op), walk.grid, numbers)
 
 
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
@@ -167,21 +179,22 @@ def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
 def kernel_source(
     op: Fused,
     operands: tuple[Operand, ...],
-    outputs: tuple[TensorType, ...],
-    walk: Walk | Rows,
+    found: Steps,
+    walk: Walk | TritonRows,
     rounding: bool,
 ) -> str:
     """A module with the kernel, and what is needed to compile it ahead of its first launch."""
+    outputs = outputs_of(op)
     types = (*tensors(operands), *outputs)
     integer = "i64" if walk.wide else "i32"
     signature = {f"p{k}": POINTER[x.dtype] for k, x in enumerate(types)}
     signature |= dict.fromkeys(walk.arguments(), integer)
     scalars = [f"d{k}" for k in range(len(operands) + len(outputs) - len(types))]
     signature |= dict.fromkeys(scalars, "i64")  # the bits of doubles, on every way of launching
-    if isinstance(walk, Rows):
-        statements = row_statements(op, operands, outputs, walk, rounding)
+    if isinstance(walk, TritonRows):
+        statements = row_statements(found, outputs, walk, rounding)
     else:
-        statements = element_statements(op, operands, outputs, walk, rounding)
+        statements = element_statements(found, outputs, walk, rounding)
     return TEMPLATE.format(
         summary=describe(op.body).replace("_", " "),
         signature=signature,
@@ -199,23 +212,19 @@ def kernel_source(
 
 
 def element_statements(
-    op: Fused,
-    operands: tuple[Operand, ...],
-    outputs: tuple[TensorType, ...],
-    walk: Walk,
-    rounding: bool,
+    found: Steps, outputs: tuple[TensorType, ...], walk: Walk, rounding: bool
 ) -> list[str]:
     """Statements that find a program's elements, load, compute and store them."""
     # A mask that may end anywhere makes every load a scalar one: only the last program has it.
     split = walk.large and walk.run == 1 and walk.count % 16 != 0
     if not split:
-        return [*indices(walk), *elements(op, operands, outputs, walk, rounding, masked=True)]
+        return [*indices(walk), *elements(found, outputs, walk, rounding, masked=True)]
     return [
         *indices(walk),
         f"if first + {walk.block // walk.run} <= n:",
-        *indented(elements(op, operands, outputs, walk, rounding, masked=False)),
+        *indented(elements(found, outputs, walk, rounding, masked=False)),
         "else:",
-        *indented(elements(op, operands, outputs, walk, rounding, masked=True)),
+        *indented(elements(found, outputs, walk, rounding, masked=True)),
     ]
 
 
@@ -273,43 +282,55 @@ def indices(walk: Walk) -> list[str]:
 
 
 def elements(
-    op: Fused,
-    operands: tuple[Operand, ...],
-    outputs: tuple[TensorType, ...],
-    walk: Walk,
-    rounding: bool,
-    masked: bool,
+    found: Steps, outputs: tuple[TensorType, ...], walk: Walk, rounding: bool, masked: bool
 ) -> list[str]:
     """Statements that load, compute and store the elements whose indices are known."""
+    given = walk.given
+    assert given is not None
     printer = TritonPrinter(rounding)
-    inputs = printer.operands(operands, lambda k: load(walk, k, masked))
-    values = print_body(printer, op.body, inputs)
+    inputs = printer.operands(found.inputs(), lambda r: load(walk, given, r, masked))
+
+    def inside(bounds: tuple[Bound, ...]) -> Expression:
+        where = given.condition(bounds, partial(index, walk, block=walk.run > 1))
+        return printer.bind(" & ".join(where), torch.bool)
+
+    values = print_steps(printer, found, inputs, inside)
     mask = "" if not masked else ", mask" if walk.run == 1 else ", mask[:, None]"
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(tensors(operands))):
-        at, code = offset(walk, k, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
-        printer.lines.append(f"tl.store(p{k} + {at}, {code}{mask})")
+    for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(given.reads)):
+        at, code = offset(walk, r, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
+        printer.lines.append(f"tl.store({given.pointer(r)} + {at}, {code}{mask})")
     return printer.lines
 
 
-def load(walk: Walk, k: int, masked: bool) -> str:
-    """Operand k from memory: once, once per run, or every element."""
-    strides = walk.loops.strides[k]
-    if not any(strides):
-        return f"tl.load(p{k})"
-    per_run = walk.run > 1 and strides[-1] == 0
+def index(walk: Walk, dim: int, block: bool) -> str:
+    """The index of a dimension that has a loop of its own, of every element or of every run."""
+    return f"{'c' if block else 'i'}{walk.loops.dims.index((dim,))}"
+
+
+def load(walk: Walk, given: Accesses, r: int, masked: bool) -> str:
+    """Load r: once, once per run, or every element."""
+    strides, bounds = walk.loops.strides[r], given.reads[r].bounds
+    if not any(strides) and not bounds:
+        return f"tl.load({' + '.join([given.pointer(r), *given.start(r)])})"
+    inner = len(strides) - 1
+    along = any(walk.loops.dims[inner] == (bound.dim,) for bound in bounds)
+    per_run = walk.run > 1 and strides[-1] == 0 and not along
     block = walk.run > 1 and not per_run
-    mask = "" if not masked else ", mask[:, None]" if block else ", mask"
-    code = f"tl.load(p{k} + {offset(walk, k, 'c' if block else 'i')}{mask})"
+    where = given.condition(bounds, partial(index, walk, block=block))
+    where += ["mask[:, None]" if block else "mask"] if masked else []
+    mask = f", {' & '.join(where)}" if where else ""
+    at = offset(walk, r, "c" if block else "i") if any(strides) else "0"
+    code = f"tl.load({' + '.join([given.pointer(r), *given.start(r), at])}{mask})"
     return f"{code}[:, None]" if per_run else code
 
 
-def offset(walk: Walk, k: int, index: str) -> str:
-    """Where operand k has the elements, counted from its first, by the indices of that name."""
-    if walk.flat(k):
+def offset(walk: Walk, r: int, index: str) -> str:
+    """Where access r has the elements, counted from its start, by the indices of that name."""
+    if walk.flat(r):
         return "flat"
     terms = [
-        f"{index}{d}" if stride == 1 else f"{index}{d} * s{k}_{d}"
-        for d, stride in enumerate(walk.loops.strides[k])
+        f"{index}{d}" if stride == 1 else f"{index}{d} * s{r}_{d}"
+        for d, stride in enumerate(walk.loops.strides[r])
         if stride
     ]
     return f"({' + '.join(terms)})" if len(terms) > 1 else terms[0]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lazytorch.errors import UnsupportedError
+from lazytorch.ir import Node
 from lazytorch.lower.expression import HALVES, Expression, Printer
-from lazytorch.lower.kernel import Operand
 from lazytorch.types import TensorType, dtype_name, kind_of
 
 LOCAL = {
@@ -130,18 +130,18 @@ def stored(code: str, dtype: torch.dtype) -> str:
 class TritonPrinter(Printer):
     """Writes a group as Triton statements on blocks."""
 
-    def operands(self, operands: Sequence[Operand], load: Callable[[int], str]) -> list[Expression]:
-        """The group's operands: the k-th tensor by `load(k)`, numbers from their bits in `d0`..."""
+    def operands(self, inputs: Sequence[Node], load: Callable[[int], str]) -> list[Expression]:
+        """The values of loads: the r-th of a tensor by `load(r)`, numbers from their bits."""
         found: list[Expression] = []
-        pointers = numbers = 0
-        for x in operands:
-            if isinstance(x, TensorType):
-                found.append(self.bind(loaded(load(pointers), x.dtype), x.dtype))
-                pointers += 1
+        numbers: dict[Node, str] = {}
+        for x in inputs:
+            if isinstance(x.type, TensorType):
+                code = load(len(found) - len(numbers))
+                found.append(self.bind(loaded(code, x.type.dtype), x.type.dtype))
             else:
-                code = f"d{numbers}.to(tl.int64).to(tl.float64, bitcast=True)"
+                name = numbers.setdefault(x, f"d{len(numbers)}")
+                code = f"{name}.to(tl.int64).to(tl.float64, bitcast=True)"
                 found.append(self.bind(code, torch.float64))
-                numbers += 1
         return found
 
     def literal(self, value: float, dtype: torch.dtype) -> str:

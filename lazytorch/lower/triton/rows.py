@@ -1,137 +1,250 @@
-"""Generates Triton kernels for groups that need whole rows: norms and softmax, and what is around.
+"""Generates Triton kernels for groups that need whole rows: reductions, norms, softmax and around.
 
-One program computes one row of the last dimension, which it holds in registers: every operand is
-read once, every output written once, whatever lies between.
+A program computes one row, or several short ones. Rows up to `HELD` elements stay in registers:
+every operand is read once, every output written once, whatever lies between. Longer rows are walked
+in blocks, once for each reduction that waits for another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from lazytorch.lower.expression import Expression, print_body
-from lazytorch.lower.index import Loops, collapse
-from lazytorch.lower.kernel import Operand
-from lazytorch.lower.triton.printer import TritonPrinter, stored
-from lazytorch.ops.base import broadcast_strides
-from lazytorch.ops.fused import Fused
-from lazytorch.types import TensorType
+import torch
+
+from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.rows import Line, RowWriter, passes, rows_of
+from lazytorch.lower.steps import Bound, Steps
+from lazytorch.lower.triton.access import Accesses
+from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
+from lazytorch.types import TensorType, dtype_named
+
+HELD = 16384
+"""Elements of a row that the threads of one program hold in registers."""
+
+BLOCK = 4096
+"""Elements of a longer row that are walked at a time."""
+
+TILE = 1024
+"""Elements of one program where rows are short and many."""
+
+PROGRAMS = 512
+"""Programs that keep all processors busy: fewer rows share a program only beyond these."""
 
 REACH = 2**31 - 2**16
 """Elements that 32-bit indices reach."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """How programs walk rows of `size` elements.
+class TritonRows:
+    """How programs walk rows: `block` elements of `together` rows at a time."""
 
-    `outer` visits the rows, `steps` is each operand's stride within one.
-    """
-
-    outer: Loops
-    size: int
-    steps: tuple[int, ...]
+    def __init__(self, given: Accesses) -> None:
+        self.given = given
+        strides = [read.strides for read in given.reads]
+        self.rows = rows = rows_of(given.shape, strides, given.writes, given.apart)
+        whole = 1 << max(rows.size - 1, 0).bit_length()
+        self.held = whole <= HELD
+        self.block = whole if self.held else BLOCK
+        few = max(rows.count // PROGRAMS, 1)
+        self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
 
     @property
     def grid(self) -> int:
-        """One program a row."""
-        return self.outer.numel
-
-    @property
-    def block(self) -> int:
-        """The row's length rounded up to a power of two."""
-        return 1 << max(self.size - 1, 0).bit_length()
+        """How many programs visit every row."""
+        return -(-self.rows.count // self.together)
 
     @property
     def warps(self) -> int:
         """Some 8 elements a thread, as far as a block may have threads."""
-        return min(max(self.block // 256, 1), 16)
+        return min(max(self.together * self.block // 256, 1), 16)
 
     @property
     def wide(self) -> bool:
         """Whether 32-bit indices do not reach."""
+        outer = self.rows.outer
         return any(
-            step * self.size + sum(n * s for n, s in zip(self.outer.sizes, strides, strict=True))
+            abs(step) * self.rows.size
+            + sum(n * abs(s) for n, s in zip(outer.sizes, strides, strict=True))
             >= REACH
-            for step, strides in zip(self.steps, self.outer.strides, strict=True)
+            for step, strides in zip(self.rows.steps, outer.strides, strict=True)
         )
 
     def arguments(self) -> dict[str, int]:
         """The integers given to the kernel by name: the row's length, sizes and strides."""
-        numbers = {"n": self.size}
-        numbers |= {f"n{d}": size for d, size in enumerate(self.outer.sizes) if d > 0}
-        for k, strides in enumerate(self.outer.strides):
+        outer = self.rows.outer
+        numbers = {"n": self.rows.size}
+        if self.together > 1:
+            numbers["rows"] = self.rows.count
+        numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
+        for k, strides in enumerate(outer.strides):
             numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s}
-            if self.steps[k] > 1:
-                numbers[f"t{k}"] = self.steps[k]
-        return numbers
+            if self.rows.steps[k] not in (0, 1):
+                numbers[f"t{k}"] = self.rows.steps[k]
+        return numbers | self.given.arguments()
 
     def divisibility(self) -> dict[str, int]:
         """What divides arguments, as far as that lets loads and stores be vectors."""
         return {name: 16 for name, value in self.arguments().items() if value % 16 == 0}
 
+    def place(self, r: int) -> str:
+        """Where access r has the elements, as an address."""
+        terms = [self.given.pointer(r), *self.given.start(r)]
+        terms += [f"i{d} * s{r}_{d}" for d, s in enumerate(self.rows.outer.strides[r]) if s]
+        if step := self.rows.steps[r]:
+            terms.append("col" if step == 1 else f"col * t{r}")
+        return " + ".join(terms)
 
-def rows_of(operands: Sequence[TensorType], outputs: Sequence[TensorType]) -> Rows:
-    """The rows of a kernel that writes `outputs` (one shape) and reads broadcast `operands`."""
-    shape = outputs[0].shape
-    reads = [broadcast_strides(x, shape) for x in operands]
-    writes = [x.strides for x in outputs]
-    outer = collapse(shape[:-1], [s[:-1] for s in reads], [s[:-1] for s in writes])
-    return Rows(outer, shape[-1], tuple(s[-1] for s in (*reads, *writes)))
+    def mask(self, r: int) -> str:
+        """Which of the elements there are; nothing where every program has them."""
+        bounds = self.given.reads[r].bounds if r < len(self.given.reads) else ()
+        where = self.given.condition(bounds, self.index)
+        if self.rows.steps[r] or "col" in " ".join(where):
+            where.append("mask")
+        elif self.together > 1:
+            where.append("there")
+        return f", {' & '.join(where)}" if where else ""
+
+    def index(self, dim: int) -> str:
+        """The index of a dimension that has a loop of its own, or is the row."""
+        if dim == len(self.given.shape) - 1:
+            return "col"
+        return f"i{self.rows.outer.dims.index((dim,))}"
 
 
-class RowPrinter(TritonPrinter):
-    """Writes what needs the whole row, too: the lanes beyond its end never count."""
+class TritonRowPrinter(RowWriter, TritonPrinter):
+    """Writes what needs whole rows in Triton's language."""
 
-    def row_sum(self, x: Expression) -> Expression:
-        """The sum of a row, a scalar."""
-        return self.bind(f"tl.sum(tl.where(mask, {x.code}, 0.0), 0)", x.dtype)
+    def __init__(self, held: bool, rounding: bool) -> None:
+        super().__init__(rounding)
+        self.held = held
 
-    def row_mean(self, x: Expression) -> Expression:
-        """The mean of a row, a scalar."""
-        return self.bind(f"tl.sum(tl.where(mask, {x.code}, 0.0), 0) / n", x.dtype)
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance; of a long row both in one pass."""
+        if self.held:
+            return super().row_moments(x)
+        mean, variance = self.reduce("moments", x, 2)
+        return mean, variance
 
-    def row_max(self, x: Expression) -> Expression:
-        """The largest of a row, a scalar."""
-        return self.bind(f'tl.max(tl.where(mask, {x.code}, float("-inf")), 0)', x.dtype)
+    def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m and the sum of exp(x - m); of a long row both in one pass."""
+        if self.held:
+            return super().row_exp_sum(x)
+        largest, total = self.reduce("exp_sum", x, 2)
+        return largest, total
+
+
+HOLD = {
+    "sum": ("{0} = lt.row_sum(tl.where(mask, {x}, 0.0))",),
+    "max": ('{0} = lt.row_max(tl.where(mask, {x}, float("-inf")))',),
+    "min": ('{0} = lt.row_min(tl.where(mask, {x}, float("inf")))',),
+}
+"""How a reduction is written where the row is in registers."""
+
+WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sum": (
+        ("{0} = tl.zeros([{shape}], {type})",),
+        ("{0} += tl.where(mask, {x}, 0.0)",),
+        ("{0} = lt.row_sum({0})",),
+    ),
+    "max": (
+        ('{0} = tl.full([{shape}], float("-inf"), {type})',),
+        ('{0} = lt.larger({0}, tl.where(mask, {x}, float("-inf")))',),
+        ("{0} = lt.row_max({0})",),
+    ),
+    "min": (
+        ('{0} = tl.full([{shape}], float("inf"), {type})',),
+        ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
+        ("{0} = lt.row_min({0})",),
+    ),
+    "moments": (
+        ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
+        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, start // {block} + 1)",),
+        ("{0}, {1} = lt.join_moments({0}, {1}, (n - first + {last}) // {block}, n)",),
+    ),
+    "exp_sum": (
+        ('{0} = tl.full([{shape}], float("-inf"), {type})', "{1} = tl.zeros([{shape}], {type})"),
+        ('{0}, {1} = lt.add_exp({0}, {1}, tl.where(mask, {x}, float("-inf")))',),
+        ("{0}, {1} = lt.join_exp({0}, {1})",),
+    ),
+}
+"""How it is written where the row is walked: before the loop, in it, and behind it."""
 
 
 def row_statements(
-    op: Fused,
-    operands: Sequence[Operand],
+    found: Steps,
     outputs: Sequence[TensorType],
-    rows: Rows,
+    walk: TritonRows,
     rounding: bool,
 ) -> list[str]:
-    """Statements that find a program's row, load, compute and store it."""
-    printer = RowPrinter(rounding)
-    pid = "tl.program_id(0).to(tl.int64)" if rows.wide else "tl.program_id(0)"
-    lines = [f"rest = {pid}"]
-    for d in range(len(rows.outer.sizes) - 1, 0, -1):
+    """Statements that find a program's rows, load, compute and store them."""
+    printer = TritonRowPrinter(walk.held, rounding)
+    inputs = printer.operands(found.inputs(), lambda r: f"tl.load({walk.place(r)}{walk.mask(r)})")
+
+    def inside(bounds: tuple[Bound, ...]) -> Expression:
+        return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
+
+    values = print_steps(printer, found, inputs, inside)
+    for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
+        code = stored(value.code, x.dtype)
+        printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
+    lines = found_rows(walk)
+    if walk.held:
+        lines += [f"col = tl.arange(0, {walk.block})[None, :]", "mask = col < n"]
+        if walk.together > 1:
+            lines.append("mask = mask & there")
+        return lines + [text for line in printer.written for text in held(line)]
+    lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
+    each, rest = passes(printer.written)
+    for one in each:
+        lines += walked(one.before, one.each, walk)
+    return lines + [line.text for line in rest]
+
+
+def found_rows(walk: TritonRows) -> list[str]:
+    """Statements that find the index in every outer loop of a program's rows."""
+    pid = "tl.program_id(0).to(tl.int64)" if walk.wide else "tl.program_id(0)"
+    lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
+    if walk.together > 1:
+        lines.append("there = rest < rows")
+    for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
         lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
-    lines += ["i0 = rest", f"col = tl.arange(0, {rows.block})", "mask = col < n"]
-    printer.lines += lines
-    inputs = printer.operands(operands, lambda k: load(rows, k))
-    values = print_body(printer, op.body, inputs)
-    for k, (x, value) in enumerate(
-        zip(outputs, values, strict=True), len(rows.steps) - len(outputs)
-    ):
-        printer.lines.append(
-            f"tl.store(p{k} + {place(rows, k)}, {stored(value.code, x.dtype)}, mask)"
-        )
-    return printer.lines
+    return [*lines, "i0 = rest"]
 
 
-def load(rows: Rows, k: int) -> str:
-    """Operand k's part of the row from memory: once where all elements share it."""
-    at = place(rows, k)
-    return f"tl.load(p{k} + {at}, mask)" if rows.steps[k] else f"tl.load(p{k} + {at})"
+def held(line: Line) -> list[str]:
+    """A line where the whole row is in registers."""
+    if line.reduction is None:
+        return [line.text]
+    kind, x = line.reduction
+    return [text.format(*line.names, x=x) for text in HOLD[kind]]
 
 
-def place(rows: Rows, k: int) -> str:
-    """Where operand k has the row, counted from its first element."""
-    terms = [f"i{d} * s{k}_{d}" for d, stride in enumerate(rows.outer.strides[k]) if stride]
-    step = rows.steps[k]
-    if step:
-        terms.append("col" if step == 1 else f"col * t{k}")
-    return " + ".join(terms) or "0"
+def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """One pass over a long row."""
+    lines = [line.text for line in before]
+    loop: list[str] = []
+    after: list[str] = []
+    for line in each:
+        if line.reduction is None:
+            loop.append(line.text)
+            continue
+        kind, x = line.reduction
+        texts = [
+            [
+                text.format(
+                    *line.names,
+                    x=x,
+                    type=LOCAL[dtype_named(line.text)],
+                    shape=f"{walk.together}, {walk.block}",
+                    block=walk.block,
+                    last=walk.block - 1,
+                )
+                for text in part
+            ]
+            for part in WALK[kind]
+        ]
+        lines += texts[0]
+        loop += texts[1]
+        after += texts[2]
+    lines.append(f"for start in range(0, n, {walk.block}):")
+    lines += [f"    {text}" for text in ("col = start + first", "mask = col < n", *loop)]
+    return lines + after

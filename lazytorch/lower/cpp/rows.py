@@ -1,0 +1,149 @@
+"""Generates C++ for groups that need whole rows: reductions, norms, softmax and what is around.
+
+A thread computes one row after the other, each in as many passes as reductions wait for each other;
+the row stays in the cache between them. Sums are of blocks in the row's precision, and of those in
+float64: that is as accurate as torch's sums by pairs. What is dear to compute is kept for the next
+pass in memory of the thread's own.
+"""
+
+from __future__ import annotations
+
+from lazytorch.ir import Graph
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
+from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.kernel import NAME
+from lazytorch.lower.rows import Line, Pass, RowWriter, passes
+from lazytorch.lower.steps import Steps
+from lazytorch.types import Strides, TensorType, dtype_named
+
+DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::cos", "lt::sigmoid")
+"""Functions whose results are kept rather than computed again."""
+
+
+class CppRowPrinter(RowWriter, CppPrinter):
+    """Writes what needs whole rows in C++."""
+
+
+def row_source(
+    steps: Steps,
+    body: Graph,
+    operands: tuple[TensorType, ...],
+    outputs: tuple[TensorType, ...],
+    along: Strides,
+    rounding: bool,
+) -> str:
+    """A tile of rows as a C++ function, and the exported function that launches it.
+
+    The strides `along` the row count only as 0 (one number for the row), 1 (neighbours) or
+    anything else, a run-time argument.
+    """
+    printer = CppRowPrinter(rounding)
+    strides: list[str] = []
+    pointers: list[str] = []
+    inputs: list[Expression] = []
+    types = (*operands, *outputs)
+    at = ["0" if s == 0 else "col" if s == 1 else f"col * s{k}" for k, s in enumerate(along)]
+    for k, (x, step) in enumerate(zip(types, along, strict=True)):
+        kind, write = MEMORY[x.dtype], k >= len(operands)
+        const, restrict = ("", " *__restrict") if write else ("const ", "*")
+        place = f"p[{k}] + r * row[{k}] + q * step[{k}]"
+        pointers.append(f"{const}{kind}{restrict} p{k} = ({const}{kind}*)({place});")
+        if step not in (0, 1):
+            strides.append(f"const int64_t s{k} = rest[{k + 1}];")
+        if not write:
+            inputs.append(printer.bind(loaded(f"p{k}[{at[k]}]", x.dtype), x.dtype))
+    given = dict(zip(body.inputs, inputs, strict=True))
+    values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
+    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
+        printer.store(f"p{k}[{at[k]}] = {stored(value.code, x.dtype)};")
+    found, rest = passes(printer.written, lambda line: any(f in line.text for f in DEAR))
+    kept = {x: i for i, x in enumerate(x for one in found for x in one.kept)}
+    lines = [text for one in found for text in walked(one, kept)]
+    memory = f"char* const memory = lt::scratch({len(kept)} * 8 * n);" if kept else ""
+    return TEMPLATE.format(
+        name=NAME,
+        strides="\n    ".join(strides),
+        memory=memory,
+        pointers="\n        ".join(pointers),
+        body="\n        ".join([*lines, *[line.text for line in rest]]),
+        parameters=", ".join(f"void* p{k}" for k in range(len(along))),
+        arguments=", ".join(f"p{k}" for k in range(len(along))),
+        count=len(along),
+    )
+
+
+TEMPLATE = """
+static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row, int64_t rows,
+                        int64_t size, const int64_t* rest) {{
+    const int64_t n = rest[0];
+    {strides}
+    {memory}
+    for (int64_t r = 0; r < rows; ++r) for (int64_t q = 0; q < size; ++q) {{
+        {pointers}
+        {body}
+    }}
+}}
+extern "C" void {name}(const int64_t* n, {parameters}) {{
+    void* const p[] = {{{arguments}}};
+    const int64_t* rest = n + 4 + n[3] + (2 + n[3]) * {count};
+    lt::launch(tile_{name}, n, {count}, p, rest[0]);
+}}
+"""
+
+INFINITY = {"float": "__builtin_inff()", "double": "__builtin_inf()"}
+NAN = {"float": '__builtin_nanf("")', "double": '__builtin_nan("")'}
+
+
+def walked(one: Pass, kept: dict[str, int]) -> list[str]:
+    """One pass over a row, a block at a time."""
+    lines = [line.text for line in one.before]
+    head: list[str] = []  # before each block
+    loop = [f"const {kind(y)} {x} = {slot(x, y, kept)}[col];" for x, y in one.recalled.items()]
+    tail: list[str] = []  # behind each block
+    after: list[str] = []  # behind the row
+    clauses: list[str] = []
+    for line in one.each:
+        if line.reduction is None:
+            loop.append(line.text)
+            loop += [f"{slot(x, line, kept)}[col] = {x};" for x in line.names if x in one.kept]
+            continue
+        how, x = line.reduction
+        (name,) = line.names
+        local = LOCAL[dtype_named(line.text)]
+        if how == "sum":
+            lines.append(f"double {name}_all = 0;")
+            head.append(f"{local} {name}_part = 0;")
+            clauses.append(f"reduction(+ : {name}_part)")
+            loop.append(f"{name}_part += {x};")
+            tail.append(f"{name}_all += {name}_part;")
+            after.append(f"const {local} {name} = {name}_all;")
+        else:
+            sign, better = ("-", ">") if how == "max" else ("", "<")
+            lines += [f"{local} {name}_best = {sign}{INFINITY[local]};", f"int {name}_nan = 0;"]
+            clauses.append(f"reduction({how} : {name}_best) reduction(| : {name}_nan)")
+            loop.append(f"{name}_best = {x} {better} {name}_best ? {x} : {name}_best;")
+            loop.append(f"{name}_nan |= {x} != {x};")
+            after.append(f"const {local} {name} = {name}_nan ? {NAN[local]} : {name}_best;")
+    return [
+        *lines,
+        "for (int64_t begin = 0; begin < n; begin += 1024) {",
+        "    const int64_t end = begin + 1024 < n ? begin + 1024 : n;",
+        *[f"    {text}" for text in head],
+        " ".join(["#pragma omp simd", *clauses]),
+        "    for (int64_t col = begin; col < end; ++col) {",
+        *[f"        {text}" for text in loop],
+        "    }",
+        *[f"    {text}" for text in tail],
+        "}",
+        *after,
+    ]
+
+
+def kind(line: Line) -> str:
+    """The C++ type of the value that a line computes."""
+    return line.text.split()[1]
+
+
+def slot(name: str, line: Line, kept: dict[str, int]) -> str:
+    """Where a value is kept for a later pass."""
+    return f"(({kind(line)}*)(memory + {kept[name]} * 8 * n))"

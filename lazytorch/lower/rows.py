@@ -1,0 +1,194 @@
+"""Kernels over whole rows: which row, and what is computed in which pass over it.
+
+A row is the last dimension of a group's full shape. Values are wide (one for each element) or
+narrow (one for the row). A reduction makes a narrow value of a wide one and needs the whole row, so
+what depends on it waits for the next pass. A row that a target can hold in registers takes one
+pass, its lines in the order they were written; a longer row is read again in every pass, which
+computes again what it needs: `passes` says what that is.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lazytorch.lower.expression import Expression, Printer
+from lazytorch.lower.index import Loops, collapse
+from lazytorch.types import Shape, Strides, dtype_name
+
+WORD = re.compile(r"\b(?:[vx]\d+|col)\b")
+"""Names in generated text: values, operands loaded before the loop, and the place in the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How a kernel walks rows of `size` elements.
+
+    `outer` visits the rows, `steps` is each operand's stride within one.
+    """
+
+    outer: Loops
+    size: int
+    steps: Strides
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return self.outer.numel
+
+
+def rows_of(
+    shape: Shape,
+    reads: Sequence[Strides],
+    writes: Sequence[Strides],
+    apart: frozenset[int] = frozenset(),
+) -> Rows:
+    """The rows of a kernel over `shape`; strides and `apart` as `collapse` takes them."""
+    outer = collapse(
+        shape[:-1], [s[:-1] for s in reads], [s[:-1] for s in writes], apart - {len(shape) - 1}
+    )
+    return Rows(outer, shape[-1], tuple([s[-1] for s in (*reads, *writes)]))
+
+
+@dataclass(slots=True)
+class Line:
+    """Text that computes `names` from what it reads; a store computes none.
+
+    `reduction` is the kind of a reduction and its operand's text.
+    """
+
+    names: tuple[str, ...]
+    text: str
+    reads: tuple[str, ...]
+    reduction: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass over a row: `before` it what is computed once, then the lines for each element.
+
+    `kept` are the values that a later pass has in its `recalled`, by name.
+    """
+
+    before: list[Line] = field(default_factory=list[Line])
+    each: list[Line] = field(default_factory=list[Line])
+    kept: dict[str, Line] = field(default_factory=dict[str, Line])
+    recalled: dict[str, Line] = field(default_factory=dict[str, Line])
+
+
+class RowWriter(Printer, ABC):
+    """A printer of values along a row, in lines that `passes` can put in order.
+
+    The place in the row is called `col`, the row's length `n`.
+    """
+
+    def __init__(self, rounding: bool = False) -> None:
+        super().__init__(rounding)
+        self.written: list[Line] = []
+        self.known: dict[tuple[str, torch.dtype], Expression] = {}
+
+    def bind(self, code: str, dtype: torch.dtype) -> Expression:
+        """A local variable; of equal text there is one."""
+        found = self.known.get((code, dtype))
+        if found is None:
+            found = self.known[code, dtype] = Expression(self, f"v{self.count}", dtype)
+            self.count += 1
+            line = self.assign(found.code, code, dtype)
+            self.written.append(Line((found.code,), line, words(code)))
+        return found
+
+    def reduce(self, kind: str, x: Expression, results: int = 1) -> list[Expression]:
+        """The narrow values that a reduction makes of `x`; its line's text is the dtype's name."""
+        names = tuple([f"v{self.count + i}" for i in range(results)])
+        self.count += results
+        line = Line(names, dtype_name(x.dtype), (*words(x.code), "col"), (kind, x.code))
+        self.written.append(line)
+        return [Expression(self, name, x.dtype) for name in names]
+
+    def store(self, text: str) -> None:
+        """Write an output."""
+        self.written.append(Line((), text, words(text)))
+
+    def row_sum(self, x: Expression) -> Expression:
+        """The sum of a row."""
+        return self.reduce("sum", x)[0]
+
+    def row_mean(self, x: Expression) -> Expression:
+        """The mean of a row."""
+        return self.bind(f"{self.row_sum(x).code} / n", x.dtype)
+
+    def row_max(self, x: Expression) -> Expression:
+        """The largest of a row."""
+        return self.reduce("max", x)[0]
+
+    def row_min(self, x: Expression) -> Expression:
+        """The smallest of a row."""
+        return self.reduce("min", x)[0]
+
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance of a row, the one first, then the other."""
+        mean = self.row_mean(x)
+        centered = x - mean
+        return mean, self.row_mean(centered * centered)
+
+    def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m of a row and its sum of exp(x - m), the one first, then the other."""
+        largest = self.row_max(x)
+        return largest, self.row_sum(self.exp(x - largest))
+
+    def row_position(self) -> Expression:
+        """The number of each element in its row."""
+        return self.bind(self.conversion("col", torch.int32, torch.int64), torch.int64)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The names that generated text reads."""
+    return tuple(dict.fromkeys(WORD.findall(text)))
+
+
+def passes(
+    lines: Sequence[Line], costly: Callable[[Line], bool] = lambda line: False
+) -> tuple[list[Pass], list[Line]]:
+    """The passes over a row that compute `lines`, and what is left to do once behind the last.
+
+    What is `costly` is kept for later passes instead of computed again.
+    """
+    wide: dict[str, int] = {"col": 0}  # the first pass that can compute it
+    narrow: dict[str, int] = {}  # how many passes are over by then
+    maker: dict[str, Line] = {}
+    once: dict[int, list[Line]] = {}
+    goals: dict[int, list[Line]] = {}
+    for line in lines:
+        at = max([wide.get(x, narrow.get(x, 0)) for x in line.reads], default=0)
+        if line.reduction is not None:
+            goals.setdefault(at, []).append(line)
+            narrow |= dict.fromkeys(line.names, at + 1)
+        elif not any(x in wide for x in line.reads):
+            once.setdefault(at, []).append(line)
+            narrow |= dict.fromkeys(line.names, at)
+        elif not line.names:
+            goals.setdefault(at, []).append(line)
+        else:
+            wide |= dict.fromkeys(line.names, at)
+            maker |= dict.fromkeys(line.names, line)
+    found: list[Pass] = []
+    done: dict[str, Pass] = {}  # costly names, and where they were computed
+    for i in range(max(goals, default=-1) + 1):
+        one = Pass(once.pop(i, []))
+        stack = list(goals.get(i, ()))
+        needed = {id(line) for line in stack}
+        while stack:
+            for x in stack.pop().reads:
+                if x in done:
+                    one.recalled[x] = done[x].kept[x] = maker[x]
+                elif (line := maker.get(x)) is not None and id(line) not in needed:
+                    needed.add(id(line))
+                    stack.append(line)
+        one.each = [line for line in lines if id(line) in needed]
+        done |= {x: one for line in one.each if costly(line) for x in line.names}
+        found.append(one)
+    return found, [line for i in sorted(once) for line in once[i]]

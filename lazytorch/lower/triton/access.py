@@ -1,0 +1,80 @@
+"""Where a Triton kernel reads and writes: its integer arguments, addresses and masks.
+
+Accesses are numbered: the loads first, then the stores. Access r has strides `s{r}_{d}` in loop d,
+starts `o{r}` elements behind its operand's first one, and is there where its bounds hold: bound q
+says that an index is at least `l{q}` and less than `h{q}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lazytorch.lower.index import Loops, collapse
+from lazytorch.lower.steps import Bound, Read
+from lazytorch.ops.base import broadcast_strides
+from lazytorch.types import Shape, Strides, TensorType
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """The loads and stores of one kernel over `shape`."""
+
+    shape: Shape
+    reads: tuple[Read, ...]
+    writes: tuple[Strides, ...]
+    operands: int
+
+    @cached_property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Every bound once."""
+        return tuple(dict.fromkeys(b for read in self.reads for b in read.bounds))
+
+    @cached_property
+    def apart(self) -> frozenset[int]:
+        """The dimensions whose index bounds ask for."""
+        return frozenset(b.dim for b in self.bounds)
+
+    def loops(self) -> Loops:
+        """The loops over all dimensions."""
+        return collapse(self.shape, [r.strides for r in self.reads], self.writes, self.apart)
+
+    def pointer(self, r: int) -> str:
+        """The argument that an access starts from."""
+        if r < len(self.reads):
+            return f"p{self.reads[r].operand}"
+        return f"p{self.operands + r - len(self.reads)}"
+
+    def start(self, r: int) -> list[str]:
+        """The term of an address that tells where an access starts."""
+        return [f"o{r}"] if r < len(self.reads) and self.reads[r].offset else []
+
+    def arguments(self) -> dict[str, int]:
+        """Offsets and bounds by name."""
+        numbers = {f"o{r}": x.offset for r, x in enumerate(self.reads) if x.offset}
+        for q, bound in enumerate(self.bounds):
+            if bound.low is not None:
+                numbers[f"l{q}"] = bound.low
+            if bound.high is not None:
+                numbers[f"h{q}"] = bound.high
+        return numbers
+
+    def condition(self, bounds: Sequence[Bound], index: Callable[[int], str]) -> list[str]:
+        """What holds where bounds do; `index` names the index of a dimension."""
+        found: list[str] = []
+        for bound in bounds:
+            q = self.bounds.index(bound)
+            if bound.low is not None:
+                found.append(f"({index(bound.dim)} >= l{q})")
+            if bound.high is not None:
+                found.append(f"({index(bound.dim)} < h{q})")
+        return found
+
+
+def accesses(
+    shape: Shape, reads: Sequence[Read], operands: int, outputs: Sequence[TensorType]
+) -> Accesses:
+    """The accesses of a kernel that writes `outputs`, each of which broadcasts to `shape`."""
+    writes = tuple([broadcast_strides(x, shape) for x in outputs])
+    return Accesses(shape, tuple(reads), writes, operands)

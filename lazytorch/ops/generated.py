@@ -1,0 +1,91 @@
+"""What generated kernels can compute, and why not the rest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lazytorch.ir import Const, Node
+from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.elementary import Cos, Sin, Tan
+from lazytorch.ops.number import ToNumber
+from lazytorch.ops.pointwise import Pow
+from lazytorch.ops.reduce import Reduction
+from lazytorch.types import ScalarType, TensorType, dtype_name
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES = frozenset(
+    (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+)
+
+SHORTEST = 8
+"""Elements of the shortest rows: those of shorter ones are better reduced across."""
+
+LONE = 1 << 16
+"""From this length on rows must be many: a row is one program's, or one thread's, work."""
+
+MANY = {"cuda": 128, "cpu": 4}
+"""How many rows keep a device busy."""
+
+
+def obstacle(node: Node) -> str | None:
+    """Why no generated kernel can compute this operation; None if one can."""
+    op, typed = node.op, node.type
+    if isinstance(op, Rowwise):
+        return row_obstacle(node)
+    if not isinstance(op, Pointwise):
+        return "not elementwise"
+    if not isinstance(typed, TensorType):
+        return "a number, not a tensor"
+    if type(op).emit is Pointwise.emit:
+        return f"{op.name()} has no arithmetic for generated kernels"
+    for x in (*[x.type for x in node.inputs], typed):
+        if isinstance(x, TensorType):
+            if x.dtype not in DTYPES:
+                return f"dtype {dtype_name(x.dtype)} has no generated kernel"
+            if x.device != typed.device:
+                return "operands on different devices"
+    numbers = [x for x in node.inputs if isinstance(x.type, ScalarType)]
+    if varying := [x for x in numbers if not isinstance(x.op, Const)]:
+        if any(x.type != ScalarType(float) for x in varying):
+            return "a number that varies is no float"
+        if isinstance(op, Pow):  # torch computes some exponents otherwise than others
+            return "the exponent or the base of a power varies"
+    wide = typed.device.type == "cpu" and typed.dtype is torch.float64
+    if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error
+        return "float64 trigonometry is left to torch's own kernel"
+    return None
+
+
+def row_obstacle(node: Node) -> str | None:
+    """Why no generated kernel can compute this operation on rows; None if one can."""
+    op, typed, x = node.op, node.type, node.inputs[0].type
+    assert isinstance(op, Rowwise) and isinstance(x, TensorType)
+    if type(op).emit is Rowwise.emit or not isinstance(typed, TensorType):
+        return f"{op.name()} has no arithmetic for generated kernels"
+    if not op.along_rows(x):
+        return "not along the last dimension alone"
+    if isinstance(op, Reduction) and x.strides[-1] != 1:
+        return "rows do not lie in one piece"
+    if x.shape[-1] < SHORTEST:
+        return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
+    if x.shape[-1] > LONE and math.prod(x.shape[:-1]) < MANY.get(x.device.type, 1):
+        return f"{math.prod(x.shape[:-1])} rows of {x.shape[-1]} elements would be few programs"
+    for other in (*[x.type for x in node.inputs], typed):
+        if isinstance(other, ScalarType):
+            continue
+        if not isinstance(other, TensorType) or other.dtype not in DTYPES:
+            return f"{other} has no generated kernel"
+    if x.dtype not in FLOATS or typed.dtype not in FLOATS:
+        return f"{op.name()} of integers has no generated kernel"
+    return None
+
+
+def reads_number(node: Node, made: TensorType) -> bool:
+    """Whether a kernel that makes `made` can itself read this number from a tensor."""
+    if not isinstance(node.op, ToNumber):
+        return False
+    x = node.inputs[0].type
+    assert isinstance(x, TensorType)
+    return not x.shape and x.dtype in DTYPES and x.device == made.device

@@ -1,0 +1,100 @@
+"""along_rows: reductions over the last dimensions, in the form that generated kernels compute."""
+
+# ruff: noqa: E501  golden text is as wide as it is
+
+import pytest
+import torch
+from check import Check
+
+from lazytorch.interpret import interpret
+from lazytorch.passes import along_rows
+from lazytorch.text import parse
+
+
+def test_the_last_dimensions_become_one_that_stays(check: Check) -> None:
+    check(
+        along_rows,
+        """
+        graph(%x: f32[2, 3, 4, 5]) {
+          %0 = mean{dims=(2, 3)} %x
+          return %0
+        }
+        """,
+        """
+        graph(%x: f32[2, 3, 4, 5]) {
+          %0: f32[2, 3, 20] = reshape{shape=(2, 3, 20)} %x
+          %1: f32[2, 3, 1] = mean{dims=(2,), keepdim=True} %0
+          %2: f32[2, 3] = reshape{shape=(2, 3)} %1
+          return %2
+        }
+        """,
+    )
+
+
+def test_the_mean_loss_is_a_sum_of_rows(check: Check) -> None:
+    check(
+        along_rows,
+        """
+        graph(%x: f16[4, 50] on cuda:0, %t: i64[4] on cuda:0) {
+          %0 = cross_entropy_loss %x %t
+          return %0
+        }
+        """,
+        """
+        graph(%x: f16[4, 50] on cuda:0, %t: i64[4] on cuda:0) {
+          %0: i64[4, 1] on cuda:0 = reshape{shape=(4, 1)} %t
+          %1: f32[4, 1] on cuda:0 = row_cross_entropy %x %0
+          %2: f32[] on cuda:0 = sum{dims=(0, 1)} %1
+          %3: bool[4, 1] on cuda:0 = ne %0 -100
+          %4: f32[4, 1] on cuda:0 = cast{dtype=f32} %3
+          %5: f32[] on cuda:0 = sum{dims=(0, 1)} %4
+          %6: f32[] on cuda:0 = div %2 %5
+          %7: f16[] on cuda:0 = cast{dtype=f16} %6
+          return %7
+        }
+        """,
+        close=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "graph(%x: f32[4, 20]) { %0 = sum{dims=(0,)} %x return %0 }",
+        "graph(%x: f32[4, 20]) { %0 = sum{dims=(1,), keepdim=True} %x return %0 }",
+        "graph(%x: f32[4, 5]) { %0 = sum{dims=(1,)} %x return %0 }",
+        "graph(%x: i64[4, 20]) { %0 = sum{dims=(1,)} %x return %0 }",
+        "graph(%x: f32[4, 20]{1, 4}) { %0 = sum{dims=(1,)} %x return %0 }",
+        "graph(%x: f32[4, 5, 6]{60, 12, 1}) { %0 = sum{dims=(1, 2)} %x return %0 }",
+        "graph(%x: f32[4, 20]) { %0 = var{dims=(1,)} %x return %0 }",
+        "graph(%x: f32[4, 20], %t: i64[4]) { %0 = cross_entropy_loss %x %t return %0 }",
+        "graph(%x: f32[4, 20] on cuda:0, %t: f32[4, 20] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }",
+        "graph(%x: f32[4, 20] on cuda:0, %t: i64[4] on cuda:0) { %0 = cross_entropy_loss{label_smoothing=0.1} %x %t return %0 }",
+        "graph(%x: f32[4, 20] on cuda:0, %t: i64[4] on cuda:0, %w: f32[20] on cuda:0) { %0 = cross_entropy_loss %x %t %w return %0 }",
+        "graph(%x: f32[4, 20, 3] on cuda:0, %t: i64[4, 3] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }",
+    ],
+    ids=[
+        "other dimensions", "in that form", "short rows", "integers", "strided rows", "a copy",
+        "no kernel", "the CPU", "probabilities", "smoothing", "weights", "maps",
+    ],
+)  # fmt: skip
+def test_declines(check: Check, text: str) -> None:
+    check.declines(along_rows, text)
+
+
+@pytest.mark.parametrize("reduction", [0, 1, 2])
+@pytest.mark.parametrize("ignored", [-100, 3])
+def test_losses_are_torchs(reduction: int, ignored: int) -> None:
+    op = f"cross_entropy_loss{{reduction={reduction}, ignore_index={ignored}}}"
+    text = f"graph(%x: f32[6, 20] on cuda:0, %t: i64[6] on cuda:0) {{ %0 = {op} %x %t return %0 }}"
+    x, target = torch.randn(6, 20), torch.tensor([3, 0, 19, 3, 7, 7])
+    graph = parse(text)
+    changed = along_rows(graph)
+    assert changed is not graph
+    torch.testing.assert_close(interpret(changed, x, target), interpret(graph, x, target))
+
+
+def test_a_class_that_is_not_there_is_no_number() -> None:
+    text = "graph(%x: f32[2, 20] on cuda:0, %t: i64[2] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }"
+    (loss,) = interpret(along_rows(parse(text)), torch.randn(2, 20), torch.tensor([20, 1]))
+    assert loss.isnan()

@@ -29,8 +29,10 @@ import torch
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.copies import Cat, Pad
 from lazytorch.ops.fused import Fused, full_shape
-from lazytorch.ops.generated import obstacle, reads_number
+from lazytorch.ops.generated import elsewhere, obstacle, reads_number
+from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Reduction
 from lazytorch.types import Shape, TensorType, TupleType
 
@@ -57,10 +59,12 @@ def fuse(graph: Graph, minimum: int = 2) -> Graph:
 def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
-    Of norms and softmax a generated kernel reads each row once, of 16-bit ones too.
+    Of norms and softmax a generated kernel reads each row once; torch's joins and windows are slow
+    where channels lie innermost.
     """
-    alone = isinstance(group[0].op, Rowwise) and not isinstance(group[0].op, Reduction)
-    return len(group) >= minimum or alone
+    op = group[0].op
+    alone = isinstance(op, Rowwise) and not isinstance(op, Reduction)
+    return len(group) >= minimum or alone or isinstance(op, Cat | Pad | MaxPool | AvgPool)
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:
@@ -132,18 +136,52 @@ def groups(graph: Graph) -> list[list[Node]]:
     kinds = {x: kind for x, kind in fusable(graph).items() if not isinstance(x.op, Fused)}
     level = levels(graph, kinds)
     sink(graph, kinds, level)
-    found = connected(kinds, level)
-    return [
+    found = [
         group[i : i + LARGEST]
-        for group in untangle(graph, kinds, found)
+        for group in untangle(graph, kinds, connected(kinds, level))
         for i in range(0, len(group), LARGEST)
     ]
+    return absorbed(graph, found)
+
+
+def absorbed(graph: Graph, found: list[list[Node]]) -> list[list[Node]]:
+    """Groups with those that make what only their joins and padding read, at one place each.
+
+    What is read elsewhere is then computed where it is read, and never stored.
+    """
+    group = {node: members for members in found for node in members}
+    roots = {*graph.outputs, *graph.effects}
+    for node in graph.nodes:
+        reader = group.get(node)
+        if reader is None or not isinstance(node.op, Cat | Pad):
+            continue
+        for x in node.inputs:
+            maker = group.get(x)
+            if maker is None or maker is reader or len(reader) + len(maker) > LARGEST:
+                continue
+            kept = [
+                y
+                for y in maker
+                if y in roots or any(group.get(u) is not maker for u in graph.users[y])
+            ]
+            alone = (
+                kept == [x]
+                and x not in roots
+                and all(group.get(u) is reader for u in graph.users[x])
+            )
+            if not alone or any(isinstance(y.op, Rowwise) or elsewhere(y) for y in maker):
+                continue
+            reader[:0] = maker
+            group |= dict.fromkeys(maker, reader)
+            maker.clear()
+    return [members for members in found if members]
 
 
 def levels(graph: Graph, kinds: dict[Node, Kind]) -> dict[Node, int]:
     """How often, at most, a path to the node left the node's kind and came back.
 
-    Each node carries a count per kind; a kind is forgotten after its last node.
+    What an operation reads at other places than its own lies outside as well. Each node carries a
+    count per kind; a kind is forgotten after its last node.
     """
     last = {kind: i for i, (_, kind) in enumerate(kinds.items())}
     position = {node: i for i, node in enumerate(kinds)}
@@ -153,10 +191,11 @@ def levels(graph: Graph, kinds: dict[Node, Kind]) -> dict[Node, int]:
     for node in graph.nodes:
         kind = kinds.get(node)
         merged: dict[Kind, int] = {}
+        apart = elsewhere(node)
         for x in node.inputs:
             left = kinds.get(x)
             for other, count in counts[x].items():
-                if other is left and other is not kind:
+                if other is left and (other is not kind or apart):
                     count += 1
                 if last[other] >= reached and merged.get(other, -1) < count:
                     merged[other] = count
@@ -171,7 +210,7 @@ def sink(graph: Graph, kinds: dict[Node, Kind], level: dict[Node, int]) -> None:
     """Move values to the one group that reads them, where that costs no additional read."""
     for node, kind in reversed(kinds.items()):
         users = graph.users[node]
-        if not users or any(kinds.get(user) is not kind for user in users):
+        if not users or any(kinds.get(user) is not kind or elsewhere(user) for user in users):
             continue
         later = level[users[0]]
         if later == level[node] or any(level[user] != later for user in users):
@@ -216,7 +255,8 @@ def untangle(graph: Graph, kinds: dict[Node, Kind], found: list[list[Node]]) -> 
     stage: dict[Node, int] = {}
     for node in graph.nodes:
         kind = kinds.get(node)
-        steps = [stage[x] + (x in kinds and kinds[x] is not kind) for x in node.inputs]
+        apart = elsewhere(node)
+        steps = [stage[x] + (x in kinds and (kinds[x] is not kind or apart)) for x in node.inputs]
         stage[node] = max(steps, default=0)
     cut: list[list[Node]] = []
     for i, group in enumerate(found):

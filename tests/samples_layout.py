@@ -9,7 +9,7 @@ import torch
 
 from lazytorch.data import Data
 from lazytorch.ir import Op
-from lazytorch.ops import copies, create, index, layout, random, windows
+from lazytorch.ops import copies, create, index, layout, random, windows, writes
 
 Make = Callable[[], Any]
 Sample = tuple[Op, Callable[..., Any], tuple[Make, ...]]
@@ -170,28 +170,28 @@ COPIES: dict[type[Op], list[Sample]] = {
         (copies.Roll((5,)), lambda x: x.roll(5), (turned(3, 4),)),
         (copies.Roll((1,), (0,)), lambda x: x.roll(1, 0), (normal(0, 3),)),
     ],
-    copies.SliceScatter: [
+    writes.SliceScatter: [
         (
-            copies.SliceScatter(1, 1, 6, 2),
+            writes.SliceScatter(1, 1, 6, 2),
             lambda x, v: torch.slice_scatter(x, v, 1, 1, 6, 2),
             (turned(2, 7), normal(2, 3)),
         ),
         (
-            copies.SliceScatter(0, 1, 2),
+            writes.SliceScatter(0, 1, 2),
             lambda x, v: torch.slice_scatter(x, v, 0, 1, 2),
             (strided(3, 2), normal(1, 2)),
         ),
     ],
-    copies.SelectScatter: [
+    writes.SelectScatter: [
         (
-            copies.SelectScatter(1, 2),
+            writes.SelectScatter(1, 2),
             lambda x, v: torch.select_scatter(x, v, 1, 2),
             (last(2, 3, 4, 5), normal(2, 4, 5)),
         )
     ],
-    copies.Put: [
+    writes.Put: [
         (
-            copies.Put((layout.Slice(0, 1, 4), windows.Diagonal()), (3, 1)),
+            writes.Put((layout.Slice(0, 1, 4), windows.Diagonal()), (3, 1)),
             put_diagonal,
             (normal(4, 3), normal(3)),
         )

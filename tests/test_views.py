@@ -15,9 +15,9 @@ from lazytorch.frontend.imports import VIEWERS
 from lazytorch.interpret import evaluate
 from lazytorch.ir import Builder, Graph, input
 from lazytorch.ops.aten import AtenView, value_type
-from lazytorch.ops.copies import Put
 from lazytorch.ops.layout import AsStrided, Expand, Reshape, Select, view_strides, write_through
 from lazytorch.ops.windows import Conj
+from lazytorch.ops.writes import Put
 from lazytorch.text import parse
 from lazytorch.types import TensorType
 from lazytorch.verify import verify

@@ -23,10 +23,11 @@ from lazytorch.ops import (
     recurrent,
     reduce,
     windows,
+    writes,
 )
 
 __all__ = [
     "activation", "aten", "attention", "compare", "conv", "copies", "create", "elementary",
     "fused", "index", "layout", "library", "linalg", "loss", "norm", "number", "pointwise", "pool",
-    "random", "recurrent", "reduce", "windows",
+    "random", "recurrent", "reduce", "windows", "writes",
 ]  # fmt: skip

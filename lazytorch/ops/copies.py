@@ -1,13 +1,13 @@
-"""Operations that move elements into fresh memory without computing: copies, joins, writes."""
+"""Operations that move elements into fresh memory without computing: copies, joins, padding."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from lazytorch.errors import BoundsError, DeviceError, ShapeError, UnsupportedError
+from lazytorch.errors import BoundsError, DeviceError, ShapeError
 from lazytorch.ir import Builder, Graph, Node, Op
+from lazytorch.ops.affine import Affine, Place, shifted
+from lazytorch.ops.emitter import Emitter, Value
 from lazytorch.types import (
     Number,
     Shape,
@@ -79,10 +79,16 @@ def relaid(x: torch.Tensor, strides: Strides) -> torch.Tensor:
     return fresh.copy_(x)
 
 
-class Clone(Op):
+class Clone(Affine):
     """A copy in fresh memory with the given strides."""
 
     strides: Strides
+
+    def places(self, *xs: TensorType) -> list[Place]:
+        return [shifted(0, xs[0].rank, 0, 0)]
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        return found[0][0]
 
     def infer(self, x: TensorType) -> TensorType:
         if len(self.strides) != x.rank:
@@ -120,10 +126,28 @@ class ToDevice(Op):
         return x.to(self.device, copy=True)
 
 
-class Cat(Op):
+class Cat(Affine):
     """The operands one after another along `dim`; empty vectors among them are skipped."""
 
     dim: int
+
+    def places(self, *xs: TensorType) -> list[Place]:
+        end = 0
+        found: list[Place] = []
+        for i, x in enumerate(xs):
+            if x.shape != (0,):
+                found.append(shifted(i, x.rank, wrapped(self.dim, x.rank), -end))
+                end += x.shape[self.dim]
+        return found
+
+    def readable(self, *xs: TensorType) -> bool:
+        return all(x.numel for x in xs)
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        result = found[0][0]
+        for value, inside in found[1:]:
+            result = s.where(inside, value, result)
+        return result
 
     def infer(self, *xs: TensorType) -> TensorType:
         if not xs:
@@ -165,7 +189,7 @@ class Cat(Op):
         return torch.cat(xs, self.dim)
 
 
-class Pad(Op):
+class Pad(Affine):
     """`value` around the operand: `pad` is (before, after) for each dimension, the last one first.
 
     Negative amounts cut away. Shape: size + before + after.
@@ -173,6 +197,16 @@ class Pad(Op):
 
     pad: tuple[int, ...]
     value: Number = 0
+
+    def places(self, *xs: TensorType) -> list[Place]:
+        before = [0] * xs[0].rank
+        for i in range(0, len(self.pad), 2):
+            before[xs[0].rank - 1 - i // 2] = -self.pad[i]
+        return [Place(0, (1,) * xs[0].rank, tuple(before))]
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        ((value, inside),) = found
+        return value if inside is True else s.where(inside, value, self.value)
 
     def infer(self, x: TensorType) -> TensorType:
         if len(self.pad) % 2 or len(self.pad) > 2 * x.rank:
@@ -218,10 +252,19 @@ class Repeat(Op):
         return x.repeat(self.repeats)
 
 
-class Flip(Op):
+class Flip(Affine):
     """The operand read backwards along `dims`."""
 
     dims: tuple[int, ...]
+
+    def places(self, *xs: TensorType) -> list[Place]:
+        turned = [wrapped(dim, xs[0].rank) for dim in self.dims]
+        scales = tuple([-1 if d in turned else 1 for d in range(xs[0].rank)])
+        last = tuple([size - 1 if d in turned else 0 for d, size in enumerate(xs[0].shape)])
+        return [Place(0, scales, last)]
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        return found[0][0]
 
     def infer(self, x: TensorType) -> TensorType:
         if len({wrapped(dim, x.rank) for dim in self.dims}) != len(self.dims):
@@ -266,91 +309,13 @@ def rolled(x: TensorType, shift: int, dim: int) -> TensorType:
     return Cat(dim).infer(*parts)
 
 
-class SliceScatter(Op):
-    """The first operand with `[start:stop:step]` along `dim` replaced by the second."""
-
-    dim: int
-    start: int
-    stop: int
-    step: int = 1
-
-    def infer(self, x: TensorType, value: TensorType) -> TensorType:
-        if not 0 <= self.start <= self.stop <= x.shape[self.dim] or self.step < 1:
-            raise BoundsError(
-                f"slice_scatter: {self.start}:{self.stop}:{self.step} is outside dimension "
-                f"{self.dim} of {list(x.shape)}"
-            )
-        size = -(-(self.stop - self.start) // self.step)
-        return scattered(self, x, value, (*x.shape[: self.dim], size, *x.shape[self.dim + 1 :]))
-
-    def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return torch.slice_scatter(x, value, self.dim, self.start, self.stop, self.step)
-
-
-class SelectScatter(Op):
-    """The first operand with entry `index` along `dim` replaced by the second."""
-
-    dim: int
-    index: int
-
-    def infer(self, x: TensorType, value: TensorType) -> TensorType:
-        if not 0 <= self.index < x.shape[self.dim]:
-            raise BoundsError(
-                f"select_scatter: index {self.index} is outside dimension {self.dim} "
-                f"of {list(x.shape)}"
-            )
-        return scattered(self, x, value, (*x.shape[: self.dim], *x.shape[self.dim + 1 :]))
-
-    def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return torch.select_scatter(x, value, self.dim, self.index)
-
-
-class Put(Op):
-    """The first operand, laid out with `strides`, after a write of the second through `steps`.
-
-    The inverse of every view: a copy is made, the steps lead to a view of it, and the view is
-    written. `steps` are View operations with one operand each.
-    """
-
-    steps: tuple[Any, ...]
-    strides: Strides
-
-    def infer(self, x: TensorType, value: TensorType) -> TensorType:
-        window: Any = x.with_strides(self.strides)
-        for step in self.steps:
-            window = step.infer(window)
-        typed = x.with_strides(self.strides)
-        if (value.shape, value.dtype) != (window.shape, window.dtype):
-            raise ShapeError(f"put: {value} does not fit the window {window}")
-        return typed
-
-    def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        result = window = relaid(x, self.strides)
-        for step in self.steps:
-            window = step.run(window)
-        if window.untyped_storage().data_ptr() != result.untyped_storage().data_ptr():
-            raise UnsupportedError(f"put: {self.steps} lead to a copy, a write to it would be lost")
-        window.copy_(value)
-        return result
-
-
-def scattered(op: Op, x: TensorType, value: TensorType, window: Shape) -> TensorType:
-    """Type of a scatter: the base's, strides included, in fresh memory."""
-    if value.shape != window or value.dtype != x.dtype:
-        raise ShapeError(f"{op.name()}: {value} does not fit the window {list(window)} of {x}")
-    return x.dense() if overlaps(x) else x
-
-
 __all__ = [
     "Cat",
     "Clone",
     "Flip",
     "Pad",
-    "Put",
     "Repeat",
     "Roll",
-    "SelectScatter",
-    "SliceScatter",
     "ToDevice",
     "format_strides",
     "overlaps",

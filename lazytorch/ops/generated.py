@@ -7,6 +7,7 @@ import math
 import torch
 
 from lazytorch.ir import Const, Node
+from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.elementary import Cos, Sin, Tan
 from lazytorch.ops.number import ToNumber
@@ -25,6 +26,9 @@ SHORTEST = 8
 LONE = 1 << 16
 """From this length on rows must be many: a row is one program's, or one thread's, work."""
 
+PLACES = 40
+"""Places that one operation reads at the most: each is a load of its own."""
+
 MANY = {"cuda": 128, "cpu": 4}
 """How many rows keep a device busy."""
 
@@ -34,6 +38,8 @@ def obstacle(node: Node) -> str | None:
     op, typed = node.op, node.type
     if isinstance(op, Rowwise):
         return row_obstacle(node)
+    if isinstance(op, Affine):
+        return place_obstacle(node)
     if not isinstance(op, Pointwise):
         return "not elementwise"
     if not isinstance(typed, TensorType):
@@ -80,6 +86,31 @@ def row_obstacle(node: Node) -> str | None:
     if x.dtype not in FLOATS or typed.dtype not in FLOATS:
         return f"{op.name()} of integers has no generated kernel"
     return None
+
+
+def place_obstacle(node: Node) -> str | None:
+    """Why no generated kernel can choose these places to read; None if one can."""
+    op, typed = node.op, node.type
+    assert isinstance(op, Affine)
+    types = [x.type for x in node.inputs if isinstance(x.type, TensorType)]
+    if type(op).emit is Affine.emit or not isinstance(typed, TensorType):
+        return f"{op.name()} has no arithmetic for generated kernels"
+    if typed.device.type != "cuda":
+        return "only a GPU has generated kernels that choose where to read"
+    if not typed.numel or any(x.dtype not in DTYPES for x in (*types, typed)):
+        return f"{typed} has no generated kernel"
+    if not op.readable(*types) or len(op.places(*types)) > PLACES:
+        return f"{op.name()} reads in too many places, or counts what it does not read"
+    return None
+
+
+def elsewhere(node: Node) -> bool:
+    """Whether an operation reads its operands at other places than its own."""
+    if not isinstance(node.op, Affine):
+        return False
+    types = [x.type for x in node.inputs if isinstance(x.type, TensorType)]
+    found = node.op.places(*types)
+    return len(found) > 1 or any(set(x.scales) - {1} or any(x.shifts) for x in found)
 
 
 def reads_number(node: Node, made: TensorType) -> bool:

@@ -16,11 +16,8 @@ from lazytorch.ops.copies import (
     Clone,
     Flip,
     Pad,
-    Put,
     Repeat,
     Roll,
-    SelectScatter,
-    SliceScatter,
     ToDevice,
     format_strides,
     last_element,
@@ -29,6 +26,7 @@ from lazytorch.ops.copies import (
     suggested_format,
     wrapped,
 )
+from lazytorch.ops.writes import Put, SelectScatter, SliceScatter
 from lazytorch.types import Shape, Strides, TensorType, contiguous_strides
 
 OVERLAP = (

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+from itertools import product
+
 import torch
 from torch.nn import functional
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
+from lazytorch.ops.affine import Affine, Place
 from lazytorch.ops.conv import channels_last, suggested, suggests_channels_last
+from lazytorch.ops.emitter import Emitter, Value
 from lazytorch.types import Shape, Strides, TensorType, TupleType
 
 Sizes = tuple[int, ...]
+
+MOST = 32
+"""Elements of the largest window that a generated kernel writes out."""
 
 
 def pooled_shape(op: Op, x: TensorType, sizes: tuple[int, ...]) -> Shape:
@@ -37,12 +46,29 @@ def window_count(
     return count
 
 
-class Windows(Op, abstract=True):
+class Windows(Affine, abstract=True):
     """What pooling over windows of `kernel` at every `stride` has in common."""
 
     kernel: Sizes
     stride: Sizes
     padding: Sizes
+
+    def places(self, *xs: TensorType) -> list[Place]:
+        kept = xs[0].rank - len(self.kernel)
+        scales = (1,) * kept + self.stride
+        apart = getattr(self, "dilation", (1,) * len(self.kernel))
+        return [
+            Place(
+                0,
+                scales,
+                (0,) * kept
+                + tuple([i * d - p for i, d, p in zip(at, apart, self.padding, strict=True)]),
+            )
+            for at in product(*map(range, self.kernel))
+        ]
+
+    def readable(self, *xs: TensorType) -> bool:
+        return math.prod(self.kernel) <= MOST
 
     def windows(self, x: TensorType, dilation: Sizes, ceil_mode: bool) -> Shape:
         """The shape of the result."""
@@ -75,6 +101,14 @@ class MaxPool(Windows):
     dilation: Sizes
     ceil_mode: bool = False
 
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        lowest = -math.inf
+        values = [x if inside is True else s.where(inside, x, lowest) for x, inside in found]
+        return reduce(s.maximum, values)
+
+    def readable(self, *xs: TensorType) -> bool:
+        return super().readable(*xs) and xs[0].dtype.is_floating_point
+
     def infer(self, x: TensorType) -> TensorType:
         return suggested(x, self.windows(x, self.dilation, self.ceil_mode))
 
@@ -105,6 +139,28 @@ class AvgPool(Windows):
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor: int | None = None
+
+    def readable(self, *xs: TensorType) -> bool:
+        """Not where a window counts less than its size although what hangs over is counted."""
+        spatial = xs[0].shape[xs[0].rank - len(self.kernel) :]
+        over = self.ceil_mode and self.count_include_pad and self.divisor is None
+        known = all(
+            (count - 1) * stride + kernel <= size + 2 * padding
+            for count, size, kernel, stride, padding in zip(
+                self.infer(xs[0]).shape[-len(self.kernel) :],
+                spatial, self.kernel, self.stride, self.padding, strict=True,
+            )
+        )  # fmt: skip
+        return super().readable(*xs) and xs[0].dtype.is_floating_point and (known or not over)
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        values = [x if inside is True else s.where(inside, x, 0.0) for x, inside in found]
+        total = reduce(s.add, values)
+        if self.divisor is not None or self.count_include_pad:
+            return total / (self.divisor or math.prod(self.kernel))
+        always = sum(inside is True for _, inside in found)
+        ones = [s.where(inside, 1.0, 0.0) for _, inside in found if inside is not True]
+        return total / reduce(s.add, ones, always) if ones else total / always
 
     def infer(self, x: TensorType) -> TensorType:
         shape = self.windows(x, (1,) * len(self.kernel), self.ceil_mode)

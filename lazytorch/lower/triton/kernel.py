@@ -110,9 +110,14 @@ class Walk:
 
 
 def choose_walk(loops: Loops, given: Accesses | None = None) -> Walk:
-    """Runs where the innermost loop has them; 64-bit indices where 32 bits do not reach."""
+    """Runs where the innermost loop has them; 64-bit indices where 32 bits do not reach.
+
+    A run ends where what is read changes, so that it loads as one vector.
+    """
     last = loops.sizes[-1]
-    run = next((r for r in RUNS if last % r == 0), 1) if len(loops.sizes) > 1 else 1
+    ends = () if given is None else tuple(given.arguments().values())
+    fits = [r for r in RUNS if last % r == 0] if len(loops.sizes) > 1 else []
+    run = next((r for r in fits if not any(end % r for end in ends)), fits[-1] if fits else 1)
     reach = max(
         sum((size - 1) * abs(stride) for size, stride in zip(loops.sizes, strides, strict=True))
         for strides in loops.strides

@@ -19,6 +19,7 @@ from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
@@ -34,6 +35,7 @@ Observer = Callable[[str, Graph, Graph], None]
 REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
+    layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     additive_masks,  # after cse: layers share a mask only then
 )
@@ -132,6 +134,7 @@ __all__ = [
     "gpu_copies",
     "gpu_pipeline",
     "grants",
+    "layouts",
     "merge_linears",
     "optimize",
     "pass_name",

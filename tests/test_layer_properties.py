@@ -22,7 +22,9 @@ from lazytorch.passes import (
     layouts,
     merge_linears,
     optimize,
+    pad_features,
     pass_name,
+    patches,
     pipeline,
 )
 from lazytorch.verify import verify
@@ -37,7 +39,13 @@ def everywhere(_: object) -> bool:
 
 @pytest.mark.parametrize(
     "rewrite",
-    [layouts, merge_linears, partial(epilogues, fits=everywhere)],
+    [
+        layouts,
+        merge_linears,
+        partial(patches, fits=everywhere),
+        partial(pad_features, fits=everywhere, smallest=0),
+        partial(epilogues, fits=everywhere),
+    ],
     ids=pass_name,
 )
 def test_a_pass_on_layers_keeps_their_meaning(rewrite: Pass) -> None:
@@ -55,7 +63,8 @@ def test_a_pass_on_layers_keeps_their_meaning(rewrite: Pass) -> None:
 @pytest.mark.parametrize("seed", range(60, 80))
 def test_the_order_of_a_gpu_keeps_the_meaning_of_layers(seed: int) -> None:
     graph = layer_graph(seed)
-    order = (*REWRITES, *gpu_copies(everywhere), *gpu_pipeline(everywhere))
+    padding = partial(pad_features, fits=everywhere, smallest=0)
+    order = (*REWRITES, *gpu_copies(everywhere), padding, *gpu_pipeline(everywhere))
     assert_same_values(graph, optimize(graph, order), close=CLOSE, seed=seed)
 
 

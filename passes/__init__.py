@@ -20,7 +20,10 @@ from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.pad_features import pad_features
+from lazytorch.passes.patches import patches
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.simplify import simplify
@@ -35,6 +38,7 @@ Observer = Callable[[str, Graph, Graph], None]
 REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
+    layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     additive_masks,  # after cse: layers share a mask only then
     along_rows,  # before fuse, which joins only what is in that form
@@ -55,15 +59,25 @@ def gpu_copies(fits: Fits) -> tuple[Pass, ...]:
     """
     return (
         fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
+        partial(patches, fits=fits),  # after fold; before cudnn: a product is no convolution
         merge_linears,
         partial(cudnn, fits=fits),  # after fold: a bias is what is left of the norm
         cse,  # a weight that several operations read is copied once
     )
 
 
+def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that copy weights into larger ones, after `gpu_copies`."""
+    return (
+        partial(pad_features, fits=fits),  # after merge_linears: the joined features are padded
+        cse,  # a weight that several operations read is padded once
+    )
+
+
 def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
     """The passes on a GPU that copy no weight; `fits` says where cuBLASLt has epilogues."""
     return (
+        partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         fuse,
@@ -133,11 +147,15 @@ __all__ = [
     "fold_constants",
     "fuse",
     "gpu_copies",
+    "gpu_padding",
     "gpu_pipeline",
     "grants",
+    "layouts",
     "merge_linears",
     "optimize",
+    "pad_features",
     "pass_name",
+    "patches",
     "pipeline",
     "scale_batch_norm",
     "select",

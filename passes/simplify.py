@@ -279,6 +279,22 @@ def cut(b: Builder, node: Node) -> Node:
             return node
 
 
+def cat(b: Builder, node: Node) -> Node:
+    """The operands that have elements; one alone is itself, or a copy of it in cat's layout.
+
+    transformers' caches append to an empty tensor.
+    """
+    assert isinstance(node.op, Cat) and isinstance(node.type, TensorType)
+    filled = [x for x in node.inputs if isinstance(x.type, TensorType) and x.type.numel]
+    if len(filled) == 1 and dtype_of(filled[0]) is node.type.dtype:
+        x = filled[0]
+        return x if x.type == node.type else b(Clone(node.type.strides), x)
+    if filled and len(filled) < len(node.inputs):
+        fewer = b(node.op, *filled)
+        return fewer if fewer.type == node.type else node
+    return node
+
+
 def clone(b: Builder, node: Node) -> Node:
     """A copy in the layout that is there, and a copy of a copy.
 
@@ -305,6 +321,6 @@ RULES: dict[type[Op], Rule] = {
     Expand: expand,
     Slice: cut,
     Clone: clone,
-    Cat: same,
+    Cat: cat,
     Detach: same,
 }

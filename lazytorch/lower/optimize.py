@@ -18,7 +18,7 @@ def optimize(
 ) -> Graph:
     """The graph that runs.
 
-    Without `freeze`, weights are copied (packed or laid out for a library, joined, scaled) only as
+    Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
     far as the most that is alive at once stays at or below eager's.
     """
     allowed = eager_peak(graph)
@@ -29,10 +29,12 @@ def optimize(
         return passes.optimize(graph, passes.DEFAULT, observe)
     rest = passes.gpu_pipeline(on_gpu)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe)
-    if freeze or footprint(copied).kept <= allowed:  # else the rest cannot make it fit either
-        copied = passes.optimize(copied, rest, observe)
-        if freeze or footprint(copied).total <= allowed:
-            return copied
+    padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe)
+    for found in (padded, copied) if padded is not copied else (copied,):
+        if freeze or footprint(found).kept <= allowed:  # else the rest cannot make it fit either
+            found = passes.optimize(found, rest, observe)
+            if freeze or footprint(found).total <= allowed:
+                return found
     return passes.optimize(graph, rest, observe)
 
 

@@ -117,22 +117,23 @@ class Reshape(View):
     def infer(self, x: TensorType) -> TensorType:
         if prod(self.shape) != x.numel:
             raise ShapeError(f"shape '{list(self.shape)}' is invalid for input of size {x.numel}")
-        strides = self.strides or view_strides(x.shape, x.strides, self.shape)
+        strides = view_strides(x.shape, x.strides, self.shape)
         if strides is None:
             strides = contiguous_strides(self.shape)
-        return TensorType(self.shape, x.dtype, x.device, strides)
+        return TensorType(self.shape, x.dtype, x.device, self.stated(strides))
+
+    def stated(self, strides: Strides) -> Strides:
+        """What `strides` states, on an operand that lies as it did when that was recorded."""
+        if self.strides is None:
+            return strides
+        pairs = zip(self.shape, strides, self.strides, strict=True)
+        free = 0 in self.shape or all(size == 1 or a == b for size, a, b in pairs)
+        return self.strides if free else strides
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         y = x.reshape(self.shape)
-        if self.strides is None or tuple(y.stride()) == self.strides:
-            return y
-        free = all(
-            size == 1 or a == b
-            for size, a, b in zip(self.shape, y.stride(), self.strides, strict=True)
-        )
-        if free or not y.numel():
-            return y.as_strided(self.shape, self.strides)
-        return relaid(y, self.strides)
+        strides = self.stated(tuple(y.stride()))
+        return y if tuple(y.stride()) == strides else y.as_strided(self.shape, strides)
 
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         assert isinstance(base.type, TensorType)

@@ -298,3 +298,32 @@ def test_keeps_the_copy_of_an_input_that_the_graph_writes(check: Check) -> None:
 def test_a_number_that_varies_is_no_neutral_operand(check: Check) -> None:
     for text in ("mul %x %s", "add %x %s", "sub %x %s", "div %x %s", "pow %x %s"):
         check.declines(simplify, f"graph(%x: f32[3], %s: float) {{ %0 = {text} return %0 }}")
+
+
+def test_simplify_cat_with_what_has_no_elements(check: Check) -> None:
+    check(
+        simplify,
+        """
+        graph(%x: f32[2, 3]{1, 2}, %y: f32[2, 3], %v: f32[0], %e: f32[2, 0]) {
+          %0 = cat{dim=1} %v %x
+          %1 = cat{dim=1} %e %y %v
+          %2 = neg %1
+          %3 = cat{dim=1} %x %e %y
+          return %0, %2, %3
+        }
+        """,
+        """
+        graph(%x: f32[2, 3]{1, 2}, %y: f32[2, 3], %v: f32[0], %e: f32[2, 0]) {
+          %0: f32[2, 3] = clone{strides=(3, 1)} %x
+          %1: f32[2, 3] = neg %y
+          %2: f32[2, 6] = cat{dim=1} %x %y
+          return %0, %1, %2
+        }
+        """,
+    )
+
+
+@pytest.mark.parametrize("operands", ["f64[0], %y: f32[2, 3]", "f32[2, 0], %y: f32[0]"])
+def test_simplify_leaves_a_cat_that_converts_or_has_nothing(check: Check, operands: str) -> None:
+    text = f"graph(%x: {operands}) {{ %0 = cat{{dim=1}} %x %y return %0 }}"
+    check.declines(simplify, text)

@@ -18,7 +18,7 @@ from lazytorch.fastpath import MISSED, FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.record import argument_labels
-from lazytorch.frontend.sources import Cut, Piece, Recorded
+from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
@@ -207,13 +207,14 @@ class Compiled:
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
+        static = static_inputs(piece) if self.options.static_inputs else frozenset[int]()
         stage = Stage(
             piece,
             graph,
             lower(prologue, target, "prologue", owned=False),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main),
+            replayer(program, main, static),
             recorded,
             self.options.check,
         )

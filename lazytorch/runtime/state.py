@@ -161,11 +161,9 @@ def exact(tensors: Sequence[torch.Tensor]) -> Any:
 
     Sizes and strides are said in full: None in their place would let them vary.
     """
-    return TensorGuards(
-        *tensors,
-        dynamic_dims_sizes=[list(x.shape) for x in tensors],
-        dynamic_dims_strides=[list(x.stride()) for x in tensors],
-    )
+    sizes: Any = [list(x.shape) for x in tensors]
+    strides: Any = [list(x.stride()) for x in tensors]
+    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
 def typed_input(node: Node) -> TensorType | None:

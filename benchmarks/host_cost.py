@@ -26,7 +26,7 @@ from lazytorch.frontend.epoch import Epoch
 from lazytorch.guards import signature
 
 BATCH = 20
-REPEATS = 200
+REPEATS = 40
 
 
 def best(run: Callable[[], object]) -> float:
@@ -58,7 +58,7 @@ def parts(name: str) -> dict[str, Any]:
     state = stage.state
     outputs = stage.run(trees.flatten((args, kwargs))[0], ())
     leaves, spec = trees.flatten((args, kwargs))
-    stage.main.run = lambda *inputs: outputs
+    stage.replay = lambda *inputs: outputs
     tensors = [x for _, x in state.tensors]
     return {
         "tensors": len(tensors),

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, cast
 
 import torch
 
+from lazytorch.fastpath import MISSED, FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.record import argument_labels
-from lazytorch.frontend.sources import Cut, Piece, Recorded
+from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
@@ -61,6 +62,7 @@ class Compiled:
         self.fn = fn
         self.options = options
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
+        self.fast: FastPath | None = None
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
         self.numbers = Numbers()
         self.builds = Builds(options)
@@ -71,6 +73,20 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the original returns; a call that no plan holds for is recorded first."""
+        fast = self.fast
+        if fast is not None:
+            try:
+                result = fast(args, kwargs)
+            except StaleError:
+                result = MISSED  # the long way meets it again
+            if result is not MISSED:
+                if self.restless:
+                    self.restless.pop(fast.key, None)
+                return result
+        return self.call(args, kwargs)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that is not like the last one."""
         leaves, spec = trees.flatten((args, kwargs))
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
         key = signature(leaves, spec, self.numbers.varying(spec))
@@ -81,8 +97,12 @@ class Compiled:
                 if self.restless:
                     self.restless.pop(key, None)
                 try:
-                    return self.execute(plan, (args, kwargs), leaves, spec)
+                    result = self.execute(plan, (args, kwargs), leaves, spec)
+                    plan.fast = plan.fast or FastPath.of(plan, (args, kwargs), leaves, key)
+                    self.fast = plan.fast
+                    return result
                 except StaleError as error:
+                    self.fast = None
                     Report.add(Event("recompile", self.name, error.message, 0.0))
                     self.plans[key].remove(plan)
                     break
@@ -105,6 +125,7 @@ class Compiled:
     def first_call(self, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock:
+            self.fast = None
             started = time.perf_counter()
             again = bool(self.plans)
             labels = argument_labels(self.fn, spec)
@@ -151,6 +172,7 @@ class Compiled:
         )
         Report.add(Event("recompile", self.name, reason, 0.0))
         del self.plans[key]
+        self.fast = None
         return True
 
     def reason(self, key: Key, leaves: list[Any]) -> str:
@@ -185,13 +207,14 @@ class Compiled:
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
+        static = static_inputs(piece) if self.options.static_inputs else frozenset[int]()
         stage = Stage(
             piece,
             graph,
             lower(prologue, target, "prologue", owned=False),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main),
+            replayer(program, main, static),
             recorded,
             self.options.check,
         )
@@ -342,6 +365,7 @@ class Compiled:
     def release(self) -> None:
         """Drop every plan and what it holds."""
         with self.lock:
+            self.fast = None
             self.plans.clear()
             self.restless.clear()
             self.numbers = Numbers()

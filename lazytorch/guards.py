@@ -29,13 +29,18 @@ def signature(leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = fro
         elif i in varying and type(leaf) is float:
             parts.append(float)
         elif trees.plain(leaf):
-            parts.append((type(leaf), leaf.hex() if isinstance(leaf, float) else leaf))
+            parts.append(exact_leaf(leaf))
         else:
             parts.append(type(leaf))  # which one, and what it says, is asked of each plan
     if shared:
         parts.append(overlaps(leaves))
     parts.append(modes())
     return tuple(parts)
+
+
+def exact_leaf(leaf: object) -> tuple[type, object]:
+    """What a plain leaf says, exactly: 1, 1.0 and True differ, so do 0.0 and -0.0."""
+    return type(leaf), leaf.hex() if isinstance(leaf, float) else leaf
 
 
 def overlaps(leaves: list[Any]) -> Key:

@@ -26,6 +26,9 @@ class Options:
     check: compare checksums of the weights that were made into something else (folded, packed) at
         every call, so that writes torch does not count (`p.data`, a NumPy array on the same
         memory) are seen. It reads those weights at every call, and waits for the device.
+    static_inputs: a promise that tensor arguments on a GPU stay at their addresses from call to
+        call, with what is in them changed in place: CUDA graphs read them where they lie instead
+        of copying them in. One that moved all the same is noticed, and leads to a new capture.
     """
 
     fullgraph: bool = False
@@ -34,6 +37,7 @@ class Options:
     numerics: Literal["fast", "eager"] = "fast"
     max_plans: int = 32
     check: bool = False
+    static_inputs: bool = False
 
 
 @dataclass(frozen=True)

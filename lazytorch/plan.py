@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -11,6 +11,9 @@ from lazytorch.frontend.sources import Recorded
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 from lazytorch.varying import Assumptions
+
+if TYPE_CHECKING:
+    from lazytorch.fastpath import FastPath
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]  # a call's arguments, as the caller gave them
 
@@ -25,6 +28,7 @@ class Plan:
         self.varying = trail.varying
         self.assumptions = Assumptions(trail.assumed)
         self.grad = torch.is_grad_enabled()
+        self.fast: FastPath | None = None  # once it has replayed
         self.objects = [
             (i, x)
             for i, x in enumerate(trail.leaves)

@@ -18,7 +18,7 @@ LAYERS = (
     ("lower", "runtime"),
     ("view",),
     ("guards", "varying"),
-    ("trail", "plan", "compiled"),
+    ("trail", "plan", "fastpath", "compiled"),
     ("compile", "lazy"),
     ("zoo",),
     ("bench",),

@@ -91,3 +91,24 @@ def test_changed_weights_of_large_linear_layers_are_used_too(freeze: bool) -> No
         with torch.no_grad():
             net.get_parameter("2.weight").add_(1)
     assert ("packed_linear" in fast.source()) == freeze
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda w: w.t(), lambda w: w[:, :1].expand(4, 4), lambda w: w[:1], lambda w: w.double()],
+)
+def test_a_weight_that_a_kernel_reads_as_it_is_may_get_another_layout(other: Any) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.weight + 1).relu()
+
+    net = Scaled()
+    fast = lt.compile(net, wait=True)
+    x = torch.randn(4, 4)
+    close(fast, net, x)
+    net.weight.data = other(net.weight.data)
+    close(fast, net, x)

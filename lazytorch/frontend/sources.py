@@ -97,6 +97,12 @@ class Piece:
     cut: Cut | None = None
 
 
+def static_inputs(piece: Piece) -> frozenset[int]:
+    """The inputs of a piece that are memory of the call's arguments."""
+    memory = [s.of if isinstance(s, Storage) else s for s in piece.sources]
+    return frozenset(i for i, s in enumerate(memory) if isinstance(s, Argument))
+
+
 @dataclass(frozen=True)
 class Cut:
     """Where a recording was cut, and how its value decides what comes next.

@@ -2,9 +2,10 @@
 
 A replay launches the whole program at once, so the host's cost of every kernel is gone. What the
 graph reads lies where it lay at the capture: state in its own place, arguments in buffers that are
-filled before each replay. What it returns is copied out, so no result aliases memory that the next
-call writes over. All graphs of a device share one memory pool; replays take turns, and a change of
-stream waits for the stream before.
+filled before each replay, or in their own places if they are promised to stay (`static_inputs`).
+What it returns is copied out, so no result aliases memory that the next call writes over. All
+graphs of a device share one memory pool; replays take turns, and a change of stream waits for the
+stream before.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import torch
 
 from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.watch import alike
-from lazytorch.interpret import aliased, laid_out, storage
+from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.program import Program
+from lazytorch.runtime.copies import Copies
 from lazytorch.types import ScalarType, TensorType
 
 CAPTURES = 4
-"""Captures of one program, each since state had moved in memory; then it runs directly."""
+"""Captures of one program, each since state had moved in memory; then it runs directly. Arguments
+that were promised to stay are copied in from then on."""
+
+ADDRESS = torch.Tensor.data_ptr
 
 Run = Callable[..., tuple[Any, ...]]
 
@@ -38,16 +43,19 @@ class Pool:
         self.side = torch.cuda.Stream(device)
         self.lock = threading.Lock()
         self.last: torch.cuda.Stream | None = None
+        self.handle_of_last = -1
         # torch takes a pool away with its last graph: this one stays.
         self.first = torch.cuda.CUDAGraph()
         capture(self, self.first, partial(torch.zeros, 1, device=device))
 
     def enter(self) -> None:
         """Wait, on the present stream, for the replay before this one."""
-        now = torch.cuda.current_stream(self.device)
-        if self.last is not None and self.last != now:
-            now.wait_stream(self.last)
-        self.last = now
+        handle = torch._C._cuda_getCurrentRawStream(self.device.index)
+        if handle != self.handle_of_last:  # asked without making a Stream
+            now = torch.cuda.current_stream(self.device)
+            if self.last is not None:
+                now.wait_stream(self.last)
+            self.last, self.handle_of_last = now, handle
 
 
 @cache
@@ -57,20 +65,51 @@ def pool_of(device: torch.device) -> Pool:
 
 
 class Captured:
-    """One capture: the graph, the memory it reads and the memory it leaves results in."""
+    """One capture: the graph, the memory it reads and the memory it leaves results in.
 
-    def __init__(self, run: Run, inputs: Sequence[Any], fixed: Sequence[bool], pool: Pool) -> None:
+    Inputs that are `fixed` are read where they lie; of the outputs, the `fresh` ones are handed out
+    as copies.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        inputs: Sequence[torch.Tensor],
+        fixed: Sequence[int],
+        fresh: Sequence[int],
+        pool: Pool,
+    ) -> None:
         self.graph = torch.cuda.CUDAGraph()
         self.pool = pool
-        self.inputs = [
-            x if keep or not isinstance(x, torch.Tensor) else buffer(x)
-            for x, keep in zip(inputs, fixed, strict=True)
-        ]
-        self.places = [
-            x.data_ptr() if isinstance(x, torch.Tensor) and keep else None
-            for x, keep in zip(inputs, fixed, strict=True)
-        ]
-        self.outputs = capture(pool, self.graph, partial(run, *self.inputs))
+        self.fixed = fixed
+        self.moving = [i for i in range(len(inputs)) if i not in fixed]
+        self.buffers = [buffer(inputs[i]) for i in self.moving]
+        self.filling = Copies(self.buffers)
+        self.places = [inputs[i].data_ptr() for i in fixed]
+        given = list(inputs)
+        for i, x in zip(self.moving, self.buffers, strict=True):
+            given[i] = x
+        self.outputs = capture(pool, self.graph, partial(run, *given))
+        self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
+        self.handing = Copies(self.results)
+        self.allocate = [like(x) for x in self.handing.once(self.results)]
+        self.shapes = [x.shape for x in self.results]
+
+    def in_place(self, inputs: Sequence[torch.Tensor]) -> bool:
+        """Whether what is fixed lies where the graph reads it."""
+        return list(map(ADDRESS, [inputs[i] for i in self.fixed])) == self.places
+
+    def replay(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Fill the argument buffers, launch the graph, copy the results out."""
+        with self.pool.lock:
+            self.pool.enter()
+            self.filling.copy(self.buffers, [inputs[i] for i in self.moving])
+            self.graph.replay()
+            results = [allocate() for allocate in self.allocate]
+            self.handing.copy(results, self.results)
+        if self.handing.whole:
+            return results
+        return [x.expand(shape) for x, shape in zip(results, self.shapes, strict=True)]
 
 
 Result = TypeVar("Result")
@@ -91,34 +130,35 @@ def capture(pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result])
     return result
 
 
-def copied(x: torch.Tensor) -> torch.Tensor:
-    """`x` in memory of its own, with the same strides."""
-    y = x.clone()
-    return (
-        y
-        if y.stride() == x.stride()
-        else laid_out(x, TensorType(tuple(x.shape), x.dtype, x.device, x.stride()))
-    )
-
-
 def buffer(x: torch.Tensor) -> torch.Tensor:
     """Memory with the geometry of `x`."""
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    return like(x)()
+
+
+def like(x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What allocates memory with the geometry of `x`."""
+    return partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype, device=x.device)
 
 
 class Replayer:
     """Runs a program of one CUDA device, directly at first and as a graph as soon as it can.
 
     State (parameters, buffers, a prologue's values) is read where it lies, arguments are copied
-    into buffers. `why` says why the program is not captured; empty when it is or will be.
+    into buffers, but for those that are `static`. `why` says why the program is not captured; empty
+    when it is or will be.
     """
 
-    def __init__(self, program: Program, graph: Graph, device: torch.device) -> None:
+    def __init__(
+        self, program: Program, graph: Graph, device: torch.device, static: frozenset[int]
+    ) -> None:
         self.program = program
         self.device = device
-        self.fixed = [isinstance(x.op, Input) and x.op.role == "state" for x in graph.inputs]
-        self.state = [i for i, fixed in enumerate(self.fixed) if fixed]
-        self.arguments = [i for i, fixed in enumerate(self.fixed) if not fixed]
+        self.state = frozenset(
+            i
+            for i, x in enumerate(graph.inputs)
+            if isinstance(x.op, Input) and x.op.role == "state"
+        )
+        self.static = static
         self.aliases: tuple[Alias | None, ...] = graph.aliases
         self.fresh = [i for i, alias in enumerate(graph.aliases) if alias is None]
         written = {e.inputs[0] for e in graph.effects if isinstance(e.op, Write)}
@@ -135,7 +175,7 @@ class Replayer:
         if torch.cuda.is_current_stream_capturing():  # into a graph of the user's own
             return self.program.run(*inputs)
         captured = self.captured
-        if captured is None or not self.in_place(captured, inputs):
+        if captured is None or not captured.in_place(inputs):
             captured = self.capture(inputs)
             if captured is None:
                 self.direct += self.program.settled()
@@ -157,12 +197,14 @@ class Replayer:
         pool = self.captured.pool
         with pool.lock:
             pool.enter()
-            kept: list[Any] = []
-            for old, new, was, now in zip(before, values, self.owned, own, strict=True):
-                if was and now and alike(old, new):
-                    old.copy_(new)
-                    new = old
-                kept.append(new)
+            stay = [
+                i for i, x in enumerate(before) if self.owned[i] and own[i] and alike(x, values[i])
+            ]
+            old = [before[i] for i in stay]
+            Copies(old).copy(old, [values[i] for i in stay])
+            kept = list(values)
+            for i in stay:
+                kept[i] = before[i]
         self.owned = own
         self.values = tuple(kept)
         return self.values
@@ -173,19 +215,17 @@ class Replayer:
             return f"not captured: {self.why}"
         if self.captured is None:
             return "not captured yet: it runs directly until every kernel is in place"
-        times = "once" if self.captures == 1 else f"{self.captures} times, since state had moved"
-        return f"captured {times}; {len(self.arguments)} arguments copied in at each call"
-
-    def in_place(self, captured: Captured, inputs: Sequence[Any]) -> bool:
-        """Whether state lies where the graph reads it."""
-        places = captured.places
-        return all(inputs[i].data_ptr() == places[i] for i in self.state)
+        what = "state or static inputs" if self.static else "state"
+        times = "once" if self.captures == 1 else f"{self.captures} times, since {what} had moved"
+        return f"captured {times}; {len(self.captured.moving)} arguments copied in at each call"
 
     def capture(self, inputs: Sequence[Any]) -> Captured | None:
         """Capture if the kernels are in place and have run directly once; else None."""
         self.captured = None
         if self.why or not self.direct or not all(isinstance(x, torch.Tensor) for x in inputs):
             return None
+        if self.captures == CAPTURES and self.static:
+            self.static, self.captures = frozenset(), 0
         if self.captures == CAPTURES:
             self.why = f"state moved in memory after each of {CAPTURES} captures"
             return None
@@ -193,7 +233,8 @@ class Replayer:
         with pool.lock:
             pool.enter()
             try:
-                self.captured = Captured(self.program.run, inputs, self.fixed, pool)
+                fixed = sorted(self.state | self.static)
+                self.captured = Captured(self.program.run, inputs, fixed, self.fresh, pool)
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
                 return None
@@ -201,16 +242,10 @@ class Replayer:
         return self.captured
 
     def replay(self, captured: Captured, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Fill the argument buffers, launch the graph, copy the results out."""
-        pool = captured.pool
-        with pool.lock:
-            pool.enter()
-            for i in self.arguments:
-                captured.inputs[i].copy_(inputs[i])
-            captured.graph.replay()
-            outputs: list[Any] = list(captured.outputs)
-            for i in self.fresh:
-                outputs[i] = copied(outputs[i])
+        """Replay; versions of what was written move, and views of inputs are made."""
+        outputs: list[Any] = [None] * len(self.aliases)
+        for i, result in zip(self.fresh, captured.replay(inputs), strict=True):
+            outputs[i] = result
         for i in self.written:
             if not inputs[i].is_inference():
                 torch.autograd.graph.increment_version(inputs[i])
@@ -220,11 +255,12 @@ class Replayer:
         return tuple(outputs)
 
 
-def replayer(program: Program, graph: Graph) -> Run:
-    """How a program is run: as a CUDA graph where values lie on a GPU."""
+def replayer(program: Program, graph: Graph, static: frozenset[int] = frozenset()) -> Run:
+    """How a program is run: as a CUDA graph where values lie on a GPU. The inputs `static` are
+    promised to stay where they are."""
     for x in graph.nodes:
         if isinstance(x.type, TensorType) and x.type.device.type == "cuda":
-            return Replayer(program, graph, x.type.device)
+            return Replayer(program, graph, x.type.device, static)
     return program.run
 
 

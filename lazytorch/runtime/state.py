@@ -100,10 +100,7 @@ class StateTensors:
         self.counted = [x for x in self.read if not x.is_inference()]
         early = set(self.prologue)
         self.late = [x for i, x in self.tensors if i not in early]
-        free: Any = [[None] * x.dim() for x in self.late]
-        self.guards: Any = TensorGuards(
-            *self.late, dynamic_dims_sizes=free, dynamic_dims_strides=free
-        )  # compares types, sizes and strides of all in one call
+        self.guards = exact(self.late)
 
     def moved(self) -> bool:
         """Whether another tensor is in some place, or one has another type."""
@@ -157,6 +154,16 @@ class StateTensors:
     def present(self) -> tuple[Any, ...]:
         """Addresses and versions of what the prologue reads."""
         return list(map(_ADDRESS, self.read)), [x._version for x in self.counted]
+
+
+def exact(tensors: Sequence[torch.Tensor]) -> Any:
+    """What compares types, sizes and strides of all these tensors in one call of `check`.
+
+    Sizes and strides are said in full: None in their place would let them vary.
+    """
+    sizes: Any = [list(x.shape) for x in tensors]
+    strides: Any = [list(x.stride()) for x in tensors]
+    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
 def typed_input(node: Node) -> TensorType | None:

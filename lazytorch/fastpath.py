@@ -1,0 +1,109 @@
+"""The fast path: a replay of the plan that ran last, for arguments like its last ones.
+
+A call's arguments are flattened and made into a key only where this does not apply: torch's own
+tensor guards compare all tensors with those of the last call in one step, numbers and words are
+compared as they are. The guards of the plan are asked here as anywhere else. What is not simple
+(containers, objects, numbers that vary, cuts, changes of Python state) takes the long way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import is_
+from typing import Any, cast
+
+import torch
+from torch._C._dynamo.guards import GlobalStateGuard
+
+from lazytorch.frontend import trees
+from lazytorch.frontend.sources import Recorded
+from lazytorch.guards import Key, exact_leaf, strided
+from lazytorch.plan import Given, Plan
+from lazytorch.runtime.state import exact
+
+MISSED = object()
+"""In place of a result, where the fast path does not apply."""
+
+_UNGUARDED: tuple[Callable[[], object], ...] = (
+    torch.is_inference_mode_enabled,
+    torch._C._get_cudnn_allow_tf32,
+    torch._C._get_flash_sdp_enabled,
+    torch._C._get_mem_efficient_sdp_enabled,
+    torch._C._get_math_sdp_enabled,
+)
+"""Modes of a key that torch's guard of its global state leaves out."""
+
+
+class FastPath:
+    """One plan with everything bound that its last call decided."""
+
+    def __init__(self, plan: Plan, given: Given, leaves: Sequence[Any], key: Key) -> None:
+        self.plan = plan
+        self.key = key
+        self.count = len(leaves)
+        self.names = sorted(given[1])
+        self.tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+        self.others = [i for i in range(self.count) if i not in self.tensors]
+        self.constants = [exact_leaf(leaves[i]) for i in self.others]
+        self.only = not self.others
+        self.guards = exact([leaves[i] for i in self.tensors])
+        self.alone = len(self.tensors) == 1
+        self.state = GlobalStateGuard()
+        self.modes = [mode() for mode in _UNGUARDED]
+        self.stage = plan.stage
+        recorded = cast(Recorded, plan.stage.recorded)
+        self.spec = recorded.spec
+        self.results = [(leaf.output, leaf.value) for leaf in recorded.leaves]
+        self.single = self.results[0][0] if recorded.spec.is_leaf() else None
+
+    @staticmethod
+    def of(plan: Plan, given: Given, leaves: Sequence[Any], key: Key) -> FastPath | None:
+        """The fast path for calls like this one; None where there is none."""
+        recorded = plan.stage.recorded
+        if torch.is_grad_enabled() or recorded is None or recorded.changes or recorded.fills:
+            return None
+        if plan.objects or plan.varying or plan.assumptions.each:
+            return None
+        args, kwargs = given
+        flat = [*args, *[kwargs[name] for name in sorted(kwargs)]]
+        if len(flat) != len(leaves) or not all(map(is_, flat, leaves)):
+            return None  # some argument is a container
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        if not tensors or not all(map(strided, tensors)) or not apart(tensors):
+            return None
+        return FastPath(plan, given, leaves, key)
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The function's result, or MISSED."""
+        if kwargs or self.names:
+            if len(kwargs) != len(self.names):
+                return MISSED
+            try:
+                leaves = [*args, *[kwargs[name] for name in self.names]]
+            except KeyError:
+                return MISSED
+        else:
+            leaves = args
+        if len(leaves) != self.count:
+            return MISSED
+        tensors = leaves if self.only else [leaves[i] for i in self.tensors]
+        if not (
+            self.guards.check(*tensors)
+            and self.state.check()
+            and [mode() for mode in _UNGUARDED] == self.modes
+            and (self.only or [exact_leaf(leaves[i]) for i in self.others] == self.constants)
+            and (self.alone or apart(tensors))
+            and self.plan.watch.same()
+        ):
+            return MISSED
+        outputs = self.stage.run(leaves, ())
+        if self.single is not None:
+            return outputs[self.single]
+        return trees.unflatten(
+            self.spec, [value if k is None else outputs[k] for k, value in self.results]
+        )
+
+
+def apart(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether no two tensors show one storage."""
+    return len({x.untyped_storage()._cdata for x in tensors}) == len(tensors)

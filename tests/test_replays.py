@@ -1,0 +1,215 @@
+"""Replays of captured programs without a GPU: what is copied in and out, and captures anew.
+
+A capture is played by running the program once; its replay runs it again on the same memory.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from comparison import same
+from torch import nn
+
+import lazytorch as lt
+from lazytorch import compiled
+from lazytorch.compiled import Compiled
+from lazytorch.ir import Graph
+from lazytorch.lower.program import Program
+from lazytorch.runtime import copies, cudagraph
+from lazytorch.runtime.cudagraph import CAPTURES, Replayer
+
+
+class Played:
+    """Stands for a CUDA graph."""
+
+    def __init__(self) -> None:
+        self.call: Callable[[], tuple[torch.Tensor, ...]] = tuple
+        self.results: tuple[torch.Tensor, ...] = ()
+
+    def replay(self) -> None:
+        copies.Copies(self.results).copy(self.results, self.call())
+
+
+class Turns:
+    """Stands for a pool."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def enter(self) -> None:
+        pass
+
+
+def zeros(x: torch.Tensor) -> torch.Tensor:
+    """A buffer whose content may be used as indices: a capture that is played computes."""
+    made = cudagraph.like(x)()
+    made.untyped_storage().fill_(0)
+    return made
+
+
+def played(_: object, graph: Played, call: Callable[[], Any]) -> Any:
+    graph.call, graph.results = call, call()
+    return graph.results
+
+
+@pytest.fixture(autouse=True)
+def captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program is captured as if it were one of a GPU."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Played)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(cudagraph, "pool_of", lambda _: Turns())
+    monkeypatch.setattr(cudagraph, "capture", played)
+    monkeypatch.setattr(cudagraph, "buffer", zeros)
+    monkeypatch.setattr(cudagraph, "refusal", lambda _: "")
+
+    def replayer(program: Program, graph: Graph, static: frozenset[int]) -> Replayer:
+        return Replayer(program, graph, torch.device("cpu"), static)
+
+    monkeypatch.setattr(compiled, "replayer", replayer)
+
+
+def settled(fn: Callable[..., Any], *args: Any, **options: Any) -> tuple[Compiled, Replayer]:
+    """Call until the plan is captured."""
+    fast = lt.compile(fn, wait=True, **options)
+    for _ in range(3):
+        fast(*args)
+    replay = fast.programs()[0].replay
+    assert isinstance(replay, Replayer)
+    assert replay.captured is not None
+    return fast, replay
+
+
+def many(x: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    y = x * 2
+    picked = x[ids] + mask
+    return y, y.t(), picked, ids + 1, x, x.double(), (x + 1).t(), mask.to(torch.complex64) * 1j
+
+
+def inputs(seed: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 5, generator=generator)
+    mask = torch.randn(1, 5, generator=generator).expand(3, 5)
+    return x, mask, torch.randint(4, (3,), generator=generator)
+
+
+@torch.no_grad()
+def test_arguments_are_copied_in_and_results_out() -> None:
+    fast, replay = settled(many, *inputs(0))
+    kept = [(fast(*inputs(seed)), many(*inputs(seed))) for seed in range(4)]
+    for ours, theirs in kept:
+        same(ours, theirs)
+        assert ours[1].data_ptr() == ours[0].data_ptr()
+    assert replay.captures == 1
+    x = inputs(1)
+    assert fast(*x)[4] is x[0]
+
+
+@torch.no_grad()
+def test_results_that_repeat_and_results_with_gaps_keep_their_strides() -> None:
+    def function(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        row = x.sum(0, keepdim=True)
+        return row.expand(6, 5), (x + 1)[:, ::2], x.t() * 2, x.sum()
+
+    fast, _ = settled(function, torch.randn(4, 5))
+    for x in (torch.randn(4, 5), torch.randn(4, 5)):
+        same(fast(x), function(x))
+
+
+@torch.no_grad()
+def test_many_results_of_one_type_take_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        return [x * k + y for k in range(9)]
+
+    args = torch.randn(3), torch.randn(3)
+    fast, _ = settled(function, *args)
+    lengths: list[int] = []
+    real = torch._foreach_copy_
+
+    def counted(to: list[torch.Tensor], of: list[torch.Tensor]) -> Any:
+        lengths.append(len(to))
+        return real(to, of)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", counted)
+    fast(*args)
+    assert lengths[0] == 2 and 9 in lengths
+
+
+@torch.no_grad()
+def test_static_inputs_are_read_in_place_and_captured_anew_where_they_moved() -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x * 2 + y
+
+    x, y = torch.randn(3), torch.randn(3)
+    fast, replay = settled(function, x, y, static_inputs=True)
+    captured = replay.captured
+    assert captured is not None and not captured.moving
+    for _ in range(3):
+        x.add_(1)
+        same(fast(x, y), function(x, y))
+    assert replay.captures == 1
+    moved = [torch.randn(3) for _ in range(2 * CAPTURES)]
+    for z in moved[: CAPTURES - 1]:
+        same(fast(z, y), function(z, y))
+    assert replay.captures == CAPTURES and replay.static
+    for z in moved:
+        same(fast(z, y), function(z, y))
+    assert not replay.static and not replay.why
+    assert replay.captured is not None and len(replay.captured.moving) == 2
+
+
+@torch.no_grad()
+def test_static_inputs_are_only_those_of_the_caller() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = x * 3
+        return y + 1 if y.sum() > 0 else y - 1
+
+    x = torch.ones(3)
+    fast = lt.compile(function, wait=True, static_inputs=True)
+    for _ in range(6):
+        x.add_(1)
+        same(fast(x), function(x))
+    first, second = [stage.replay for stage in fast.programs()]
+    assert isinstance(first, Replayer) and isinstance(second, Replayer)
+    assert first.captures == 1 and first.static
+    assert second.captures == 1 and not second.static
+
+
+@torch.no_grad()
+def test_weights_changed_replaced_and_moved() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+    net.eval()
+    x = torch.randn(2, 3, 2, 2)
+    fast, replay = settled(net, x)
+    conv, linear = net[0], net[3]
+    assert isinstance(conv, nn.Conv2d) and isinstance(linear, nn.Linear)
+    for weight in (conv.weight, linear.weight):
+        weight.mul_(-2)
+        torch.testing.assert_close(fast(x), net(x))
+    assert replay.captures == 1  # the prologue's values keep their places
+    linear.weight = nn.Parameter(torch.randn(5, 16))
+    torch.testing.assert_close(fast(x), net(x))
+    conv.weight.data = torch.randn(4, 3, 1, 1)
+    torch.testing.assert_close(fast(x), net(x))
+    linear.bias.data = torch.randn(5)
+    torch.testing.assert_close(fast(x), net(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.int64])
+def test_copies_of_every_geometry(dtype: torch.dtype) -> None:
+    def make() -> list[torch.Tensor]:
+        return [
+            torch.randn(3, 4).to(dtype),
+            torch.randn(4, 3).to(dtype).t(),
+            torch.randn(3, 8).to(dtype)[:, ::2],
+            torch.randn(1, 4).to(dtype).expand(3, 4),
+            torch.randn(()).to(dtype),
+            torch.randn(0, 3).to(dtype),
+            torch.randn(5).to(dtype).conj(),
+        ]
+
+    to, of = make(), make()
+    copies.Copies(to).copy(to, of)
+    for x, y in zip(to, of, strict=True):
+        assert torch.equal(x, y)

@@ -29,7 +29,7 @@ import torch
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.copies import Cat, Pad
+from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
 from lazytorch.ops.pool import AvgPool, MaxPool
@@ -221,7 +221,8 @@ def sink(graph: Graph, kinds: dict[Node, Kind], level: dict[Node, int]) -> None:
 
 
 def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node]]:
-    """Producers and consumers of equal kind and level, put together."""
+    """Producers and consumers of equal kind and level, put together; and copies of one tensor's
+    parts (keys and values of an attention): one launch instead of several."""
     parent: dict[Node, Node] = {}
 
     def root(node: Node) -> Node:
@@ -231,16 +232,26 @@ def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node
             node = above
         return node
 
+    copies: dict[tuple[Node, Kind, int], Node] = {}
     for node, kind in kinds.items():
-        for x in node.inputs:
-            if kinds.get(x) is kind and level[x] == level[node]:
-                a, b = root(x), root(node)
-                if a is not b:
-                    parent[b] = a
+        near = [x for x in node.inputs if kinds.get(x) is kind and level[x] == level[node]]
+        if isinstance(node.op, Clone):
+            near.append(copies.setdefault((memory(node.inputs[0]), kind, level[node]), node))
+        for x in near:
+            a, b = root(x), root(node)
+            if a is not b:
+                parent[b] = a
     found: dict[Node, list[Node]] = {}
     for node in kinds:
         found.setdefault(root(node), []).append(node)
     return list(found.values())
+
+
+def memory(node: Node) -> Node:
+    """What a view shows."""
+    while node.op.view:
+        node = node.inputs[0]
+    return node
 
 
 def untangle(graph: Graph, kinds: dict[Node, Kind], found: list[list[Node]]) -> list[list[Node]]:

@@ -10,7 +10,7 @@ computes again what it needs: `passes` says what that is.
 from __future__ import annotations
 
 import re
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -142,7 +142,15 @@ class RowWriter(Printer, ABC):
 
     def row_position(self) -> Expression:
         """The number of each element in its row."""
-        return self.bind(self.conversion("col", torch.int32, torch.int64), torch.int64)
+        return Expression(self, self.integer("col"), torch.int32)
+
+    def row_size(self) -> Expression:
+        """How many elements a row has."""
+        return Expression(self, self.integer("n"), torch.int32)
+
+    @abstractmethod
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -112,11 +112,11 @@ class RowCrossEntropy(Rowwise):
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         x, target = xs
+        there = s.logical_and(s.ge(target, 0), s.lt(target, s.row_size()))
+        chosen = s.where(there, target, -1).to(torch.int32)
         largest, total = s.row_exp_sum(x)
-        chosen = s.eq(s.row_position(), target)
-        found = s.row_sum(s.where(chosen, x, 0.0))
-        missing = s.logical_not(s.row_max(s.where(chosen, x * 0 + 1, 0.0)))
-        loss = s.where(missing, math.nan, (largest - found) + s.log(total))
+        found = s.row_sum(s.where(s.eq(s.row_position(), chosen), x, 0.0))
+        loss = s.where(there, (largest - found) + s.log(total), math.nan)
         return s.where(s.eq(target, self.ignore_index), 0.0, loss)
 
     def run(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

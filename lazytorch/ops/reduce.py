@@ -310,7 +310,7 @@ class Softmax(Rowwise):
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         largest, total = s.row_exp_sum(xs[0])
-        return s.exp(xs[0] - largest) / total
+        return s.exp(xs[0] - largest) * s.reciprocal(total)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.dim, self.dtype)

@@ -23,6 +23,10 @@ DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::
 class CppRowPrinter(RowWriter, CppPrinter):
     """Writes what needs whole rows in C++."""
 
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
+        return f"int32_t({name})"
+
 
 def row_source(
     steps: Steps,

@@ -19,12 +19,13 @@ from lazytorch.types import Shape, Strides, TensorType
 
 @dataclass(frozen=True)
 class Accesses:
-    """The loads and stores of one kernel over `shape`."""
+    """The loads and stores of one kernel over `shape`; the widest element has `itemsize` bytes."""
 
     shape: Shape
     reads: tuple[Read, ...]
     writes: tuple[Strides, ...]
     operands: int
+    itemsize: int
 
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
@@ -73,8 +74,12 @@ class Accesses:
 
 
 def accesses(
-    shape: Shape, reads: Sequence[Read], operands: int, outputs: Sequence[TensorType]
+    shape: Shape,
+    reads: Sequence[Read],
+    operands: Sequence[TensorType],
+    outputs: Sequence[TensorType],
 ) -> Accesses:
     """The accesses of a kernel that writes `outputs`, each of which broadcasts to `shape`."""
     writes = tuple([broadcast_strides(x, shape) for x in outputs])
-    return Accesses(shape, tuple(reads), writes, operands)
+    itemsize = max(x.dtype.itemsize for x in (*operands, *outputs))
+    return Accesses(shape, tuple(reads), writes, len(operands), itemsize)

@@ -130,7 +130,7 @@ def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | Triton
     outputs, whole = outputs_of(op), full_shape(op)
     shape = whole or outputs[0].shape
     found = steps(op.body, shape)
-    given = accesses(shape, reads(found, op.body, operands), len(tensors(operands)), outputs)
+    given = accesses(shape, reads(found, op.body, operands), tensors(operands), outputs)
     if whole is not None:
         return found, TritonRows(given)
     return found, choose_walk(given.loops(), given)

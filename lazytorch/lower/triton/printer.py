@@ -92,7 +92,7 @@ REAL = {
 DOUBLE = {"true_divide": "{0} / {1}", "sqrt": "tl.sqrt({0})"}
 SINGLE = {"true_divide": "tl.div_rn({0}, {1})", "sqrt": "tl.sqrt_rn({0})"}
 # Accurate to two units in the last place of float32 and much faster; 16 bits keep none of that.
-HALF = {**SINGLE, "sqrt": "tl.sqrt({0})", "exp": "tl.exp({0})"}
+HALF = {**SINGLE, "sqrt": "tl.sqrt({0})", "exp": "tl.exp({0})", "erf": "lt.erf_short({0})"}
 
 INTEGER = {
     **dict.fromkeys(("floor", "ceil", "trunc", "round"), "{0}"),

@@ -21,8 +21,12 @@ from lazytorch.types import TensorType, dtype_named
 HELD = 16384
 """Elements of a row that the threads of one program hold in registers."""
 
-BLOCK = 4096
-"""Elements of a longer row that are walked at a time."""
+BLOCK = 8192
+"""Elements of a longer row that are walked at a time, by as many threads as a program may have: few
+rows are under way then, and the second pass finds them in the cache."""
+
+LANE = 64
+"""Bytes of a row that a thread holds."""
 
 TILE = 1024
 """Elements of one program where rows are short and many."""
@@ -54,8 +58,11 @@ class TritonRows:
 
     @property
     def warps(self) -> int:
-        """Some 8 elements a thread, as far as a block may have threads."""
-        return min(max(self.together * self.block // 256, 1), 16)
+        """As many as hold the rows; of short rows one warp does not wait for another."""
+        if not self.held:
+            return 32
+        lane = max(LANE // self.given.itemsize, 8)
+        return min(max(self.together * self.block // (32 * lane), 1), 16)
 
     @property
     def wide(self) -> bool:
@@ -97,11 +104,13 @@ class TritonRows:
         """Which of the elements there are; nothing where every program has them."""
         bounds = self.given.reads[r].bounds if r < len(self.given.reads) else ()
         where = self.given.condition(bounds, self.index)
-        if self.rows.steps[r] or "col" in " ".join(where):
+        wide = self.rows.steps[r] or "col" in " ".join(where)
+        if wide:
             where.append("mask")
         elif self.together > 1:
             where.append("there")
-        return f", {' & '.join(where)}" if where else ""
+        mask = f", {' & '.join(where)}" if where else ""
+        return mask + "{again}" if wide and r < len(self.given.reads) and not self.held else mask
 
     def index(self, dim: int) -> str:
         """The index of a dimension that has a loop of its own, or is the row."""
@@ -116,6 +125,10 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
     def __init__(self, held: bool, rounding: bool) -> None:
         super().__init__(rounding)
         self.held = held
+
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
+        return f"({name}).to(tl.int32)"
 
     def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
         """Mean and variance; of a long row both in one pass."""
@@ -194,8 +207,10 @@ def row_statements(
         return lines + [text for line in printer.written for text in held(line)]
     lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     each, rest = passes(printer.written)
-    for one in each:
-        lines += walked(one.before, one.each, walk)
+    for i, one in enumerate(each):
+        policy = "first" if i == len(each) - 1 else "last"
+        again = f', eviction_policy="evict_{policy}"'
+        lines += [text.replace("{again}", again) for text in walked(one.before, one.each, walk)]
     return lines + [line.text for line in rest]
 
 

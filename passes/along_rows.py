@@ -1,10 +1,12 @@
 """Reductions in the form that generated kernels compute: along the last dimension, which stays.
 
 A reduction over the last dimensions becomes one over the last, between two reshapes that are views:
-in that form it joins what is around it in one kernel. Cross entropy of class numbers becomes one
-number for each row, and their sum, on a GPU; on the CPU torch's own says which class there is not.
+in that form it joins what is around it in one kernel. On a GPU one over other dimensions becomes
+one of rows that lie beside each other; where these are few and long, of parts of them first. Cross
+entropy of class numbers becomes one number for each row, and their sum, on a GPU; on the CPU
+torch's own says which class there is not.
 
-Declines on other dimensions, where a reshape would copy, on operations without such a kernel (see
+Declines where a reshape would copy, on operations without such a kernel (see
 `obstacle`), on cross entropy with weights, smoothing or probabilities. The same arithmetic, summed
 in another order.
 """
@@ -17,12 +19,18 @@ import torch
 
 from lazytorch.ir import Builder, Graph, Node
 from lazytorch.ops.compare import Ne
-from lazytorch.ops.generated import obstacle
-from lazytorch.ops.layout import Reshape, view_strides
+from lazytorch.ops.generated import SHORTEST, obstacle
+from lazytorch.ops.layout import Permute, Reshape, view_strides
 from lazytorch.ops.loss import CrossEntropyLoss, RowCrossEntropy
 from lazytorch.ops.pointwise import Cast, Div
 from lazytorch.ops.reduce import Reduction, Sum
 from lazytorch.types import TensorType
+
+WIDTH = 128
+"""Rows beside each other that one program sums."""
+
+PROGRAMS = 256
+"""Programs that keep a GPU's processors busy."""
 
 
 def along_rows(graph: Graph) -> Graph:
@@ -40,22 +48,50 @@ def along_rows(graph: Graph) -> Graph:
 
 
 def reduced(node: Node, op: Reduction) -> Node:
-    """A reduction over the last dimensions, as one over the last; the node itself elsewhere."""
+    """A reduction as one over the last dimension; the node itself where that takes a copy."""
     x, typed = node.inputs[0], node.type
-    if not isinstance(x.type, TensorType) or not isinstance(typed, TensorType):
+    if not isinstance(x.type, TensorType) or not isinstance(typed, TensorType) or not op.dims:
         return node
-    rank, dims = x.type.rank, op.dims
-    if not dims or dims != tuple(range(rank - len(dims), rank)) or op.along_rows(x.type):
+    if op.along_rows(x.type):
         return node
     b = Builder(node.where)
-    lead = x.type.shape[: dims[0]]
-    if len(dims) > 1:
-        shape = (*lead, math.prod(x.type.shape[dims[0] :]))
-        if view_strides(x.type.shape, x.type.strides, shape) is None:
-            return node
-        x = b(Reshape(shape), x)
-    kept = b(op.with_attributes(dims=(len(lead),), keepdim=True), x)
-    return node if obstacle(kept) else b(Reshape(typed.shape), kept)
+    kept = [d for d in range(x.type.rank) if d not in op.dims]
+    order = (*kept, *op.dims)
+    rows = x if order == tuple(range(x.type.rank)) else b(Permute(order), x)
+    assert isinstance(rows.type, TensorType)
+    shape = tuple([x.type.shape[d] for d in kept])
+    flat = (*shape, math.prod(x.type.shape) // max(math.prod(shape), 1))
+    if view_strides(rows.type.shape, rows.type.strides, flat) is None:
+        return node
+    rows = rows if rows.type.shape == flat else b(Reshape(flat), rows)
+    whole = b(op.with_attributes(dims=(len(kept),), keepdim=True), rows)
+    if obstacle(whole):
+        return node
+    return b(Reshape(typed.shape), in_parts(b, op, rows) or whole)
+
+
+def in_parts(b: Builder, op: Reduction, rows: Node) -> Node | None:
+    """The sum of few long rows beside each other, as the sum of sums of their parts."""
+    typed = rows.type
+    assert isinstance(typed, TensorType)
+    *lead, size = typed.shape
+    programs = -(-math.prod(lead) // WIDTH)
+    if not isinstance(op, Sum) or typed.strides[-1] == 1 or typed.dtype.itemsize > 4:
+        return None
+    fits = [n for n in (64, 32, 16) if size % n == 0 and size // n >= SHORTEST]
+    parts = next((n for n in reversed(fits) if n * programs >= PROGRAMS), fits[0] if fits else 0)
+    if programs >= PROGRAMS or not parts:
+        return None
+    rank = len(lead)
+    split = b(Reshape((*lead, parts, size // parts)), rows)
+    turned = b(Permute((rank, *range(rank), rank + 1)), split)
+    sums = b(Sum((rank + 1,), True, torch.float32), turned)
+    beside = b(Permute((*range(1, rank + 1), 0)), b(Reshape((parts, *lead)), sums))
+    total = b(Sum((rank,), True), beside)
+    if obstacle(sums) or obstacle(total):
+        return None
+    dtype = op.result(typed)
+    return total if dtype is torch.float32 else b(Cast(dtype), total)
 
 
 def cross_entropy(node: Node, op: CrossEntropyLoss) -> Node:

@@ -59,12 +59,15 @@ def fuse(graph: Graph, minimum: int = 2) -> Graph:
 def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
-    Of norms and softmax a generated kernel reads each row once; torch's joins and windows are slow
-    where channels lie innermost.
+    Of norms and softmax a generated kernel reads each row once; torch's sums across rows, joins and
+    windows are slower.
     """
-    op = group[0].op
-    alone = isinstance(op, Rowwise) and not isinstance(op, Reduction)
-    return len(group) >= minimum or alone or isinstance(op, Cat | Pad | MaxPool | AvgPool)
+    op, x = group[0].op, group[0].inputs[0].type
+    if isinstance(op, Reduction):
+        alone = isinstance(x, TensorType) and x.strides[-1] != 1
+    else:
+        alone = isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
+    return alone or len(group) >= minimum
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:

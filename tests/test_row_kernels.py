@@ -15,6 +15,7 @@ from kernel_cases import type_of
 os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
 pytest.importorskip("triton")
 
+from lazytorch.interpret import interpret
 from lazytorch.ir import Builder, Graph, Op, input
 from lazytorch.lower.cpp import CppTarget
 from lazytorch.lower.kernel import Target
@@ -32,12 +33,14 @@ from lazytorch.ops.reduce import (
     LogSoftmax,
     LogSumExp,
     Mean,
+    Reduction,
     Softmax,
     Sum,
     VectorNorm,
 )
-from lazytorch.passes import fuse
+from lazytorch.passes import along_rows, fuse
 from lazytorch.text import parse
+from lazytorch.types import TensorType
 
 Check = Callable[..., None]
 DEVICE = "cpu" if interpreting() else "cuda"
@@ -265,3 +268,52 @@ def test_reductions_keep_nan_and_infinities(check: Check, build: Callable[..., A
     x = tensor(5, 70)
     x[0, 3], x[1, 4], x[2, 5], x[3, :] = math.nan, math.inf, -math.inf, -math.inf
     check(build, x)
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("shape", [(17, 31), (200, 16), (3, 5, 130)], ids=str)
+def test_rows_beside_each_other(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = tensor(*shape, dtype=dtype).transpose(-1, -2)
+    last = x.dim() - 1
+
+    def build(b: Builder, x: Any) -> Any:
+        y = b(Mul(), x, 0.5)
+        return b(Mean((last,), True), y), b(Amax((last,), True), y), b(Add(), y, 1.0)
+
+    compare(TritonTarget(), build, x)
+
+
+SUMS = [
+    ("f32[4096, 300]", "sum{dims=(0,)}"),
+    ("bf16[64, 300]", "mean{dims=(0,), keepdim=True}"),
+    ("f32[2, 32, 9, 9]{2592, 1, 288, 32}", "mean{dims=(2, 3)}"),
+    ("f16[6, 512, 40]", "amax{dims=(1,)}"),
+]
+
+
+@pytest.mark.parametrize(("typed", "op"), SUMS, ids=[op for _, op in SUMS])
+def test_sums_over_the_first_dimensions(typed: str, op: str) -> None:
+    graph = parse(f"graph(%x: {typed} on cuda:0) {{ %0 = {op} %x return %0 }}")
+    fused = fuse(along_rows(graph))
+    kernels = [x for x in fused.nodes if isinstance(x.op, Fused)]
+    assert kernels and not any(isinstance(x.op, Reduction) for x in fused.nodes)
+    x = graph.inputs[0].type
+    assert isinstance(x, TensorType)
+    drawn = torch.randn(x.shape, generator=NORMAL).to(DEVICE, x.dtype)
+    given = torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device=DEVICE).copy_(drawn)
+    known = {fused.inputs[0]: given}
+    for node in fused.nodes:
+        if isinstance(node.op, Fused):
+            (known[node],) = run(TritonTarget(), on(node.op, DEVICE), [known[node.inputs[0]]])
+        elif node not in known:
+            known[node] = node.op.run(*[known[y] for y in node.inputs])
+    (exact,) = interpret(graph, given.double())
+    found = known[fused.outputs[0]]
+    bound = BOUND[x.dtype] * max(1.0, exact.abs().max().item())
+    assert found.dtype is x.dtype and (found - exact).abs().max() <= bound
+
+
+def on(op: Fused, device: str) -> Fused:
+    """A group written for a GPU, for where the kernels of this test run."""
+    text = str(op.body) if device != "cpu" else str(op.body).replace(" on cuda:0", "")
+    return Fused(parse(text))

@@ -29,6 +29,9 @@ LONE = 1 << 16
 PLACES = 40
 """Places that one operation reads at the most: each is a load of its own."""
 
+BESIDE = 16
+"""Rows beside each other in memory from which on a GPU reads them together."""
+
 MANY = {"cuda": 128, "cpu": 4}
 """How many rows keep a device busy."""
 
@@ -72,7 +75,7 @@ def row_obstacle(node: Node) -> str | None:
         return f"{op.name()} has no arithmetic for generated kernels"
     if not op.along_rows(x):
         return "not along the last dimension alone"
-    if isinstance(op, Reduction) and x.strides[-1] != 1:
+    if isinstance(op, Reduction) and x.strides[-1] != 1 and not across(x):
         return "rows do not lie in one piece"
     if x.shape[-1] < SHORTEST:
         return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
@@ -86,6 +89,12 @@ def row_obstacle(node: Node) -> str | None:
     if x.dtype not in FLOATS or typed.dtype not in FLOATS:
         return f"{op.name()} of integers has no generated kernel"
     return None
+
+
+def across(x: TensorType) -> bool:
+    """Whether a GPU reads rows beside each other in memory: many begin one after the other."""
+    pairs = zip(x.shape[:-1], x.strides[:-1], strict=True)
+    return x.device.type == "cuda" and any(size >= BESIDE and step == 1 for size, step in pairs)
 
 
 def place_obstacle(node: Node) -> str | None:

@@ -31,6 +31,9 @@ LANE = 64
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
+ACROSS = (128, 64)
+"""Rows of one program, and elements of each walked at a time, where they lie beside each other."""
+
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
 
@@ -46,10 +49,23 @@ class TritonRows:
         strides = [read.strides for read in given.reads]
         self.rows = rows = rows_of(given.shape, strides, given.writes, given.apart)
         whole = 1 << max(rows.size - 1, 0).bit_length()
-        self.held = whole <= HELD
-        self.block = whole if self.held else BLOCK
+        self.across = self.beside()
         few = max(rows.count // PROGRAMS, 1)
-        self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
+        if self.across:
+            self.held = whole <= ACROSS[1]
+            self.together, self.block = ACROSS[0], min(whole, ACROSS[1])
+        else:
+            self.held = whole <= HELD
+            self.block = whole if self.held else BLOCK
+            self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
+
+    def beside(self) -> bool:
+        """Whether neighbours in memory are elements of neighbouring rows, in all that is read."""
+        outer, reads = self.rows.outer, range(len(self.given.reads))
+        wide = [r for r in reads if self.rows.steps[r] and any(outer.strides[r])]
+        return bool(wide) and all(
+            abs(self.rows.steps[r]) > 1 and outer.strides[r][-1] == 1 for r in wide
+        )
 
     @property
     def grid(self) -> int:
@@ -59,6 +75,8 @@ class TritonRows:
     @property
     def warps(self) -> int:
         """As many as hold the rows; of short rows one warp does not wait for another."""
+        if self.across:
+            return 8
         if not self.held:
             return 32
         lane = max(LANE // self.given.itemsize, 8)
@@ -74,6 +92,11 @@ class TritonRows:
             >= REACH
             for step, strides in zip(self.rows.steps, outer.strides, strict=True)
         )
+
+    @property
+    def inside(self) -> str:
+        """The statement that says which elements there are."""
+        return "mask = (col < n) & there" if self.together > 1 else "mask = col < n"
 
     def arguments(self) -> dict[str, int]:
         """The integers given to the kernel by name: the row's length, sizes and strides."""
@@ -201,9 +224,7 @@ def row_statements(
         printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
     lines = found_rows(walk)
     if walk.held:
-        lines += [f"col = tl.arange(0, {walk.block})[None, :]", "mask = col < n"]
-        if walk.together > 1:
-            lines.append("mask = mask & there")
+        lines += [f"col = tl.arange(0, {walk.block})[None, :]", walk.inside]
         return lines + [text for line in printer.written for text in held(line)]
     lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     each, rest = passes(printer.written)
@@ -261,5 +282,5 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
         loop += texts[1]
         after += texts[2]
     lines.append(f"for start in range(0, n, {walk.block}):")
-    lines += [f"    {text}" for text in ("col = start + first", "mask = col < n", *loop)]
+    lines += [f"    {text}" for text in ("col = start + first", walk.inside, *loop)]
     return lines + after

@@ -178,3 +178,31 @@ def test_a_window_does_not_compute_what_it_reads_many_times() -> None:
     """
     kernels = [x for x in fuse(parse(text)).nodes if x.op.name() == "fused"]
     assert len(kernels) == 2
+
+
+TURNS: dict[str, tuple[Callable[[], tuple[torch.Tensor, ...]], Build]] = {
+    "a transposed operand": (
+        lambda: (tensor(70, 133), tensor(133, 70).t()),
+        lambda b, x, y: b(Add(), b(Mul(), x, 2.0), y),
+    ),
+    "in a batch, with a row and a column for all": (
+        lambda: (tensor(3, 17, 65), tensor(3, 65, 17).transpose(1, 2), tensor(65), tensor(17, 1)),
+        lambda b, x, y, r, c: b(Add(), b(Mul(), b(Add(), x, y), r), c),
+    ),
+    "images in two layouts": (
+        lambda: (tensor(2, 33, 9, 7), channels_last(tensor(2, 33, 9, 7))),
+        lambda b, x, y: (b(Add(), x, y), b(Relu(), x)),
+    ),
+    "a join of a turned half": (
+        lambda: (tensor(40, 20).t(), tensor(20, 30)),
+        lambda b, x, y: b(Relu(), b(Cat(1), x, y)),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tensors", "build"), TURNS.values(), ids=TURNS)
+def test_operands_that_lie_in_different_orders(
+    tensors: Callable[[], tuple[torch.Tensor, ...]], build: Build, dtype: torch.dtype
+) -> None:
+    check(build, *[x.to(dtype) for x in tensors()])

@@ -121,7 +121,7 @@ LARGE = {
     "column in runs": lambda: (whole(12, 272), whole(12, 1)),
     "row without runs": lambda: (whole(31, 129), whole(129)),
     "channel": lambda: (whole(3, 5, 12, 16), whole(5, 1, 1)),
-    "transposed": lambda: (whole(50, 60).t(), whole(60, 50)),
+    "one row shorter than a tile": lambda: (whole(300, 7).t(), whole(7, 300)),
 }
 
 

@@ -26,6 +26,7 @@ from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
 from lazytorch.lower.triton.rows import TritonRows, row_statements
+from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import TensorType
 
@@ -125,7 +126,7 @@ def choose_walk(loops: Loops, given: Accesses | None = None) -> Walk:
     return Walk(loops, run, max(reach, loops.numel) >= REACH, given)
 
 
-def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | TritonRows]:
+def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | Tiles | TritonRows]:
     """The steps of a kernel, and its walk: by rows where some operation needs them whole."""
     outputs, whole = outputs_of(op), full_shape(op)
     shape = whole or outputs[0].shape
@@ -133,7 +134,8 @@ def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | Triton
     given = accesses(shape, reads(found, op.body, operands), tensors(operands), outputs)
     if whole is not None:
         return found, TritonRows(given)
-    return found, choose_walk(given.loops(), given)
+    loops = given.loops()
+    return found, tiles_of(given, loops) or choose_walk(loops, given)
 
 
 class TritonTarget:
@@ -185,7 +187,7 @@ def kernel_source(
     op: Fused,
     operands: tuple[Operand, ...],
     found: Steps,
-    walk: Walk | TritonRows,
+    walk: Walk | Tiles | TritonRows,
     rounding: bool,
 ) -> str:
     """A module with the kernel, and what is needed to compile it ahead of its first launch."""
@@ -198,6 +200,8 @@ def kernel_source(
     signature |= dict.fromkeys(scalars, "i64")  # the bits of doubles, on every way of launching
     if isinstance(walk, TritonRows):
         statements = row_statements(found, outputs, walk, rounding)
+    elif isinstance(walk, Tiles):
+        statements = tile_statements(found, outputs, walk, rounding)
     else:
         statements = element_statements(found, outputs, walk, rounding)
     return TEMPLATE.format(

@@ -207,19 +207,19 @@ class Compiled:
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
-        static = static_inputs(piece) if self.options.static_inputs else frozenset[int]()
         stage = Stage(
             piece,
             graph,
             lower(prologue, target, "prologue", owned=False),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main, static),
+            replayer(program, main, static_inputs(piece, self.options.static_inputs)),
             recorded,
             self.options.check,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
+        self.builds.watch(len(stage.state.tensors))
         return stage
 
     # Running.

@@ -19,7 +19,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded
 from lazytorch.guards import Key, exact_leaf, strided
 from lazytorch.plan import Given, Plan
-from lazytorch.runtime.state import exact
+from lazytorch.runtime.marks import exact
 
 MISSED = object()
 """In place of a result, where the fast path does not apply."""

@@ -51,7 +51,7 @@ class Marks:
         """Whether all are as they were, as Python finds out."""
         if self.guards is not None and not self.guards.check(*self.tensors):
             return False
-        return self.present() == self.known
+        return not self.addresses or self.present() == self.known
 
 
 def exact(tensors: Sequence[torch.Tensor]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from lazytorch.fastpath import MISSED, FastPath
+from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.record import argument_labels
@@ -74,16 +74,17 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the original returns; a call that no plan holds for is recorded first."""
         fast = self.fast
-        if fast is not None:
-            try:
-                result = fast(args, kwargs)
-            except StaleError:
-                result = MISSED  # the long way meets it again
-            if result is not MISSED:
-                if self.restless:
-                    self.restless.pop(fast.key, None)
-                return result
-        return self.call(args, kwargs)
+        leaves = None if fast is None else fast.match(args, kwargs)
+        if fast is None or leaves is None:
+            return self.call(args, kwargs)
+        if self.restless:
+            self.restless.pop(fast.key, None)
+        try:
+            if not fast.grad:
+                return fast.run(leaves)
+            return self.execute(fast.plan, (args, kwargs), list(leaves), fast.given)
+        except StaleError:
+            return self.call(args, kwargs)  # which meets it again
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that is not like the last one."""
@@ -98,8 +99,7 @@ class Compiled:
                     self.restless.pop(key, None)
                 try:
                     result = self.execute(plan, (args, kwargs), leaves, spec)
-                    plan.fast = plan.fast or FastPath.of(plan, (args, kwargs), leaves, key)
-                    self.fast = plan.fast
+                    self.fast = FastPath.of(plan, (args, kwargs), leaves, spec, key)
                     return result
                 except StaleError as error:
                     self.fast = None
@@ -207,19 +207,19 @@ class Compiled:
         prologue, main = split(graph)
         target = self.builds.target(graph)
         program = lower(main, target, "program")
-        static = static_inputs(piece) if self.options.static_inputs else frozenset[int]()
         stage = Stage(
             piece,
             graph,
             lower(prologue, target, "prologue", owned=False),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main, static),
+            replayer(program, main, static_inputs(piece, self.options.static_inputs)),
             recorded,
             self.options.check,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
+        self.builds.watch(len(stage.state.tensors))
         return stage
 
     # Running.
@@ -324,7 +324,7 @@ class Compiled:
         call = Call(
             self.fn, leaves, spec, arguments, state,
             [(source, t.detach().clone()) for source, t in written],
-            [], random_state(), autocast_state(), plan.watch.recalled, tuple,
+            [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
         )  # fmt: skip
         last: list[Stage] = []
 

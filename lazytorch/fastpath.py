@@ -19,10 +19,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded
 from lazytorch.guards import Key, exact_leaf, strided
 from lazytorch.plan import Given, Plan
-from lazytorch.runtime.state import exact
-
-MISSED = object()
-"""In place of a result, where the fast path does not apply."""
+from lazytorch.runtime.marks import exact
 
 _UNGUARDED: tuple[Callable[[], object], ...] = (
     torch.is_inference_mode_enabled,
@@ -37,9 +34,13 @@ _UNGUARDED: tuple[Callable[[], object], ...] = (
 class FastPath:
     """One plan with everything bound that its last call decided."""
 
-    def __init__(self, plan: Plan, given: Given, leaves: Sequence[Any], key: Key) -> None:
+    def __init__(
+        self, plan: Plan, given: Given, leaves: Sequence[Any], spec: trees.Spec, key: Key
+    ) -> None:
         self.plan = plan
         self.key = key
+        self.given = spec
+        self.grad = torch.is_grad_enabled()  # then it takes more than running the stage
         self.count = len(leaves)
         self.names = sorted(given[1])
         self.tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
@@ -57,10 +58,14 @@ class FastPath:
         self.single = self.results[0][0] if recorded.spec.is_leaf() else None
 
     @staticmethod
-    def of(plan: Plan, given: Given, leaves: Sequence[Any], key: Key) -> FastPath | None:
+    def of(
+        plan: Plan, given: Given, leaves: Sequence[Any], spec: trees.Spec, key: Key
+    ) -> FastPath | None:
         """The fast path for calls like this one; None where there is none."""
+        if plan.fast is not None:
+            return plan.fast
         recorded = plan.stage.recorded
-        if torch.is_grad_enabled() or recorded is None or recorded.changes or recorded.fills:
+        if recorded is None or recorded.changes or recorded.fills:
             return None
         if plan.objects or plan.varying or plan.assumptions.each:
             return None
@@ -71,31 +76,34 @@ class FastPath:
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         if not tensors or not all(map(strided, tensors)) or not apart(tensors):
             return None
-        return FastPath(plan, given, leaves, key)
+        plan.fast = FastPath(plan, given, leaves, spec, key)
+        return plan.fast
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The function's result, or MISSED."""
+    def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any] | None:
+        """The leaves of a call that the plan holds for; None where the fast path does not apply."""
+        leaves: Sequence[Any] = args
         if kwargs or self.names:
             if len(kwargs) != len(self.names):
-                return MISSED
+                return None
             try:
                 leaves = [*args, *[kwargs[name] for name in self.names]]
             except KeyError:
-                return MISSED
-        else:
-            leaves = args
+                return None
         if len(leaves) != self.count:
-            return MISSED
+            return None
         tensors = leaves if self.only else [leaves[i] for i in self.tensors]
-        if not (
+        fits = (
             self.guards.check(*tensors)
             and self.state.check()
             and [mode() for mode in _UNGUARDED] == self.modes
             and (self.only or [exact_leaf(leaves[i]) for i in self.others] == self.constants)
             and (self.alone or apart(tensors))
             and self.plan.watch.same()
-        ):
-            return MISSED
+        )
+        return leaves if fits else None
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        """The function's result, where no gradients are asked for."""
         outputs = self.stage.run(leaves, ())
         if self.single is not None:
             return outputs[self.single]

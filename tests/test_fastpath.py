@@ -11,7 +11,7 @@ from torch import nn
 
 import lazytorch as lt
 from lazytorch.compiled import Compiled
-from lazytorch.fastpath import MISSED, FastPath
+from lazytorch.fastpath import FastPath
 
 
 def scaled(x: torch.Tensor, y: torch.Tensor, by: float = 2.0, *, up: Any = 1) -> torch.Tensor:
@@ -78,16 +78,36 @@ def test_other_arguments_miss_it(args: tuple[Any, ...], kwargs: dict[str, Any]) 
     _, path = settled(scaled, X, Y, 2.0, up=1)
     assert path is not None
     with torch.no_grad():
-        assert path((X, Y, 2.0), {"up": 1}) is not MISSED
-        assert path(args, kwargs) is MISSED
+        assert path.match((X, Y, 2.0), {"up": 1}) is not None
+        assert path.match(args, kwargs) is None
+
+
+def test_calls_with_gradients_take_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.ReLU())
+    fast = lt.compile(net, wait=True)
+    for x in (X, X, torch.randn(3, 3), torch.randn(3, 3)):
+        found: list[list[torch.Tensor]] = []
+        for call in (fast, net):
+            torch.manual_seed(0)
+            y = call(x)
+            assert y.requires_grad
+            found.append([y, *torch.autograd.grad(y.sum(), [*net.parameters()])])
+        same(*found)
+        if fast.fast is not None:
+            monkeypatch.setattr(fast, "call", None)
+    assert fast.fast is not None
+    net[0].requires_grad_(False)
+    monkeypatch.undo()
+    for _ in range(3):
+        assert not fast(X).requires_grad
 
 
 def test_zeros_of_both_signs_are_told_apart() -> None:
     _, path = settled(scaled, X, Y, 0.0)
     assert path is not None
     with torch.no_grad():
-        assert path((X, Y, 0.0), {}) is not MISSED
-        assert path((X, Y, -0.0), {}) is MISSED
+        assert path.match((X, Y, 0.0), {}) is not None
+        assert path.match((X, Y, -0.0), {}) is None
 
 
 class Set(AbstractContextManager[None]):
@@ -126,10 +146,10 @@ def test_another_mode_misses_it(name: str) -> None:
     _, path = settled(scaled, X, Y)
     assert path is not None
     with torch.no_grad():
-        assert path((X, Y), {}) is not MISSED
+        assert path.match((X, Y), {}) is not None
         with MODES[name]():
-            assert path((X, Y), {}) is MISSED
-        assert path((X, Y), {}) is not MISSED
+            assert path.match((X, Y), {}) is None
+        assert path.match((X, Y), {}) is not None
     torch.set_num_threads(before)
 
 
@@ -138,9 +158,9 @@ def test_autocast_of_another_dtype_misses_it() -> None:
         _, path = settled(scaled, X, Y)
         assert path is not None
         with torch.no_grad():
-            assert path((X, Y), {}) is not MISSED
+            assert path.match((X, Y), {}) is not None
             with torch.autocast("cpu", torch.float16):
-                assert path((X, Y), {}) is MISSED
+                assert path.match((X, Y), {}) is None
 
 
 class Flag:

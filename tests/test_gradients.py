@@ -9,6 +9,7 @@ from comparison import same
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.runtime.backward import random_state
 
 
 class Sign(torch.autograd.Function):
@@ -125,3 +126,19 @@ def test_a_branch_first_taken_later_has_gradients() -> None:
         fast(x, ours).backward()
         f(x, theirs).backward()
         same(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize(
+    ("fn", "draws"),
+    [
+        (lambda x: x * 2, False),
+        (lambda x: nn.functional.dropout(x, 0.5), True),
+        (lambda x: x * torch.bernoulli(torch.full_like(x, 0.5)), True),
+        (lambda x: x * 2 if x.sum() > 0 else x * 3, True),  # what follows a cut is not known
+    ],
+)
+def test_a_random_state_is_kept_where_something_may_be_drawn(fn: Any, draws: bool) -> None:
+    fast = lt.compile(fn, wait=True)
+    x = torch.randn(4, requires_grad=True)
+    fast(x)
+    assert bool(random_state(fast.programs()[0])) == draws

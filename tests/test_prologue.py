@@ -112,3 +112,14 @@ def test_a_weight_that_a_kernel_reads_as_it_is_may_get_another_layout(other: Any
     close(fast, net, x)
     net.weight.data = other(net.weight.data)
     close(fast, net, x)
+
+
+def test_a_folded_weight_may_become_a_transposed_view_of_its_memory() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    fast = lt.compile(net, wait=True, freeze=True)
+    x = torch.randn(2, 4, 3, 3)
+    close(fast, net, x)
+    weight = net.get_parameter("0.weight")
+    weight.data = weight.data.transpose(0, 1)  # the same address and version
+    close(fast, net, x)

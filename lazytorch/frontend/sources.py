@@ -97,10 +97,10 @@ class Piece:
     cut: Cut | None = None
 
 
-def static_inputs(piece: Piece) -> frozenset[int]:
-    """The inputs of a piece that are memory of the call's arguments."""
+def static_inputs(piece: Piece, promised: bool) -> frozenset[int]:
+    """The inputs of a piece that stay in place, if that is promised: memory of the arguments."""
     memory = [s.of if isinstance(s, Storage) else s for s in piece.sources]
-    return frozenset(i for i, s in enumerate(memory) if isinstance(s, Argument))
+    return frozenset(i for i, s in enumerate(memory) if promised and isinstance(s, Argument))
 
 
 @dataclass(frozen=True)

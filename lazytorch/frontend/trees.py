@@ -112,7 +112,35 @@ def _ordered(value: Any) -> tuple[list[Any], tuple[str, ...]]:
 
 
 def _ordered_back(kind: type) -> Any:
-    return lambda keys, items: kind(**dict(zip(keys, items, strict=True)))
+    """The constructor; that of a transformers' output, which takes longer than the guards of a
+    whole model, is left out where all it did for such items was to store them."""
+    checks = getattr(kind, "__post_init__", None)
+    library = getattr(checks, "__module__", "").startswith("transformers.")
+    names = [f.name for f in dataclasses.fields(kind)]
+    stored: set[object] = set()
+
+    def back(keys: tuple[str, ...], items: Any) -> Any:
+        given = dict(zip(keys, items, strict=True))
+        fields = dict.fromkeys(names) | given
+        form = (keys, *map(type, given.values()))
+        if form in stored:
+            made = OrderedDict.__new__(kind)
+            vars(made).update(fields)
+            for name, item in given.items():
+                OrderedDict.__setitem__(made, name, item)
+            return made
+        made = kind(**given)
+        same = _identical(vars(made), fields)
+        # A first field that is no tensor may be taken for pairs of names and values.
+        if library and same and isinstance(fields[names[0]], torch.Tensor):
+            stored.add(form)
+        return made
+
+    return back
+
+
+def _identical(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return list(a) == list(b) and all(map(is_, a.values(), b.values()))
 
 
 def _fields(value: Any) -> tuple[list[Any], tuple[str, ...]]:

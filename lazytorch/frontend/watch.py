@@ -18,6 +18,7 @@ import torch
 
 from lazytorch.errors import Where
 from lazytorch.frontend.code import line_of
+from lazytorch.frontend.dicts import Dicts
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.known import Change, Known, content, put
 from lazytorch.frontend.places import Slot
@@ -55,6 +56,7 @@ class Watch:
         self.trees = [h.container for h in self.children.holders]
         self.copies = [dict(tree) for tree in self.trees]
         self.order = list(chain.from_iterable(self.trees))
+        self.dicts = Dicts([*self.trees, *self.empties])
         self.arrays = [(h, h.container.tobytes()) for h in reach.arrays]
         self.sizes = [(h, len(h.container)) for h in reach.large]
         self.state = {(id(slot.store), slot.name) for slot in reach.state}
@@ -81,10 +83,8 @@ class Watch:
     def same(self) -> bool:
         """Whether everything is as it was."""
         if (
-            self.trees == self.copies
-            and not any(self.empties)
+            self.dicts.same(self.unchanged)
             and self.others.same()
-            and self.order == list(chain.from_iterable(self.trees))
             and (not self.arrays or all(h.container.tobytes() == b for h, b in self.arrays))
             and (not self.sizes or all(len(h.container) == n for h, n in self.sizes))
         ):
@@ -95,6 +95,14 @@ class Watch:
                 self.epoch = epoch
                 return True
         return self.equal()
+
+    def unchanged(self) -> bool:
+        """Whether modules have the submodules that they had, in order, and still no hooks."""
+        return (
+            self.trees == self.copies
+            and not any(self.empties)
+            and self.order == list(chain.from_iterable(self.trees))
+        )
 
     def equal(self) -> bool:
         """Whether what is there now says the same as what was there, though other objects do."""

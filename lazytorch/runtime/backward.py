@@ -109,8 +109,11 @@ def replaced(source: Source, tensor: torch.Tensor) -> Generator[None]:
         store[name] = real
 
 
-def random_state() -> list[torch.Tensor]:
-    """State of the default generators."""
+def random_state(stage: Stage) -> list[torch.Tensor]:
+    """State of the default generators, where the function may draw from them."""
+    # What draws is an effect of the graph; what a cut calls is not looked into.
+    if stage.cut is None and all(isinstance(e.op, Write) for e in stage.piece.graph.effects):
+        return []
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states += torch.cuda.get_rng_state_all()

@@ -13,6 +13,7 @@ from lazytorch.lower.kernel import Kernel, Target
 from lazytorch.lower.program import KernelCall
 from lazytorch.options import Environment, Options, environment
 from lazytorch.runtime.cache import DiskCache
+from lazytorch.runtime.marks import FEW, Asker
 from lazytorch.types import TensorType
 
 
@@ -42,6 +43,12 @@ class Builds:
         thread = threading.Thread(target=self.build, args=(calls,), daemon=True)
         self.threads.append(thread)
         thread.start()
+
+    def watch(self, tensors: int) -> None:
+        """Build what asks many weights at once, if there are many; always in the background."""
+        thread = Asker.start(environment()) if tensors >= FEW else None
+        if thread is not None:
+            self.threads.append(thread)
 
     def build(self, calls: Sequence[KernelCall]) -> None:
         """Build and swap; without a compiler torch's kernels stay, and one warning says so."""

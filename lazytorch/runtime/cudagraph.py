@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from operator import is_
 from typing import Any, TypeVar
 
 import torch
@@ -23,13 +24,12 @@ from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.program import Program
 from lazytorch.runtime.copies import Copies
+from lazytorch.runtime.marks import ADDRESS, Marks
 from lazytorch.types import ScalarType, TensorType
 
 CAPTURES = 4
 """Captures of one program, each since state had moved in memory; then it runs directly. Arguments
 that were promised to stay are copied in from then on."""
-
-ADDRESS = torch.Tensor.data_ptr
 
 Run = Callable[..., tuple[Any, ...]]
 
@@ -85,7 +85,7 @@ class Captured:
         self.moving = [i for i in range(len(inputs)) if i not in fixed]
         self.buffers = [buffer(inputs[i]) for i in self.moving]
         self.filling = Copies(self.buffers)
-        self.places = [inputs[i].data_ptr() for i in fixed]
+        self.marks = Marks([inputs[i] for i in fixed], True, False)
         given = list(inputs)
         for i, x in zip(self.moving, self.buffers, strict=True):
             given[i] = x
@@ -97,7 +97,11 @@ class Captured:
 
     def in_place(self, inputs: Sequence[torch.Tensor]) -> bool:
         """Whether what is fixed lies where the graph reads it."""
-        return list(map(ADDRESS, [inputs[i] for i in self.fixed])) == self.places
+        found = [inputs[i] for i in self.fixed]
+        marked = self.marks
+        if all(map(is_, found, marked.tensors)) and marked.same():
+            return True
+        return list(map(ADDRESS, found)) == marked.known[0]
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Fill the argument buffers, launch the graph, copy the results out."""

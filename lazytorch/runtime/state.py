@@ -12,17 +12,16 @@ from operator import getitem, is_
 from typing import Any
 
 import torch
-from torch._C._dynamo.guards import TensorGuards
 
 from lazytorch.errors import LazyTorchError
+from lazytorch.frontend.dicts import Dicts
 from lazytorch.frontend.recorder import whole_storage
 from lazytorch.frontend.sources import Argument, Held, Live, Source, State, Storage
 from lazytorch.ir import Input, Node
 from lazytorch.report import Event, Report
 from lazytorch.runtime.checksum import checksum
+from lazytorch.runtime.marks import Marks
 from lazytorch.types import TensorType
-
-_ADDRESS = torch.Tensor.data_ptr
 
 
 class StaleError(LazyTorchError):
@@ -54,7 +53,7 @@ class StateTensors:
         self.labels = {i: x.op.label for i, x in enumerate(nodes) if isinstance(x.op, Input)}
         self.prologue = tuple(prologue)
         self.read: list[torch.Tensor] = []
-        self.marks: tuple[Any, ...] | None = None
+        self.marks: Marks | None = None
         self.sums: list[Any] = []
         self.stores: list[dict[str, Any]] = []
         self.copies: list[dict[str, Any]] = []
@@ -91,28 +90,31 @@ class StateTensors:
                 raise StaleError("a parameter or buffer was added or taken away")
         self.stores = list(stores.values())
         self.copies = copies
+        self.registered = Dicts(self.stores)
         self.singles = ([s for s, _, _ in singles], [n for _, n, _ in singles],
                         [x for _, _, x in singles])  # fmt: skip
         read = [self.filled[i] for i in self.prologue]
         if len(read) != len(self.read) or not all(map(is_, read, self.read)):
             self.marks = None
         self.read = read
-        self.counted = [x for x in self.read if not x.is_inference()]
         early = set(self.prologue)
-        self.late = [x for i, x in self.tensors if i not in early]
-        self.guards = exact(self.late)
+        self.late = Marks([x for i, x in self.tensors if i not in early], False, False)
 
     def moved(self) -> bool:
         """Whether another tensor is in some place, or one has another type."""
         stores, names, values = self.singles
         try:
-            return (
-                self.stores != self.copies
-                or not all(map(is_, map(getitem, stores, names), values))
-                or (bool(self.late) and not self.guards.check(*self.late))
+            return not (
+                self.registered.same(self.unchanged)
+                and all(map(is_, map(getitem, stores, names), values))
+                and self.late.same()
             )
         except (KeyError, ValueError, AttributeError, RuntimeError):
             return True  # a place is gone; or dict asked two tensors whether they are equal
+
+    def unchanged(self) -> bool:
+        """Whether modules' dictionaries hold what they held."""
+        return self.stores == self.copies
 
     def inputs(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]] | None) -> list[Any]:
         """The stage's inputs at this call, in order; without `done`, those known before it."""
@@ -130,7 +132,7 @@ class StateTensors:
 
     def changed(self) -> bool:
         """Whether a tensor that the prologue reads was replaced, moved or written since `mark`."""
-        if self.marks is None or self.present() != self.marks:
+        if self.marks is None or not self.marks.same():
             return True
         if self.check:
             sums = list(map(checksum, self.read))
@@ -147,23 +149,9 @@ class StateTensors:
             typed = self.types.get(i)
             if typed is not None and not fits(x, typed):
                 raise StaleError(f"{self.labels[i]} was given another type")
-        self.marks = self.present()
+        self.marks = Marks(self.read, True, True)
         if self.check:
             self.sums = list(map(checksum, self.read))
-
-    def present(self) -> tuple[Any, ...]:
-        """Addresses and versions of what the prologue reads."""
-        return list(map(_ADDRESS, self.read)), [x._version for x in self.counted]
-
-
-def exact(tensors: Sequence[torch.Tensor]) -> Any:
-    """What compares types, sizes and strides of all these tensors in one call of `check`.
-
-    Sizes and strides are said in full: None in their place would let them vary.
-    """
-    sizes: Any = [list(x.shape) for x in tensors]
-    strides: Any = [list(x.stride()) for x in tensors]
-    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
 def typed_input(node: Node) -> TensorType | None:

@@ -33,7 +33,7 @@ def bench_models(
 
     Of several cases, one that cannot run at all (no memory, say) does not end the others.
     """
-    console, found = Console(), list[Comparison]()
+    console, found = wide_console(), list[Comparison]()
     device = cases[0].device
     named = {case_name(case): case for case in cases}
     for name in left(list(named), shards, device, holds(names, start), console):
@@ -79,7 +79,7 @@ def bench_kernels(
     kernels: Sequence[Kernel], device: torch.device, repeats: int, shards: Shards
 ) -> list[Speed]:
     """Measure each kernel that is left, in each type and size."""
-    console, found = Console(), list[Speed]()
+    console, found = wide_console(), list[Speed]()
     sizes = GPU_SIZES if device.type == "cuda" else CPU_SIZES
     named = {
         f"{device.type}_kernel_{kernel.name}_{dtype_name(dtype)}": (kernel, dtype)
@@ -119,6 +119,14 @@ def left(
             console.print(f"the time is over; not measured: {rest}", style="dim")
             return
         yield name
+
+
+def wide_console() -> Console:
+    """Where tables go: a file has room for every column."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    return console
 
 
 def describe(device: torch.device, console: Console) -> None:

@@ -1,6 +1,5 @@
 """Fills the README's tables from benchmarks/results, which `lazytorch bench` wrote.
 
-
 python benchmarks/readme.py
 
 Files of one machine, day and set of sides are one table.

@@ -6,6 +6,7 @@ import runpy
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ import pytest
 import torch
 from torch import nn
 
-from lazytorch.bench import Case, Model, Timing, child, compare, exported, runs, start
+from lazytorch import zoo
+from lazytorch.bench import (
+    Case,
+    Model,
+    Timing,
+    child,
+    compare,
+    exported,
+    kernel_speed,
+    runs,
+    start,
+)
 from lazytorch.bench.kernel_speed import speed
 from lazytorch.bench.kernels import kernels
 from lazytorch.bench.machine import machine, same, sources
@@ -176,11 +188,11 @@ def test_real_peers_compute_what_eager_does(name: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 @pytest.mark.parametrize("name", ["jax", "jax-folded"])
 def test_models_in_jax_compute_what_torch_does(name: str) -> None:
-    from torchvision.models.resnet import Bottleneck, ResNet
+    resnet = zoo._torchvision_models().resnet  # torchvision alone may not load here
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    convolutional = ResNet(Bottleneck, [1, 2, 1, 1], num_classes=7).eval()
+    convolutional = resnet.ResNet(resnet.Bottleneck, [1, 2, 1, 1], num_classes=7).eval()
     for x in convolutional.buffers():
         if x.is_floating_point():
             x.add_(torch.rand_like(x))
@@ -319,6 +331,31 @@ def test_a_wrong_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, dynamic: lambda x, y: run(x, y) * 1.01)
     found = speed(kernels()["add_relu"], torch.float32, 2**16, HERE, repeats=2)
     assert "times eager's" in found.judged["inductor"].fault and found.right
+
+
+def test_a_gpu_is_timed_by_its_own_clock_behind_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("event")
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 2.0
+
+    zero = torch.Tensor.zero_
+    monkeypatch.setattr(torch.Tensor, "zero_", lambda x: (done.append("flush"), zero(x))[1])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("wait"))
+    monkeypatch.setattr(kernel_speed, "FLUSHED", 8)
+    calls = {name: partial(done.append, name) for name in "ab"}
+    found = kernel_speed.on_gpu(calls, HERE, 2)
+    order = [["flush", "event", name, "event", "wait"] for name in "abba"]
+    assert done == [step for sample in order for step in sample]
+    assert found["a"].samples == (2e-3, 2e-3)
 
 
 # What is written about the numbers.

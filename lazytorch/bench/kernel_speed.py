@@ -65,7 +65,10 @@ def speed(
     if "torch._dynamo" in sys.modules:  # which would make a program of any size of a second one
         torch._dynamo.reset()
     torch.manual_seed(0)
-    inputs: Tensors = converted(kernel.inputs(size // dtype.itemsize), dtype, device)
+    with device:
+        made = kernel.inputs(size // dtype.itemsize)
+    inputs: Tensors = converted(made, dtype, device)
+    del made
     eager = seeded(kernel.run, inputs)
     exact = in_float64(kernel, inputs)
     nbytes = sum(x.nbytes for x in inputs) + eager.nbytes

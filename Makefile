@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV_FLAGS ?=
 CONSTRAINTS ?= constraints.txt
 MODELS ?= resnet50 bert gpt2
+RESULTS ?= build/results
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint types bench models clean
+.PHONY: demo test lint types bench suites models clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -26,6 +27,13 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/lazytorch bench $(MODELS)
+
+# Every suite against every peer that is installed, with fresh processes; goes on where it stopped.
+suites: $(READY)
+	$(BIN)/lazytorch bench --suite cnn --compare --out $(RESULTS)
+	$(BIN)/lazytorch bench --suite transformers --compare --out $(RESULTS)
+	$(BIN)/lazytorch bench --suite kernels --out $(RESULTS)
+	$(BIN)/python benchmarks/summary.py $(RESULTS)
 
 models: $(READY)
 	$(BIN)/python -m pytest -q -m slow

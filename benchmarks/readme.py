@@ -1,6 +1,8 @@
-"""Fills the README's table from benchmarks/results/*.json, which `lazytorch bench --json` writes.
+"""Fills the README's tables from benchmarks/results, which `lazytorch bench` wrote.
 
 python benchmarks/readme.py
+
+Files of one machine, day and set of sides are one table.
 """
 
 import json
@@ -15,22 +17,38 @@ LEFT_OUT = ("eager", "lazytorch")  # they have columns of their own
 
 
 def filled(readme: str, results: list[dict[str, Any]]) -> str:
-    """The README's text with one table for each result between its marks."""
+    """The README's text with the tables of all results between its marks."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    tables = "\n\n".join("\n".join(table(result)) for result in results)
+    tables = "\n\n".join("\n".join(table(result)) for result in joined(results))
     return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+
+
+def joined(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results with one heading and the same sides as one; without models that did not run."""
+    found: dict[Any, dict[str, Any]] = {}
+    for result in results:
+        measured = [one for one in result["comparisons"] if "lazytorch" in one["sides"]]
+        sides = {name for one in measured for name in one["sides"]}
+        key = (heading(result["machine"]), *sorted(sides))
+        into = found.setdefault(key, {"machine": result["machine"], "comparisons": []})
+        into["comparisons"] += measured
+    return [one for one in found.values() if one["comparisons"]]
+
+
+def heading(machine: dict[str, Any]) -> str:
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"**{where}**, torch {machine['torch']}, {machine['date'][:10]}"
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     """Lines of Markdown: the machine, then a row for each comparison."""
-    machine, comparisons = result["machine"], result["comparisons"]
+    comparisons = result["comparisons"]
     others = list(
         dict.fromkeys(n for one in comparisons for n in one["sides"] if n not in LEFT_OUT)
     )
     peers = [name for name in others if any(starts(one, name) for one in comparisons)]
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
-    yield f"**{where}**, torch {machine['torch']}, {machine['date'][:10]}"
+    yield heading(result["machine"])
     yield ""
     headings = [
         "model, batch, type", "eager ms", *(f"{name} ms" for name in others), "lazytorch ms",
@@ -73,7 +91,7 @@ def starts(one: dict[str, Any], name: str) -> str:
 
 
 def main() -> None:
-    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    files = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
     if not files:
         sys.exit(
             "nothing in benchmarks/results: lazytorch bench MODEL ... --json writes such a file"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -13,14 +13,16 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lazytorch.bench.case import Case
-from lazytorch.bench.compare import Comparison, compare
+from lazytorch.bench.kernels import Kernel, kernels
 from lazytorch.bench.machine import machine, parse_device
-from lazytorch.bench.sides import check_side
-from lazytorch.bench.start import starts
-from lazytorch.bench.table import as_json, table
+from lazytorch.bench.progress import progress
+from lazytorch.bench.runs import bench_kernels, bench_models
+from lazytorch.bench.shards import Shards
+from lazytorch.bench.sides import OURS, check_side, peers
+from lazytorch.bench.suites import suite as of_suite
+from lazytorch.bench.table import as_json
 from lazytorch.compile import compile
 from lazytorch.compiled import Compiled
 from lazytorch.errors import LazyTorchError
@@ -44,6 +46,14 @@ class DType(StrEnum):
     float64 = "float64"
 
 
+class Suite(StrEnum):
+    """What is measured together."""
+
+    cnn = "cnn"
+    transformers = "transformers"
+    kernels = "kernels"
+
+
 ModelName = Annotated[
     str, typer.Argument(help="A model of the zoo (resnet50, bert, ...) or package.module:callable.")
 ]
@@ -60,17 +70,30 @@ Freeze = Annotated[
 @app.command()
 def bench(
     models: Annotated[
-        list[str], typer.Argument(help="Models of the zoo, or package.module:callable.")
-    ],
+        list[str],
+        typer.Argument(help="Models of the zoo, or package.module:callable; which of a suite."),
+    ] = [],  # noqa: B006  # typer reads it and changes nothing
     batch: Batch = 1,
     dtype: Kind = DType.float32,
     device: Where = "",
     vs: Annotated[str, typer.Option(help="What to compare with, separated by commas.")] = "eager",
+    against: Annotated[
+        bool, typer.Option("--compare", help="Compare with every peer that is installed.")
+    ] = False,
+    suite: Annotated[
+        Suite | None, typer.Option(help="The models, batches and types of a suite.")
+    ] = None,
     freeze: Freeze = False,
     repeats: Annotated[int, typer.Option(min=1, help="Samples of each side.")] = 30,
     start: Annotated[bool, typer.Option(help="Time fresh processes, cold and warm, too.")] = True,
     file: Annotated[
         Path | None, typer.Option("--json", help="Write the numbers there too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for one JSON a case; what is there is kept.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start no new case after so many minutes.")
     ] = None,
 ) -> None:
     """Compare how fast and how right models run, and how long and how much memory that takes.
@@ -78,33 +101,35 @@ def bench(
     `lazytorch-freeze` (`--freeze`) keeps folded and packed copies of weights, whatever they take.
 
     `ms` is the median of interleaved samples, ± half the distance between their quartiles; `speed`
-    is eager's time by the side's. `first` and `full` are seconds from a built model to its first
-    result and to its first call at full speed, in a fresh process with empty caches/with filled
-    ones. `MiB` is the peak of memory beside weights and inputs: what compiling keeps and what one
-    call adds. `error` is the distance from a float64 run; `right` says whether it keeps the
-    accuracy rule: at most twice eager's, three times in 16-bit types.
+    is eager's time by the side's; `best` is the best peer's time by the side's, round by round, and
+    the lower end of that number's 95 % interval. `first` and `full` are seconds from a built model
+    to its first result and to its first call at full speed, in a fresh process with empty
+    caches/with filled ones. `MiB` is the peak of memory beside weights and inputs: what compiling
+    keeps and what one call adds. `error` is the distance from a float64 run; `right` says whether
+    it keeps the accuracy rule: at most twice eager's, three times in 16-bit types.
+
+    `--compare` adds `lazytorch-freeze` and the peers: torch.compile, on a GPU with CUDA graphs too,
+    each also with frozen weights; on the CPU ONNX Runtime and OpenVINO; JAX where a model of its
+    own matches (ResNets, BERT). One that is not installed or fails is listed with the reason.
+    `max-autotune` runs only where `--vs` names it, because it can take longer than all others
+    together; it has four minutes, in a process of its own.
+
+    `--suite` is `cnn`, `transformers` or `kernels`: generated kernels against a copy of as many
+    bytes. With `--out`, a run goes on where another one on the same machine and sources stopped.
     """
     with told():
         where = parse_device(device)
-        names = list(dict.fromkeys([*filter(None, vs.split(",")), "lazytorch"]))
-        names += ["lazytorch-freeze"] if freeze and "lazytorch-freeze" not in names else []
-        for name in names:
-            check_side(name)
-        cases = [Case(model, batch, getattr(torch, dtype), where) for model in models]
-        found: list[Comparison] = []
-        for case in cases:
-            case.check()
-        with progress() as tell:
-            for case in cases:
-                found.append(measured(case, names, repeats, start, tell))
-        about = machine(where)
-        console = Console()
-        for one in found:
-            console.print(table(one))
-        console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
-        if file is not None:
-            file.write_text(json.dumps(as_json(found, about), indent=1) + "\n", encoding="utf-8")
-    if any(not side.right for one in found for side in one.sides.values()):
+        shards = Shards(out, minutes)
+        if suite is Suite.kernels:
+            right = [x.right for x in bench_kernels(named_kernels(models), where, repeats, shards)]
+        else:
+            cases = chosen(models, suite, Case("", batch, getattr(torch, dtype), where))
+            found = bench_models(cases, sides(vs, where, against, freeze), repeats, start, shards)
+            right = [one.right for one in found]
+            if file is not None:
+                text = json.dumps(as_json(found, machine(where)), indent=1)
+                file.write_text(text + "\n", encoding="utf-8")
+    if not all(right):
         raise typer.Exit(1)
 
 
@@ -137,19 +162,45 @@ def explain(
         typer.echo(words(compiled))
 
 
-def measured(
-    case: Case, names: list[str], repeats: int, start: bool, tell: Callable[[str], None]
-) -> Comparison:
-    """One model's comparison, with fresh processes where they are asked for."""
+def sides(vs: str, device: torch.device, against: bool, freeze: bool) -> list[str]:
+    """The names of the sides that are asked for; LazyTorchError for one that there is not."""
+    others = peers(device) if against else []
+    ours = OURS if freeze or against else OURS[:1]
+    names = list(dict.fromkeys([*filter(None, vs.split(",")), *others, *ours]))
+    for name in names:
+        check_side(name)
+    return names
 
-    def about(text: str) -> None:
-        tell(f"{case.model}: {text}")
 
-    # Fresh processes first: they have the machine's memory for themselves.
-    started = {name: starts(case, name, about) for name in ("eager", *names)} if start else {}
-    found = compare(case, names, repeats, about)
-    sides = {name: replace(side, start=started.get(name)) for name, side in found.sides.items()}
-    return replace(found, sides=sides)
+def chosen(models: list[str], suite: Suite | None, like: Case) -> list[Case]:
+    """The cases that are asked for: models as one case is, or those of a suite."""
+    if suite is None:
+        cases = [replace(like, model=model) for model in models]
+    else:
+        every = of_suite(suite, like.device)
+        known = dict.fromkeys(case.model for case in every)
+        refuse_unknown(models, known, f"the suite {suite} has")
+        cases = [case for case in every if not models or case.model in models]
+    if not cases:
+        raise LazyTorchError("nothing to measure", hint="name models, or a --suite")
+    for case in cases:
+        case.check()
+    return cases
+
+
+def named_kernels(names: list[str]) -> list[Kernel]:
+    """Kernels by name, all where none is named."""
+    known = kernels()
+    refuse_unknown(names, known, "the suite kernels has")
+    return [known[name] for name in names or known]
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """LazyTorchError for a name that is not among those that are known."""
+    there = list(known)
+    for name in names:
+        if name not in there:
+            raise LazyTorchError(f"nothing is called {name!r} there", {where: ", ".join(there)})
 
 
 def called(case: Case, freeze: bool) -> Compiled:
@@ -162,19 +213,6 @@ def called(case: Case, freeze: bool) -> Compiled:
         compiled(*model.args, **model.kwargs)
         compiled.wait()
     return compiled
-
-
-@contextmanager
-def progress() -> Generator[Callable[[str], None]]:
-    """A line that says what is going on and for how long, gone at the end."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("")
-
-        def tell(text: str) -> None:
-            shown.update(task, description=text)
-
-        yield tell
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Measures models side by side: latency, start, memory and error of eager, lazytorch and others.
 
-Needs no extra but `models` for the zoo's models; only `table` needs `cli`.
+Takes no extra but `models` for the zoo's models and `peers` for compilers other than torch's; only
+the tables, `progress` and `runs` take `cli`.
 """
 
 from lazytorch.bench.case import Case, Model

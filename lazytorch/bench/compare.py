@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,8 +12,11 @@ from lazytorch.accuracy import Accuracy, accuracy, tf32_on
 from lazytorch.bench.case import Case, Model, tensors
 from lazytorch.bench.measure import Timing, interleaved
 from lazytorch.bench.memory import held, nbytes, peak
-from lazytorch.bench.sides import Side, make_side
-from lazytorch.bench.start import Start
+from lazytorch.bench.paired import Ratio, ratio
+from lazytorch.bench.side import Side
+from lazytorch.bench.sides import MAX_AUTOTUNE, OURS, make_side
+from lazytorch.bench.start import Start, compile_apart
+from lazytorch.errors import LazyTorchError
 
 Progress = Callable[[str], object]
 
@@ -22,7 +26,8 @@ class Measured:
     """One way of running the model. `start` holds the cold and the warm start where measured.
 
     `alone` is the peak in bytes beside weights and inputs, None for CUDA graphs: they share memory
-    with those of other sides, and only a process of their own tells what they take.
+    with those of other sides, and only a process of their own tells what they take. Nor is what
+    other libraries than torch allocate known.
     """
 
     timing: Timing
@@ -43,14 +48,34 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All ways of running one model, by name, eager among them."""
+    """All ways of running one model, by name, eager among them; and why others are not there.
+
+    `failed` has the reason, in a line, of each side that could not be measured, or not started in
+    a process of its own.
+    """
 
     case: Case
     sides: dict[str, Measured]
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def right(self) -> bool:
+        """Whether every side of lazytorch's was measured, with right results."""
+        ours = [self.sides[name] for name in OURS if name in self.sides]
+        return bool(ours) and all(x.right for x in ours) and not self.failed.keys() & set(OURS)
 
     def speedup(self, name: str) -> float:
         """How many times as fast as eager."""
         return self.sides["eager"].timing.median / self.sides[name].timing.median
+
+    def ratio(self, name: str, other: str) -> Ratio:
+        """How many times as fast as another side, with the bounds of that number."""
+        return ratio(self.sides[name].timing, self.sides[other].timing)
+
+    def best_peer(self) -> str:
+        """The fastest side with right results that is not lazytorch; eager counts."""
+        right = [name for name, side in self.sides.items() if side.right and name not in OURS]
+        return min(right, key=lambda name: self.sides[name].timing.median, default="eager")
 
 
 @torch.no_grad()
@@ -64,36 +89,62 @@ def compare(
     """Measure the steady state of `names`, and eager, on one model under no_grad.
 
     `model` is the case's model where the caller has built it already. What each side returned at
-    its first call and at full speed is judged against eager and a float64 run.
+    its first call and at full speed is judged against eager and a float64 run. A side that raises
+    is left out with the reason; eager's errors are the caller's.
     """
     if model is None:
         progress("building")
         model = case.build()
+    if "torch._dynamo" in sys.modules:  # which compiles a class's forward for few models at a time
+        torch._dynamo.reset()
     sides: dict[str, Side] = {}
     first: dict[str, list[torch.Tensor]] = {}
     memory: dict[str, int | None] = {}
+    failed: dict[str, str] = {}
     for name in dict.fromkeys(("eager", *names)):
         progress(f"compiling {name}" if name != "eager" else "running eager")
-        side = sides[name] = make_side(name, model)
-        before = held(case.device)
-        first[name] = side.first_call()
-        side.speed_up()
-        kept = held(case.device) - before - nbytes(first[name])
-        memory[name] = None if side.graphs else kept + peak(side.call, case.device)
-        first[name] += [x.clone() for x in tensors(side.call())]
+        try:
+            side, first[name], memory[name] = ready(name, model, case)
+        except Exception as error:  # whatever a compiler raises is a result about that compiler
+            if name == "eager":
+                raise
+            failed[name] = reason(error)
+            continue
+        sides[name] = side
     progress("running in float64")
     exact = tensors(model.in_float64()()) * 2
     judged = {
-        name: accuracy(found, first["eager"], exact, tf32_on(case.device))
-        for name, found in first.items()
+        name: accuracy(first[name], first["eager"], exact, tf32_on(case.device)) for name in sides
     }
     first.clear()
+    del exact
     timings = interleaved(
         {name: side.call for name, side in sides.items()},
         case.device,
         repeats,
         lambda: progress(f"timing {', '.join(sides)}"),
     )
-    return Comparison(
-        case, {name: Measured(timings[name], judged[name], memory[name]) for name in sides}
-    )
+    found = {name: Measured(timings[name], judged[name], memory[name]) for name in sides}
+    return Comparison(case, found, failed)
+
+
+def ready(name: str, model: Model, case: Case) -> tuple[Side, list[torch.Tensor], int | None]:
+    """A side at full speed, what it returned at first and then, and the peak of its memory."""
+    if name == MAX_AUTOTUNE:
+        compile_apart(case, name)
+    side = make_side(name, model)
+    before = held(case.device)
+    results = side.first_call()
+    side.speed_up()
+    kept = held(case.device) - before - nbytes(results)
+    unknown = side.graphs or side.foreign
+    memory = None if unknown else kept + peak(side.call, case.device)
+    return side, results + side.results(), memory
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in a line."""
+    message = error.message if isinstance(error, LazyTorchError) else str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    return text if isinstance(error, LazyTorchError) else f"{type(error).__name__}: {text}"

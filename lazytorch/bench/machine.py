@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shutil
+import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from lazytorch.errors import DeviceError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+OTHERS = ("torchvision", "transformers", "jax", "onnxruntime", "openvino")
+"""Whose versions belong to a number, where they are installed."""
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
@@ -23,12 +33,47 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lazytorch": installed("lazytorch"),
+        **{package: installed(package) for package in OTHERS if find_spec(package) is not None},
+        "commit": commit(),
+        "sources": sources(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["triton"] = installed("triton")
     return found
+
+
+def same(one: dict[str, str | int], other: dict[str, str | int]) -> bool:
+    """Whether two measurements had the same machine, versions and sources, whenever they were."""
+    aside = ("date", "commit")  # a commit may touch other files than the sources
+    return all(one.get(name) == other.get(name) for name in {*one, *other} if name not in aside)
+
+
+@cache
+def sources() -> str:
+    """A hash of lazytorch's own files: what was measured, also where there is no git."""
+    files = {
+        file
+        for folder in (PACKAGE, PACKAGE / "passes")  # a link, which rglob does not follow
+        for file in folder.rglob("*")
+        if file.suffix in (".py", ".h")
+    }
+    found = hashlib.sha256()
+    for file in sorted(files):
+        found.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+@cache
+def commit() -> str:
+    """The git commit that lies here, `+` for changed files; empty outside git."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    command = (git, "describe", "--always", "--dirty=+", "--exclude=*")
+    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def cpu_name() -> str:

@@ -16,6 +16,17 @@ SHORTEST = 2e-3
 
 
 @dataclass(frozen=True)
+class Pending:
+    """The result of a call that runs outside torch: a sample ends when `wait` returns.
+
+    `read` makes torch tensors of it.
+    """
+
+    read: Callable[[], list[torch.Tensor]]
+    wait: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
 class Timing:
     """Seconds for one call, sample by sample."""
 
@@ -64,8 +75,11 @@ def timed(call: Call, device: torch.device, calls: int = 1) -> float:
     """Seconds that `calls` calls in a row take, from an idle device to an idle device."""
     wait_for(device)
     started = time.perf_counter()
+    result = None
     for _ in range(calls):
-        call()
+        result = call()
+    if isinstance(result, Pending):
+        result.wait()
     wait_for(device)
     return time.perf_counter() - started
 

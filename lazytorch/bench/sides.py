@@ -4,50 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from lazytorch.bench.case import Model, tensors
+from lazytorch.bench.exported import onnxruntime, openvino
+from lazytorch.bench.side import Side, nothing
+from lazytorch.bench.xla import xla
 from lazytorch.compile import compile
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 
 
-@dataclass(frozen=True)
-class Side:
-    """A model made ready to be called: `call` runs it, `settle` waits for what is under way.
-
-    `warm_up` is how many first calls are still part of compiling, all inside `compiling()`.
-    `graphs` says that it runs CUDA graphs, in whose memory results may live until the next call.
-    """
-
-    name: str
-    call: Callable[[], Any]
-    settle: Callable[[], None]
-    warm_up: int = 1
-    graphs: bool = False
-    compiling: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def first_call(self) -> list[torch.Tensor]:
-        """The tensors of the first call's result."""
-        with self.compiling():
-            found = tensors(self.call())
-            return [x.clone() for x in found] if self.graphs else found
-
-    def speed_up(self) -> None:
-        """Whatever still lies between the first call and full speed, with a call at full speed."""
-        with self.compiling():
-            self.settle()
-            for _ in range(self.warm_up):
-                self.call()
-
-
 def eager(model: Model) -> Side:
     """The module as it is."""
-    return Side("eager", model, nothing)
+    return Side("eager", model)
 
 
 def channels_last(model: Model) -> Side:
@@ -62,7 +36,7 @@ def channels_last(model: Model) -> Side:
         for x in leaves
     ]
     args, kwargs = trees.unflatten(spec, moved)
-    return Side("channels_last", Model(module, args, kwargs), nothing)
+    return Side("channels_last", Model(module, args, kwargs))
 
 
 def lazytorch(name: str, freeze: bool = False) -> Callable[[Model], Side]:
@@ -94,6 +68,12 @@ def inductor(name: str, freezing: bool = False, graphs: bool = False) -> Callabl
     return side
 
 
+def max_autotune(model: Model) -> Side:
+    """torch.compile's mode that tries kernels out, with CUDA graphs."""
+    fast = torch.compile(model.module, mode="max-autotune")
+    return Side(MAX_AUTOTUNE, lambda: fast(*model.args, **model.kwargs), nothing, 3, True)
+
+
 @contextmanager
 def frozen() -> Generator[None]:
     """The process-wide setting on, which a part of torch.compile reads instead of the options."""
@@ -107,9 +87,7 @@ def frozen() -> Generator[None]:
         config.freezing = before
 
 
-def nothing() -> None:
-    """Nothing is under way."""
-
+MAX_AUTOTUNE = "max-autotune"
 
 SIDES: dict[str, Callable[[Model], Side]] = {
     "eager": eager,
@@ -120,7 +98,35 @@ SIDES: dict[str, Callable[[Model], Side]] = {
     "inductor-freezing": inductor("inductor-freezing", freezing=True),
     "reduce-overhead": inductor("reduce-overhead", graphs=True),
     "reduce-overhead-freezing": inductor("reduce-overhead-freezing", freezing=True, graphs=True),
+    MAX_AUTOTUNE: max_autotune,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "jax": xla("jax"),
+    "jax-folded": xla("jax-folded", fold=True),
 }
+
+OURS = ("lazytorch", "lazytorch-freeze")
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino",),
+    "jax": ("jax",),
+    "jax-folded": ("jax",),
+}
+"""The packages that a side takes beside torch."""
+
+
+def peers(device: torch.device) -> list[str]:
+    """What lazytorch is compared with on a device, whether it is installed here or not.
+
+    On the CPU there are no CUDA graphs to reduce the overhead by; ONNX Runtime and OpenVINO are
+    compared there alone. max-autotune is no part: it may take longer than all others together.
+    """
+    if device.type == "cuda":
+        graphs = ["reduce-overhead", "reduce-overhead-freezing"]
+        return ["inductor", "inductor-freezing", *graphs, "jax", "jax-folded"]
+    others = ["onnxruntime", "openvino", "jax", "jax-folded"]
+    return ["inductor", "inductor-freezing", *others]
 
 
 def check_side(name: str) -> None:
@@ -129,7 +135,16 @@ def check_side(name: str) -> None:
         raise LazyTorchError(f"no side is called {name!r}", hint=f"there are {', '.join(SIDES)}")
 
 
+def missing(name: str) -> list[str]:
+    """The packages that a side takes and that are not installed."""
+    return [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
+
+
 def make_side(name: str, model: Model) -> Side:
-    """The side called `name`; LazyTorchError where there is none."""
+    """The side called `name`; LazyTorchError where there is none, or not on this machine."""
     check_side(name)
+    if lacking := missing(name):
+        raise LazyTorchError(
+            f"{' and '.join(lacking)} not installed", hint="pip install 'lazytorch[peers]'"
+        )
     return SIDES[name](model)

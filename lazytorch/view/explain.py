@@ -86,7 +86,8 @@ def times(compiled: Compiled) -> Iterator[str]:
     for name, runs in rows.items():
         seconds, before, after = (sum(column) for column in zip(*runs, strict=True))
         times = f"  in {len(runs)} runs" if len(runs) > 1 else ""
-        yield f"{name:16}{before:7} -> {after:<7}{seconds * 1e3:9.1f}{times}"
+        node = f"{seconds * 1e6 / before:9.1f} us a node" if before else ""
+        yield f"{name:16}{before:7} -> {after:<7}{seconds * 1e3:9.1f}{node}{times}"
 
 
 def inputs(stage: Stage) -> str:

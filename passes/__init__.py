@@ -12,6 +12,7 @@ from functools import partial
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
 from lazytorch.ops.library import Libraries
+from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
@@ -42,6 +43,11 @@ REWRITES: tuple[Pass, ...] = (
     additive_masks,  # after cse: layers share a mask only then
 )
 """What holds on every device and copies no weight."""
+
+RECOGNIZED: tuple[Pass, ...] = (
+    activations,  # after cse: two spellings of x are one value
+)
+"""What is written out becomes operations that round less often than eager, on every device."""
 
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
@@ -133,9 +139,11 @@ def pass_name(rewrite: Pass) -> str:
 
 __all__ = [
     "DEFAULT",
+    "RECOGNIZED",
     "REWRITES",
     "Observer",
     "Pass",
+    "activations",
     "additive_masks",
     "cse",
     "cudnn",

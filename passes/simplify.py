@@ -22,6 +22,7 @@ from lazytorch.ops.copies import Cat, Clone
 from lazytorch.ops.create import Full
 from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
 from lazytorch.ops.layout import Detach, Expand, Permute, Reshape, Slice, view_strides
+from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.ops.pointwise import Add, Cast, Div, Maximum, Minimum, Mul, Neg, Pow, Square, Sub
 from lazytorch.types import Number, TensorType
 
@@ -307,6 +308,16 @@ def clone(b: Builder, node: Node) -> Node:
             return same(b, node)
 
 
+def addmm(b: Builder, node: Node) -> Node:
+    """A product to whose rows one bias is added, as the linear layer that torch makes of it."""
+    base, x, weight = node.inputs
+    assert isinstance(node.op, Addmm) and isinstance(node.type, TensorType)
+    assert isinstance(base.type, TensorType)
+    if node.op.beta != 1 or node.op.alpha != 1 or base.type.shape != node.type.shape[1:]:
+        return node
+    return b(Linear(), x, b(Permute((1, 0)), weight), base)
+
+
 RULES: dict[type[Op], Rule] = {
     Add: add,
     Sub: sub,
@@ -322,5 +333,6 @@ RULES: dict[type[Op], Rule] = {
     Slice: cut,
     Clone: clone,
     Cat: cat,
+    Addmm: addmm,
     Detach: same,
 }

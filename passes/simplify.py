@@ -17,6 +17,7 @@ import torch
 
 from lazytorch.ir import Builder, Const, Graph, Node, Op, Write
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.chains import memory
 from lazytorch.ops.compare import Eq, Ge, Gt, Le, Lt, MaskedFill, Ne, Where
 from lazytorch.ops.copies import Cat, Clone
 from lazytorch.ops.create import Full
@@ -54,13 +55,6 @@ def step(node: Node) -> Node:
         return found
     rule = RULES.get(type(node.op))
     return node if rule is None else rule(Builder(node.where), node)
-
-
-def memory(node: Node) -> Node:
-    """The node whose memory a value is, or may be, a window on."""
-    while node.op.view and node.inputs:
-        node = node.inputs[0]
-    return node
 
 
 def number(node: Node) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.base import Pointwise
-from lazytorch.ops.layout import Reshape, view_strides
+from lazytorch.ops.chains import is_copy
 from lazytorch.types import OpaqueType, TensorType, TupleType, Type
 
 Owner = tuple[Node, int]
@@ -96,7 +96,7 @@ def owners(node: Node) -> tuple[Owner, ...]:
     if isinstance(node.op, Item):
         tuples = made(node)
         return ((tuples, node.op.index),) if not tuples.op.view else owners(tuples)
-    if node.op.view and not copied(node):
+    if node.op.view and not is_copy(node):
         return owners(node.inputs[0])
     return tuple((node, k) for k in range(count(node.type)))
 
@@ -104,15 +104,6 @@ def owners(node: Node) -> tuple[Owner, ...]:
 def made(node: Node) -> Node:
     """The tuple that an `Item` takes from."""
     return node.inputs[0]
-
-
-def copied(node: Node) -> bool:
-    """Whether no view shows what a reshape shows."""
-    if not isinstance(node.op, Reshape):
-        return False
-    x = node.inputs[0].type
-    assert isinstance(x, TensorType)
-    return view_strides(x.shape, x.strides, node.op.shape) is None
 
 
 def nbytes(owner: Owner) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 from lazytorch.errors import VerifyError
 from lazytorch.ir import Graph
 from lazytorch.ops.library import Libraries
+from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.cse import cse
@@ -44,6 +45,11 @@ REWRITES: tuple[Pass, ...] = (
     along_rows,  # before fuse, which joins only what is in that form
 )
 """What holds on every device and copies no weight."""
+
+RECOGNIZED: tuple[Pass, ...] = (
+    activations,  # after cse: two spellings of x are one value
+)
+"""What is written out becomes operations that round less often than eager, on every device."""
 
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
@@ -135,9 +141,11 @@ def pass_name(rewrite: Pass) -> str:
 
 __all__ = [
     "DEFAULT",
+    "RECOGNIZED",
     "REWRITES",
     "Observer",
     "Pass",
+    "activations",
     "additive_masks",
     "along_rows",
     "cse",

@@ -16,6 +16,7 @@ from typing import Literal
 from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.activation import Gelu, Relu
 from lazytorch.ops.cublas import LinearActivation
+from lazytorch.ops.layout import Reshape
 from lazytorch.ops.linalg import Linear
 from lazytorch.types import TensorType
 
@@ -33,10 +34,16 @@ def epilogues(graph: Graph, fits: Fits) -> Graph:
         name = activation(node)
         if name is not None and node not in graph.steady:
             source = node.inputs[0]
-            alone = len(graph.users[source]) == 1 and source not in roots
+            through = [source]
+            if isinstance(source.op, Reshape):  # of rows that were put together for the product
+                source = source.inputs[0]
+                through.append(source)
+            alone = all(len(graph.users[x]) == 1 and x not in roots for x in through)
             if alone and suits(source, fits) and found.type == node.type:
-                operands = done[source].inputs
-                found = Builder(node.where)(LinearActivation(name), *operands)
+                b = Builder(node.where)
+                product = b(LinearActivation(name), *done[source].inputs)
+                shape = typed(node).shape
+                found = product if product.type == node.type else b(Reshape(shape), product)
         done[node] = found
     return graph.replace(done)
 
@@ -52,11 +59,15 @@ def activation(node: Node) -> Literal["relu", "gelu"] | None:
     return None
 
 
+def typed(node: Node) -> TensorType:
+    """The type of a tensor."""
+    assert isinstance(node.type, TensorType)
+    return node.type
+
+
 def suits(node: Node, fits: Fits) -> bool:
     """Whether a node is a linear layer with a bias for every feature."""
     if not isinstance(node.op, Linear) or len(node.inputs) != 3:
         return False
-    x, weight, bias = [y.type for y in node.inputs]
-    assert isinstance(x, TensorType) and isinstance(weight, TensorType)
-    assert isinstance(bias, TensorType)
+    x, weight, bias = [typed(y) for y in node.inputs]
     return weight.rank == 2 and bias.shape == weight.shape[:1] and x.numel > 0 and fits(x)

@@ -12,7 +12,8 @@ Declines where a reader would copy by itself, would choose a slower kernel (its 
 are no longer side by side, or not on a 16-byte boundary), or would lay its result out otherwise
 than it did, unless row-major; where the value is an output, which has eager's strides; where the
 memory is an input's that the graph writes; on what the prologue computes; and as a whole where not
-fewer bytes are copied than before. Exact: no operation is another one, and none sees other numbers.
+fewer bytes are copied than before. Safe within the accuracy rule: the same operations on the same
+numbers; a library may sum rows that it reads elsewhere in another order.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lazytorch.ops.chains import (
     identity,
     is_copy,
     is_link,
+    memory,
     offset,
     shown,
 )
@@ -42,7 +44,6 @@ from lazytorch.types import TensorType
 
 Plan = dict[Node, IndexMap]
 """Values that become views of one source."""
-
 
 Moved = dict[Node, tuple[Node, IndexMap]]
 """Values that become views, each with its source."""
@@ -330,13 +331,6 @@ def product(node: Node, rows: Rows, source: Node, parameters: Sequence[Node]) ->
 def written_inputs(graph: Graph) -> set[Node]:
     """The inputs that the graph writes."""
     return {e.inputs[0] for e in graph.effects if isinstance(e.op, Write)}
-
-
-def memory(node: Node) -> Node:
-    """The node whose memory a value is, or may be, a window on."""
-    while node.op.view and node.inputs:
-        node = node.inputs[0]
-    return node
 
 
 def typed(node: Node) -> TensorType:

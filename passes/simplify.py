@@ -17,11 +17,13 @@ import torch
 
 from lazytorch.ir import Builder, Const, Graph, Node, Op, Write
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.chains import memory
 from lazytorch.ops.compare import Eq, Ge, Gt, Le, Lt, MaskedFill, Ne, Where
 from lazytorch.ops.copies import Cat, Clone
 from lazytorch.ops.create import Full
 from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
 from lazytorch.ops.layout import Detach, Expand, Permute, Reshape, Slice, view_strides
+from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.ops.pointwise import Add, Cast, Div, Maximum, Minimum, Mul, Neg, Pow, Square, Sub
 from lazytorch.types import Number, TensorType
 
@@ -53,13 +55,6 @@ def step(node: Node) -> Node:
         return found
     rule = RULES.get(type(node.op))
     return node if rule is None else rule(Builder(node.where), node)
-
-
-def memory(node: Node) -> Node:
-    """The node whose memory a value is, or may be, a window on."""
-    while node.op.view and node.inputs:
-        node = node.inputs[0]
-    return node
 
 
 def number(node: Node) -> float | None:
@@ -307,6 +302,16 @@ def clone(b: Builder, node: Node) -> Node:
             return same(b, node)
 
 
+def addmm(b: Builder, node: Node) -> Node:
+    """A product to whose rows one bias is added, as the linear layer that torch makes of it."""
+    base, x, weight = node.inputs
+    assert isinstance(node.op, Addmm) and isinstance(node.type, TensorType)
+    assert isinstance(base.type, TensorType)
+    if node.op.beta != 1 or node.op.alpha != 1 or base.type.shape != node.type.shape[1:]:
+        return node
+    return b(Linear(), x, b(Permute((1, 0)), weight), base)
+
+
 RULES: dict[type[Op], Rule] = {
     Add: add,
     Sub: sub,
@@ -322,5 +327,6 @@ RULES: dict[type[Op], Rule] = {
     Slice: cut,
     Clone: clone,
     Cat: cat,
+    Addmm: addmm,
     Detach: same,
 }

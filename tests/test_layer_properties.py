@@ -13,8 +13,10 @@ from layer_graphs import layer_graph
 
 from lazytorch.ops.library import libraries
 from lazytorch.passes import (
+    RECOGNIZED,
     REWRITES,
     Pass,
+    activations,
     check_signature,
     epilogues,
     gpu_copies,
@@ -40,6 +42,7 @@ def everywhere(_: object) -> bool:
 @pytest.mark.parametrize(
     "rewrite",
     [
+        activations,
         layouts,
         merge_linears,
         partial(patches, fits=everywhere),
@@ -64,12 +67,12 @@ def test_a_pass_on_layers_keeps_their_meaning(rewrite: Pass) -> None:
 def test_the_order_of_a_gpu_keeps_the_meaning_of_layers(seed: int) -> None:
     graph = layer_graph(seed)
     padding = partial(pad_features, fits=everywhere, smallest=0)
-    order = (*REWRITES, *gpu_copies(everywhere), padding, *gpu_pipeline(everywhere))
+    order = (*REWRITES, *RECOGNIZED, *gpu_copies(everywhere), padding, *gpu_pipeline(everywhere))
     assert_same_values(graph, optimize(graph, order), close=CLOSE, seed=seed)
 
 
 @pytest.mark.parametrize("seed", range(90, 100))
 def test_frozen_weights_keep_the_meaning_of_layers(seed: int) -> None:
     graph = layer_graph(seed)
-    order = (*REWRITES, *pipeline(libraries(), freeze=True))
+    order = (*REWRITES, *RECOGNIZED, *pipeline(libraries(), freeze=True))
     assert_same_values(graph, optimize(graph, order), close=CLOSE, seed=seed)

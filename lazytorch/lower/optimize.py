@@ -23,6 +23,8 @@ def optimize(
     """
     allowed = eager_peak(graph)
     graph = passes.optimize(graph, passes.REWRITES, observe)
+    if numerics != "eager":
+        graph = passes.optimize(graph, passes.RECOGNIZED, observe)
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
         return on_cpu(graph, allowed, freeze, observe)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step

@@ -85,6 +85,13 @@ def is_copy(node: Node) -> bool:
     return view_strides(x.shape, x.strides, node.op.shape) is None
 
 
+def memory(node: Node) -> Node:
+    """The node whose memory a value is, or may be, a window on."""
+    while node.op.view and node.inputs:
+        node = node.inputs[0]
+    return node
+
+
 def follow(found: IndexMap, op: Op) -> IndexMap | None:
     """The map of `op` behind a map; None where factors do not tell it."""
     groups, starts = found.groups, found.starts

@@ -6,6 +6,7 @@ import pytest
 from check import Check
 
 from lazytorch.passes import epilogues
+from lazytorch.text import parse
 
 everywhere = partial(epilogues, fits=lambda x: True)
 
@@ -95,3 +96,34 @@ def test_epilogues_declines(check: Check, reason: str, before: str, after: str) 
 
 def test_epilogues_declines_off_the_gpu(check: Check) -> None:
     check.declines(partial(epilogues, fits=lambda x: False), LINEAR)
+
+
+def test_epilogues_looks_through_rows_put_together_and_a_turned_weight(check: Check) -> None:
+    check(
+        everywhere,
+        """
+        graph(%x: f32[10, 4], %w: f32[4, 3] state, %b: f32[3] state) {
+          %0 = permute{perm=(1, 0)} %w
+          %1 = linear %x %0 %b
+          %2 = reshape{shape=(2, 5, 3)} %1
+          %3 = gelu{approximate="tanh"} %2
+          return %3
+        }
+        """,
+        """
+        graph(%x: f32[10, 4], %w: f32[4, 3] state, %b: f32[3] state) {
+          %0: f32[3, 4]{1, 3} = permute{perm=(1, 0)} %w
+          %1: f32[10, 3] = linear_activation{activation="gelu"} %x %0 %b
+          %2: f32[2, 5, 3] = reshape{shape=(2, 5, 3)} %1
+          return %2
+        }
+        """,
+        close=1e-5,
+    )
+
+
+def test_epilogues_declines_where_the_rows_are_read_elsewhere(check: Check) -> None:
+    text = LINEAR.replace("%1 = relu %0", "%9 = reshape{shape=(15,)} %0\n  %1 = relu %9")
+    assert everywhere(parse(text)) != parse(text)
+    check.declines(everywhere, text.replace("return %1", "return %1, %9"))
+    check.declines(everywhere, text.replace("return %1", "return %1, %0"))

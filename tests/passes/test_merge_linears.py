@@ -119,3 +119,34 @@ def test_merge_linears_waits_for_no_weight_that_is_computed_later(check: Check) 
 )
 def test_merge_linears_declines(check: Check, reason: str, text: str) -> None:
     check.declines(merge_linears, text)
+
+
+def test_merge_linears_joins_other_widths_and_turned_weights(check: Check) -> None:
+    check(
+        merge_linears,
+        """
+        graph(%x: f32[2, 4], %q: f32[4, 6] state, %k: f32[2, 4] state, %v: f32[2, 4] state) {
+          %0 = permute{perm=(1, 0)} %q
+          %1 = linear %x %0
+          %2 = linear %x %k
+          %3 = linear %x %v
+          %4 = neg %1
+          %5 = mul %2 %3
+          return %4, %5
+        }
+        """,
+        """
+        graph(%x: f32[2, 4], %q: f32[4, 6] state, %k: f32[2, 4] state, %v: f32[2, 4] state) {
+          %0: f32[6, 4]{1, 6} = permute{perm=(1, 0)} %q
+          %1: f32[10, 4] = cat{dim=0} %0 %k %v
+          %2: f32[2, 10] = linear %x %1
+          %3: f32[2, 6]{10, 1} = slice{dim=1, start=0, stop=6} %2
+          %4: f32[2, 6] = neg %3
+          %5: f32[2, 2]{10, 1} = slice{dim=1, start=6, stop=8} %2
+          %6: f32[2, 2]{10, 1} = slice{dim=1, start=8, stop=10} %2
+          %7: f32[2, 2] = mul %5 %6
+          return %4, %7
+        }
+        """,
+        close=1e-5,
+    )

@@ -327,3 +327,31 @@ def test_simplify_cat_with_what_has_no_elements(check: Check) -> None:
 def test_simplify_leaves_a_cat_that_converts_or_has_nothing(check: Check, operands: str) -> None:
     text = f"graph(%x: {operands}) {{ %0 = cat{{dim=1}} %x %y return %0 }}"
     check.declines(simplify, text)
+
+
+def test_simplify_addmm_with_one_bias_for_all_rows(check: Check) -> None:
+    check(
+        simplify,
+        """
+        graph(%b: f32[3], %x: f32[5, 4], %w: f32[4, 3]) {
+          %0 = addmm %b %x %w
+          return %0
+        }
+        """,
+        """
+        graph(%b: f32[3], %x: f32[5, 4], %w: f32[4, 3]) {
+          %0: f32[3, 4]{1, 3} = permute{perm=(1, 0)} %w
+          %1: f32[5, 3] = linear %x %0 %b
+          return %1
+        }
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["addmm{beta=2} %b %x %w", "addmm{alpha=0.5} %b %x %w", "addmm %y %x %w", "addmm %z %x %w"],
+)
+def test_simplify_leaves_a_scaled_addmm_and_one_of_another_base(check: Check, call: str) -> None:
+    operands = "%b: f32[3], %y: f32[5, 3], %z: f32[1], %x: f32[5, 4], %w: f32[4, 3]"
+    check.declines(simplify, f"graph({operands}) {{ %0 = {call} return %0 }}")

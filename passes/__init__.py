@@ -20,6 +20,7 @@ from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.simplify import simplify
@@ -68,7 +69,9 @@ def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
-def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
+def pipeline(
+    cpu: Libraries, freeze: bool, budget: int = 0, numerics: str = "fast"
+) -> tuple[Pass, ...]:
     """The passes after REWRITES: with `freeze` weights are copied at will, else within `budget`."""
     return (
         # after cse: only then is the number of a convolution's readers final
@@ -77,6 +80,8 @@ def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
         cse,  # after select: what several operations read is packed once
+        # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
+        *((post_ops,) if numerics == "fast" else ()),
         fuse,
     )
 
@@ -136,6 +141,7 @@ __all__ = [
     "optimize",
     "pass_name",
     "pipeline",
+    "post_ops",
     "scale_batch_norm",
     "select",
     "simplify",

@@ -20,6 +20,7 @@ from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
@@ -81,7 +82,7 @@ def pipeline(
         partial(select, cpu=cpu, budget=None if freeze else budget),
         cse,  # after select: what several operations read is packed once
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
-        *((post_ops,) if numerics == "fast" else ()),
+        *((pool_first, post_ops) if numerics == "fast" else ()),
         fuse,
     )
 
@@ -141,6 +142,7 @@ __all__ = [
     "optimize",
     "pass_name",
     "pipeline",
+    "pool_first",
     "post_ops",
     "scale_batch_norm",
     "select",

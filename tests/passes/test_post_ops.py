@@ -21,6 +21,7 @@ from lazytorch.ir import Graph, Input, Node
 from lazytorch.lower.optimize import optimize
 from lazytorch.ops.library import PackedConvolution, PackedConvolutionAdd, libraries
 from lazytorch.passes import post_ops
+from lazytorch.view.memory import packed
 
 HERE = libraries()
 onednn = pytest.mark.skipif(torch.float32 not in HERE.onednn, reason="no oneDNN here")
@@ -114,6 +115,21 @@ def test_eagers_rounding_points_are_kept_where_asked() -> None:
     traced = lt.trace(net, torch.randn(1, 3, 8, 8))
     assert "activation" in str(optimize(traced, freeze=True)) or not HERE.onednn
     assert "activation" not in str(optimize(traced, freeze=True, numerics="eager"))
+
+
+@onednn
+def test_explain_counts_the_weights_of_every_call() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) + functional.hardswish(self.second(x))
+
+    frozen = optimize(lt.trace(Net().eval(), torch.randn(1, 3, 8, 8)), freeze=True)
+    assert any(isinstance(n.op, PackedConvolutionAdd) for n in frozen.nodes)
+    assert packed(frozen) == 2
 
 
 class Block(nn.Module):

@@ -24,6 +24,8 @@ class Op:
     """Whether it must happen even if nothing reads it, in order with the other effects."""
     view: ClassVar[bool] = False
     """Whether `run` returns its first operand's own storage (or may)."""
+    overwrites: ClassVar[int | None] = None
+    """The operand over which `overwrite` can write the result, where it is of the same type."""
 
     __match_args__: ClassVar[tuple[str, ...]] = ()
     """Names of the fields in order; a class attribute of the name is the default."""
@@ -82,6 +84,10 @@ class Op:
     def run(self, *xs: Any, **_: Any) -> Any:
         """The result computed by torch from tensors and numbers."""
         raise NotImplementedError(f"{self.name()} has no torch kernel")
+
+    def overwrite(self, *xs: Any, **_: Any) -> Any:
+        """What `run` computes, written over the operand `overwrites`, which is returned."""
+        raise NotImplementedError(f"{self.name()} has no kernel that overwrites")
 
     def attributes(self) -> tuple[tuple[str, Attribute], ...]:
         """Names and values of the static attributes in order."""

@@ -25,6 +25,8 @@ from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.patches import patches
+from lazytorch.passes.pool_first import pool_first
+from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.simplify import simplify
@@ -90,7 +92,9 @@ def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
-def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
+def pipeline(
+    cpu: Libraries, freeze: bool, budget: int = 0, numerics: str = "fast"
+) -> tuple[Pass, ...]:
     """The passes after REWRITES: with `freeze` weights are copied at will, else within `budget`."""
     return (
         # after cse: only then is the number of a convolution's readers final
@@ -99,6 +103,8 @@ def pipeline(cpu: Libraries, freeze: bool, budget: int = 0) -> tuple[Pass, ...]:
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
         cse,  # after select: what several operations read is packed once
+        # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
+        *((pool_first, post_ops) if numerics == "fast" else ()),
         fuse,
     )
 
@@ -165,6 +171,8 @@ __all__ = [
     "pass_name",
     "patches",
     "pipeline",
+    "pool_first",
+    "post_ops",
     "scale_batch_norm",
     "select",
     "simplify",

@@ -8,7 +8,8 @@ whatever uses each weight most often.
 A convolution whose weight stays as it is runs on channels-last activations, or on row-major ones
 where the weight is the larger of the two: reordering the weight then costs most, and that is
 cheapest from row-major to row-major. A kernel of size 1 is a matrix product in either layout, which
-leaves its weight alone. Outputs are brought back to the strides that eager gives.
+leaves its weight alone. Outputs are brought back to the strides that eager gives. Linear layers in
+float32 on weights as they are go to oneDNN where its products are the faster (`cpu.products`).
 
 Declines where the weight changes from call to call (it would be packed at each), for transposed
 and 1-d convolutions, for linear layers that are small or have one row of input, for empty inputs,
@@ -30,6 +31,7 @@ from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
 from lazytorch.ops.library import (
     Libraries,
     Library,
+    OneDnnLinear,
     PackedConvolution,
     PackedLinear,
     PackedLinearWeight,
@@ -56,6 +58,9 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
             found = packed(found, cpu)
         elif convolves(node, graph, cpu):
             found = unpacked(found, cpu)
+        elif cpu.products == "onednn" and multiplies(node, graph, cpu) and is_float32(node):
+            x, weight, bias = linear_operands(found)
+            found = Builder(node.where)(OneDnnLinear(), x, weight, *bias)
         done[node] = found
     return rerooted(graph, done)
 
@@ -120,7 +125,7 @@ def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
 
 def library(dtype: torch.dtype, cpu: Libraries) -> Library | None:
     """Which library does products of this dtype on packed weights."""
-    if dtype is torch.float32:
+    if dtype is torch.float32 and cpu.products == "mkl":
         return "mkl" if cpu.mkl else None
     return "onednn" if dtype in cpu.onednn else None
 
@@ -195,7 +200,8 @@ def unpacked(node: Node, cpu: Libraries) -> Node:
     n, _, height, width = image.shape
     matrix = b(Reshape((out, into)), weight)
     if not row_major:
-        product = b(Linear(), b(Permute((0, 2, 3, 1)), x), matrix, *bias)
+        linear = OneDnnLinear() if cpu.products == "onednn" else Linear()
+        product = b(linear, b(Permute((0, 2, 3, 1)), x), matrix, *bias)
         return b(Permute((0, 3, 1, 2)), product)
     left, right = b(Expand((n, out, into)), matrix), b(Reshape((n, into, height * width)), x)
     if bias:
@@ -212,6 +218,11 @@ def innermost(image: TensorType) -> bool:
     return TensorType(
         tuple(image.shape[i] for i in (0, 2, 3, 1)), image.dtype, image.device, (n, h, w, c)
     ).is_contiguous
+
+
+def is_float32(node: Node) -> bool:
+    """Whether a value is in float32."""
+    return typed(node).dtype is torch.float32
 
 
 def typed(node: Node) -> TensorType:

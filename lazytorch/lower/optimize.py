@@ -26,7 +26,7 @@ def optimize(
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe)
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
-        return on_cpu(graph, allowed, freeze, observe)
+        return on_cpu(graph, allowed, freeze, numerics, observe)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.DEFAULT, observe)
     rest = passes.gpu_pipeline(on_gpu)
@@ -41,13 +41,17 @@ def optimize(
 
 
 def on_cpu(
-    graph: Graph, allowed: int, freeze: bool, observe: passes.Observer | None = None
+    graph: Graph,
+    allowed: int,
+    freeze: bool,
+    numerics: str,
+    observe: passes.Observer | None = None,
 ) -> Graph:
     """What that leaves for copies is known once the graph without any copy is there."""
     cpu = libraries()
-    plain = passes.optimize(graph, passes.pipeline(cpu, freeze), observe)
+    plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics), observe)
     budget = allowed - footprint(plain).total
     if freeze or not passes.grants(graph, cpu, budget):
         return plain
-    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget), observe)
+    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget, numerics), observe)
     return packed if footprint(packed).total <= allowed else plain

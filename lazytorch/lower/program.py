@@ -12,6 +12,7 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import aliased, laid_out
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.kernel import Kernel, Launch, Operand, Target
+from lazytorch.lower.memory import overwriting, root
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import Arithmetic
@@ -104,6 +105,7 @@ class Lowering:
         self.lines: list[str] = []
         self.calls: list[KernelCall] = []
         self.refused: dict[Node, str] = {}
+        self.overwriting = overwriting(self.needed)
 
     def program(self) -> Program:
         """Print, compile, and keep what belongs together."""
@@ -199,8 +201,9 @@ class Lowering:
                 return f"{slot}.call"
         label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
         label = f"python_{op.function}" if isinstance(op, Arithmetic) else label
-        function = unique(label, op, self.space)
-        self.space[function] = op.run
+        over = node in self.overwriting
+        function = unique(f"{label}_" if over else label, op, self.space)
+        self.space[function] = op.overwrite if over else op.run
         return function
 
 
@@ -245,16 +248,6 @@ def last_uses(graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
         if x not in kept and not isinstance(x.op, Const):
             dying.setdefault(node, []).append(x)
     return dying, kept | set(final)
-
-
-def root(node: Node) -> object:
-    """What owns the memory that `node` shows: a node, or one element of a node's tuple."""
-    while node.op.view:
-        source = node.inputs[0]
-        if isinstance(node.op, Item) and not source.op.view:
-            return source, node.op.index
-        node = source
-    return node
 
 
 def own(value: torch.Tensor, typed: TensorType, shared: bool) -> torch.Tensor:

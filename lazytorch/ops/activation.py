@@ -23,6 +23,7 @@ class Relu(Pointwise):
     """max(x, 0); NaN stays."""
 
     kinds: ClassVar[tuple[int, ...]] = (1, 2)
+    overwrites: ClassVar[int | None] = 0
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.clamp_min(x, 0)
@@ -30,10 +31,14 @@ class Relu(Pointwise):
     def run(self, x: Any) -> Any:
         return torch.relu(x)
 
+    def overwrite(self, x: Any) -> Any:
+        return torch.relu_(x)
+
 
 class Hardtanh(Activation):
     """x within two bounds, such as relu6's 0 and 6."""
 
+    overwrites: ClassVar[int | None] = 0
     low: float = -1.0
     high: float = 1.0
 
@@ -47,6 +52,9 @@ class Hardtanh(Activation):
 
     def run(self, x: Any) -> Any:
         return torch.ops.aten.hardtanh(x, self.low, self.high)
+
+    def overwrite(self, x: Any) -> Any:
+        return torch.ops.aten.hardtanh_(x, self.low, self.high)
 
 
 class LeakyRelu(Activation):
@@ -80,6 +88,7 @@ class Silu(Activation):
     """x * sigmoid(x)."""
 
     kinds: ClassVar[tuple[int, ...]] = (2, 3)
+    overwrites: ClassVar[int | None] = 0
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return x / (s.exp(s.neg(x)) + 1)
@@ -87,10 +96,14 @@ class Silu(Activation):
     def run(self, x: Any) -> Any:
         return functional.silu(x)
 
+    def overwrite(self, x: Any) -> Any:
+        return torch.ops.aten.silu_(x)
+
 
 class Gelu(Activation):
     """x times the normal distribution's cumulative function, or its `tanh` approximation."""
 
+    overwrites: ClassVar[int | None] = 0
     approximate: Literal["none", "tanh"] = "none"
 
     def emit(self, s: Emitter, x: Value) -> Value:
@@ -101,6 +114,9 @@ class Gelu(Activation):
 
     def run(self, x: Any) -> Any:
         return functional.gelu(x, approximate=self.approximate)
+
+    def overwrite(self, x: Any) -> Any:
+        return torch.ops.aten.gelu_(x, approximate=self.approximate)
 
 
 class Softplus(Activation):
@@ -147,11 +163,16 @@ class Hardsigmoid(Activation):
 class Hardswish(Activation):
     """x * hardsigmoid(x)."""
 
+    overwrites: ClassVar[int | None] = 0
+
     def emit(self, s: Emitter, x: Value) -> Value:
         return x * s.clamp_max(s.clamp_min(x + 3.0, 0.0), 6.0) / 6.0
 
     def run(self, x: Any) -> Any:
         return functional.hardswish(x)
+
+    def overwrite(self, x: Any) -> Any:
+        return torch.ops.aten.hardswish_(x)
 
 
 class Mish(Activation):

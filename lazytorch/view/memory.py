@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lazytorch.ir import Graph
 from lazytorch.lower.optimize import optimize
-from lazytorch.ops.library import Libraries, PackedConvolution, PackedLinear, libraries
+from lazytorch.ops.library import Libraries, OneDnnConvolution, PackedLinear, libraries
 from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.options import Options
 from lazytorch.peak import eager_peak, footprint
@@ -39,7 +39,7 @@ def memory(stage: Stage, options: Options) -> Iterator[str]:
 
 def packed(graph: Graph) -> int:
     """How many operations run on packed weights."""
-    return sum(isinstance(x.op, PackedConvolution | PackedLinear) for x in graph.nodes)
+    return sum(isinstance(x.op, OneDnnConvolution | PackedLinear) for x in graph.nodes)
 
 
 def missing(graph: Graph, cpu: Libraries) -> Iterator[str]:

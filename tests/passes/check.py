@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from lazytorch.frontend import trees
+from lazytorch.frontend.record import record
 from lazytorch.interpret import interpret
 from lazytorch.ir import Graph
 from lazytorch.passes import Pass, check_signature, pass_name
@@ -52,6 +55,15 @@ class Check:
         graph = parse(dedent(before))
         result = rewrite(graph)
         assert result is graph, f"it was rewritten:\n{result}"
+
+
+def recorded(net: nn.Module, x: torch.Tensor) -> tuple[Graph, list[torch.Tensor]]:
+    """The graph that a module records on `x`, and the values of its inputs."""
+    leaves, spec = trees.flatten(((x,), {}))
+    piece = record(net, leaves, spec).piece
+    state = dict(net.named_parameters()) | dict(net.named_buffers())
+    values = [x if n.op.role == "argument" else state[n.op.label] for n in piece.graph.inputs]
+    return piece.graph, values
 
 
 def write_golden(file: Path, function: str, old: str, new: str) -> None:

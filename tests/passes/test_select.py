@@ -2,27 +2,21 @@
 
 # ruff: noqa: E501  golden text is as wide as it is
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from check import Check
+from check import Check, recorded
 from torch import nn
 
-from lazytorch.frontend import trees
-from lazytorch.frontend.record import record
 from lazytorch.interpret import interpret
-from lazytorch.ir import Graph
 from lazytorch.ops.conv import Convolution
 from lazytorch.ops.library import (
     Libraries,
     PackedConvolution,
-    PackedLinear,
     PackedWeight,
     libraries,
 )
-from lazytorch.ops.linalg import Linear
 from lazytorch.passes import select
 from lazytorch.text import parse
 from lazytorch.types import tensor_type
@@ -113,14 +107,6 @@ def test_select_declines(check: Check, reason: str, text: str) -> None:
     check.declines(within_nothing, text)
 
 
-def recorded(net: nn.Module, x: torch.Tensor) -> tuple[Graph, list[torch.Tensor]]:
-    leaves, spec = trees.flatten(((x,), {}))
-    piece = record(net, leaves, spec).piece
-    state = dict(net.named_parameters()) | dict(net.named_buffers())
-    values = [x if n.op.role == "argument" else state[n.op.label] for n in piece.graph.inputs]
-    return piece.graph, values
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "net",
@@ -164,71 +150,6 @@ def test_select_keeps_meaning_types_and_nan(
         torch.testing.assert_close(
             found, expected, rtol=near, atol=near, equal_nan=True, check_stride=True
         )
-
-
-def test_select_packs_linear_layers_whatever_their_form(check: Check) -> None:
-    check(
-        everywhere,
-        """
-        graph(%x: f32[2, 3, 256], %w: f32[256, 256] state, %b: f32[256] state) {
-          %0 = linear %x %w %b
-          %1 = linear %0 %w
-          %2 = reshape{shape=(6, 256)} %1
-          %3 = addmm %b %2 %w
-          return %3
-        }
-        """,
-        """
-        graph(%x: f32[2, 3, 256], %w: f32[256, 256] state, %b: f32[256] state) {
-          %0: opaque[262144] = packed_linear_weight{library="mkl", rows=6, threads=2} %w
-          %1: f32[2, 3, 256] = packed_linear{library="mkl", rows=6} %x %0 %w %b
-          %2: opaque[262144] = packed_linear_weight{library="mkl", rows=6, threads=2} %w
-          %3: f32[2, 3, 256] = packed_linear{library="mkl", rows=6} %1 %2 %w
-          %4: f32[6, 256] = reshape{shape=(6, 256)} %3
-          %5: f32[256, 256]{1, 256} = permute{perm=(1, 0)} %w
-          %6: opaque[262144] = packed_linear_weight{library="mkl", rows=6, threads=2} %5
-          %7: f32[6, 256] = packed_linear{library="mkl", rows=6} %4 %6 %5 %b
-          return %7
-        }
-        """,
-        close=1e-4,
-    )
-
-
-LINEAR = "%0 = linear %x %w return %0"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"graph(%x: f32[3, 256], %w: f32[256, 256]) {{ {LINEAR} }}",
-        f"graph(%x: f64[3, 256], %w: f64[256, 256] state) {{ {LINEAR} }}",
-        f"graph(%x: f16[3, 256], %w: f16[256, 256] state) {{ {LINEAR} }}",
-        f"graph(%x: f32[3, 255], %w: f32[256, 255] state) {{ {LINEAR} }}",
-        f"graph(%x: f32[1, 256], %w: f32[256, 256] state) {{ {LINEAR} }}",
-        f"graph(%x: f32[256], %w: f32[256, 256] state) {{ {LINEAR} }}",
-        f"graph(%x: f32[0, 256], %w: f32[256, 256] state) {{ {LINEAR} }}",
-        f"graph(%x: f32[3, 65536], %w: f32[65536] state) {{ {LINEAR} }}",
-        "graph(%x: f32[3, 256], %w: f32[256, 256] state, %b: f32[1] state) { %0 = linear %x %w %b return %0 }",
-        "graph(%x: f32[3, 256], %w: f32[256, 256] state, %b: f32[256] state) { %0 = addmm{beta=2} %b %x %w return %0 }",
-        "graph(%x: f32[3, 256], %w: f32[256, 256] state, %b: f32[3, 1] state) { %0 = addmm %b %x %w return %0 }",
-    ],
-    ids=[
-        "the weight is an argument", "no library packs float64", "nor float16 here", "small",
-        "one row", "a vector", "no rows", "a vector of weights", "a bias for all columns",
-        "addmm that scales", "addmm with a bias for each row",
-    ],
-)  # fmt: skip
-def test_select_declines_linear_layers(check: Check, text: str) -> None:
-    check.declines(everywhere, text)
-    check.declines(within_nothing, text)
-
-
-def test_select_declines_what_no_library_here_packs(check: Check) -> None:
-    text = f"graph(%x: f32[3, 256], %w: f32[256, 256] state) {{ {LINEAR} }}"
-    check.declines(partial(select, cpu=replace(BOTH, mkl=False)), text)
-    text = f"graph(%x: bf16[3, 256], %w: bf16[256, 256] state) {{ {LINEAR} }}"
-    check.declines(partial(select, cpu=replace(BOTH, onednn=frozenset())), text)
 
 
 def test_without_copies_convolutions_change_layout_and_products_replace_kernels_of_size_1(
@@ -315,42 +236,6 @@ def test_a_budget_goes_to_spatial_kernels_that_are_used_most() -> None:
     assert chosen(64 * 160) == [False, True, True]
     assert chosen(64 * 288) == [True, True, False]
     assert chosen(64 * 304) == [True, True, True]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(2,), (7,), (2, 3), (2, 1, 5)])
-@pytest.mark.parametrize(("into", "out"), [(256, 256), (257, 331), (1000, 67)])
-def test_packed_linear_is_the_linear_layer(
-    into: int, out: int, shape: tuple[int, ...], bias: bool, dtype: torch.dtype
-) -> None:
-    there = HERE.mkl if dtype is torch.float32 else dtype in HERE.onednn
-    if not there:
-        pytest.skip("no library packs this dtype here")
-    torch.manual_seed(0)
-    net = nn.Linear(into, out, bias=bias).to(dtype)
-    wide = nn.Linear(into, out, bias=bias).double()
-    wide.load_state_dict(net.state_dict())
-    x = torch.randn(*shape, into).to(dtype)
-    odd = x.clone()
-    odd[..., 3] = torch.inf
-    odd[0, ..., 5] = torch.nan
-    for value in (x, odd, x.flip(0), torch.randn(into, *shape).to(dtype).movedim(0, -1)):
-        graph, values = recorded(net, value)
-        after = verify(on_this_machine(graph), after="select")
-        assert any(isinstance(x.op, PackedLinear) for x in after.nodes)
-        assert not any(isinstance(x.op, Linear) for x in after.nodes)
-        assert signature(after) == signature(graph)
-        with torch.no_grad():
-            found, expected = interpret(after, *values)[0], interpret(graph, *values)[0]
-            exact = wide(value.double())
-        assert torch.equal(found.isnan(), expected.isnan())
-        assert torch.equal(found.isinf(), expected.isinf())
-        finite = expected.isfinite()
-        near = 1e-5 if dtype is torch.float32 else 2e-2
-        torch.testing.assert_close(
-            found[finite].double(), exact[finite], rtol=near, atol=near, check_stride=True
-        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

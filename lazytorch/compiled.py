@@ -17,6 +17,7 @@ import torch
 from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
+from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.record import argument_labels
 from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor
@@ -51,8 +52,8 @@ from lazytorch.view.explain import explain
 class Compiled:
     """A function or module that records itself once per signature and replays afterwards.
 
-    Called like the original. `explain()` says what happened, `source()` shows what runs,
-    `refresh()` rereads weights that were written from outside torch's sight.
+    Called like the original. `explain()` says what happened, `source()` shows what runs, `refresh()`
+    rereads weights that were written from outside torch's sight.
     """
 
     alive: ClassVar[weakref.WeakSet[Compiled]] = weakref.WeakSet()
@@ -124,7 +125,7 @@ class Compiled:
 
     def first_call(self, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
-        with self.lock:
+        with self.lock, uncollected():  # thousands of nodes would be looked through again and again
             self.fast = None
             started = time.perf_counter()
             again = bool(self.plans)
@@ -377,12 +378,8 @@ class Compiled:
 
     def programs(self) -> list[Stage]:
         """Every stage of every plan, in the order of compilation."""
-        return [
-            stage
-            for plans in self.plans.values()
-            for plan in plans
-            for stage in plan.stage.successors()
-        ]
+        plans = [plan for entry in self.plans.values() for plan in entry]
+        return [stage for plan in plans for stage in plan.stage.successors()]
 
     def source(self) -> str:
         """The programs that run and their generated kernels."""

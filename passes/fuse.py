@@ -60,14 +60,30 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
     Of norms and softmax a generated kernel reads each row once; torch's sums across rows, joins and
-    windows are slower.
+    windows are slower, and so is its arithmetic on a GPU where operands lie in different orders.
     """
     op, x = group[0].op, group[0].inputs[0].type
     if isinstance(op, Reduction):
         alone = isinstance(x, TensorType) and x.strides[-1] != 1
+    elif isinstance(op, Pointwise | Clone):
+        alone = crosswise(group[0])
     else:
         alone = isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
     return alone or len(group) >= minimum
+
+
+def crosswise(node: Node) -> bool:
+    """Whether a GPU reads an operand of full size in another order than it writes the result."""
+    typed = node.type
+    assert isinstance(typed, TensorType)
+    if typed.device.type != "cuda":
+        return False
+    orders = {
+        x.type.order
+        for x in node.inputs
+        if isinstance(x.type, TensorType) and x.type.shape == typed.shape and x.type.is_dense
+    }
+    return bool(orders - {typed.order})
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:

@@ -13,7 +13,13 @@ from triton import knobs
 if knobs.runtime.interpret:
     # The interpreter has no CUDA library, and its bfloat16 conversions do not round.
     from lazytorch.lower.triton import interpreted as libdevice
-    from lazytorch.lower.triton.interpreted import from_bfloat16, row_max, row_min, to_bfloat16
+    from lazytorch.lower.triton.interpreted import (
+        from_bfloat16,
+        quotient,
+        row_max,
+        row_min,
+        to_bfloat16,
+    )
 else:
     from triton.language.extra import libdevice
 
@@ -26,6 +32,11 @@ else:
     def to_bfloat16(x):
         """Rounded to nearest even."""
         return x.to(tl.bfloat16)
+
+    @triton.jit
+    def quotient(x, y):
+        """X / y to two units in the last place, of float32."""
+        return libdevice.fast_dividef(x, y)
 
     @triton.jit
     def row_max(x):
@@ -77,8 +88,32 @@ def join_moments(mean, squares, count, n):
 
 
 @triton.jit
-def exp_below(x):
-    """exp(x) of x <= 0 for a sum: less exact the smaller it is, when it counts the less."""
+def erf_short(x):
+    """erf(x) to 2e-7, for results of 16 bits.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 7.1.26.
+    """
+    a = tl.abs(x)
+    t = quotient(1.0, 1.0 + 0.3275911 * a)
+    p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t) + 0.254829592
+    y = 1.0 - p * t * tl.exp(a * a * -1.0)
+    return libdevice.copysign(y, x)
+
+
+@triton.jit
+def add_exp(largest, total, base, x, mask, start):
+    """The maximum of each lane and the sum of exp(x - base), with one number more.
+
+    The base is the first number, which `start` 0 tells.
+    """
+    base = tl.where((start == 0) & (x > float("-inf")), x, base)
+    total += tl.where(mask, exp_near(x - base), 0.0)
+    return larger(largest, tl.where(mask, x, float("-inf"))), total, base
+
+
+@triton.jit
+def exp_near(x):
+    """exp(x) for a sum whose largest numbers have an x near 0, where this is most exact."""
     if x.dtype == tl.float64:
         return libdevice.exp(x)
     else:
@@ -86,32 +121,27 @@ def exp_below(x):
 
 
 @triton.jit
-def erf_short(x):
-    """erf(x) to 2e-7, for results of 16 bits.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 7.1.26.
-    """
-    a = tl.abs(x)
-    t = 1.0 / (1.0 + 0.3275911 * a)
-    p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t) + 0.254829592
-    y = 1.0 - p * t * tl.exp(a * a * -1.0)
-    return tl.where(x < 0, y * -1.0, y)
+def any_infinite(total):
+    """Whether a lane's sum overflowed."""
+    return tl.max(tl.max((total == float("inf")).to(tl.int32), 1), 0) > 0
 
 
 @triton.jit
-def add_exp(largest, total, x):
-    """The maximum m of each lane, and the sum of exp(x - m), with one number more."""
-    now = larger(largest, x)
-    base = tl.where(now == float("-inf"), 0.0, now)
-    return now, total * exp_below(largest - base) + exp_below(x - base)
+def join_exp(largest, total, base):
+    """The sum of exp(x - largest) of each row from the lanes' sums."""
+    return row_sum(total * exp_near(base - finite(largest)))
 
 
 @triton.jit
-def join_exp(largest, total):
-    """The maximum m of each row, and the sum of exp(x - m)."""
-    now = row_max(largest)
-    base = tl.where(now == float("-inf"), 0.0, now)
-    return now, row_sum(total * exp_below(largest - base))
+def exp_from(largest, x, mask):
+    """exp(x - largest) where there is an x."""
+    return tl.where(mask, exp_near(x - finite(largest)), 0.0)
+
+
+@triton.jit
+def finite(largest):
+    """A maximum, or 0 where all are -inf and none can be subtracted."""
+    return tl.where(largest == float("-inf"), 0.0, largest)
 
 
 @triton.jit

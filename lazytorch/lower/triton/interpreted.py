@@ -34,6 +34,11 @@ pow, atan2, fmod = map(elementwise, (np.power, np.arctan2, np.fmod))
 copysign = elementwise(np.copysign)
 
 
+def quotient(x, y):
+    """X / y."""
+    return x / y
+
+
 def along_rows(function):
     """A reduction of each row of a block from a numpy function."""
 

@@ -25,14 +25,25 @@ BLOCK = 8192
 """Elements of a longer row that are walked at a time, by as many threads as a program may have: few
 rows are under way then, and the second pass finds them in the cache."""
 
-LANE = 64
-"""Bytes of a row that a thread holds."""
+LANE = (16, 64)
+"""Bytes of a row that a thread holds: where rows are few, and where there are `PLENTY`."""
+
+PLENTY = 1 << 14
+"""Rows from which on threads need not be many for each to keep the memory busy."""
+
+STAGES = 2
+"""Blocks of a row, or tiles of rows, that are under way at a time."""
+
+RESIDENT = 2112
+"""Programs that walk over short rows, when these are more: a new program for each would take longer
+to start than to run. 16 for each of an H200's processors."""
 
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
-ACROSS = (128, 64)
-"""Rows of one program, and elements of each walked at a time, where they lie beside each other."""
+BESIDE = (512, 64)
+"""Bytes across the rows of one program, and elements of each walked at a time, where rows lie
+beside each other."""
 
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
@@ -52,8 +63,8 @@ class TritonRows:
         self.across = self.beside()
         few = max(rows.count // PROGRAMS, 1)
         if self.across:
-            self.held = whole <= ACROSS[1]
-            self.together, self.block = ACROSS[0], min(whole, ACROSS[1])
+            self.held = whole <= BESIDE[1]
+            self.together, self.block = BESIDE[0] // given.itemsize, min(whole, BESIDE[1])
         else:
             self.held = whole <= HELD
             self.block = whole if self.held else BLOCK
@@ -70,7 +81,18 @@ class TritonRows:
     @property
     def grid(self) -> int:
         """How many programs visit every row."""
+        return min(self.tiles, RESIDENT) if self.turns else self.tiles
+
+    @property
+    def tiles(self) -> int:
+        """How many times a program's rows visit every row."""
         return -(-self.rows.count // self.together)
+
+    @property
+    def turns(self) -> bool:
+        """Whether a program takes one tile of rows after the other."""
+        short = self.together * self.block * self.given.itemsize <= TILE * 4
+        return self.held and not self.across and short and self.tiles >= 4 * RESIDENT
 
     @property
     def warps(self) -> int:
@@ -79,7 +101,7 @@ class TritonRows:
             return 8
         if not self.held:
             return 32
-        lane = max(LANE // self.given.itemsize, 8)
+        lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
         return min(max(self.together * self.block // (32 * lane), 1), 16)
 
     @property
@@ -104,6 +126,8 @@ class TritonRows:
         numbers = {"n": self.rows.size}
         if self.together > 1:
             numbers["rows"] = self.rows.count
+        if self.turns:
+            numbers["tiles"] = self.tiles
         numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
         for k, strides in enumerate(outer.strides):
             numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s}
@@ -197,9 +221,17 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("{0}, {1} = lt.join_moments({0}, {1}, (n - first + {last}) // {block}, n)",),
     ),
     "exp_sum": (
-        ('{0} = tl.full([{shape}], float("-inf"), {type})', "{1} = tl.zeros([{shape}], {type})"),
-        ('{0}, {1} = lt.add_exp({0}, {1}, tl.where(mask, {x}, float("-inf")))',),
-        ("{0}, {1} = lt.join_exp({0}, {1})",),
+        (
+            '{0} = tl.full([{shape}], float("-inf"), {type})',
+            "{1} = tl.zeros([{shape}], {type})",
+            "{1}_base = tl.zeros([{shape}], {type})",
+        ),
+        ("{0}, {1}, {1}_base = lt.add_exp({0}, {1}, {1}_base, {x}, mask, start)",),
+        (
+            "{0} = lt.row_max({0})",
+            "{1}_far = lt.any_infinite({1})",
+            "{1} = lt.join_exp({0}, {1}, {1}_base)",
+        ),
     ),
 }
 """How it is written where the row is walked: before the loop, in it, and behind it."""
@@ -225,7 +257,8 @@ def row_statements(
     lines = found_rows(walk)
     if walk.held:
         lines += [f"col = tl.arange(0, {walk.block})[None, :]", walk.inside]
-        return lines + [text for line in printer.written for text in held(line)]
+        lines += [text for line in printer.written for text in held(line)]
+        return in_turns(lines) if walk.turns else lines
     lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     each, rest = passes(printer.written)
     for i, one in enumerate(each):
@@ -237,13 +270,20 @@ def row_statements(
 
 def found_rows(walk: TritonRows) -> list[str]:
     """Statements that find the index in every outer loop of a program's rows."""
-    pid = "tl.program_id(0).to(tl.int64)" if walk.wide else "tl.program_id(0)"
+    pid = "tile" if walk.turns else "tl.program_id(0)"
+    pid = f"{pid}.to(tl.int64)" if walk.wide else pid
     lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
     if walk.together > 1:
         lines.append("there = rest < rows")
     for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
         lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
     return [*lines, "i0 = rest"]
+
+
+def in_turns(lines: Sequence[str]) -> list[str]:
+    """Statements for one tile of rows after the other; the next one's loads are under way."""
+    every = "tl.program_id(0), tiles, tl.num_programs(0)"
+    return [f"for tile in tl.range({every}, num_stages={STAGES}):", *[f"    {x}" for x in lines]]
 
 
 def held(line: Line) -> list[str]:
@@ -281,6 +321,29 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
         lines += texts[0]
         loop += texts[1]
         after += texts[2]
-    lines.append(f"for start in range(0, n, {walk.block}):")
-    lines += [f"    {text}" for text in ("col = start + first", walk.inside, *loop)]
-    return lines + after
+    loop = [
+        f"for start in tl.range(0, n, {walk.block}, num_stages={STAGES}):",
+        *[f"    {text}" for text in ("col = start + first", walk.inside, *loop)],
+    ]
+    return [*lines, *loop, *after, *again(each, loop, walk)]
+
+
+def again(each: Sequence[Line], loop: Sequence[str], walk: TritonRows) -> list[str]:
+    """Sums of exponentials once more, where their first guess at the maximum was far below it.
+
+    The first pass takes each thread's first element for the base, which is nearly always near.
+    """
+    lines: list[str] = []
+    for line in each:
+        if line.reduction is None or line.reduction[0] != "exp_sum":
+            continue
+        largest, total = line.names
+        own = [text for text in loop if f"{total}," not in text and "+=" not in text]
+        lines += [
+            f"if {total}_far:",
+            f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
+            *[f"    {text}" for text in own],
+            f"        {total}_sum += lt.exp_from({largest}, {line.reduction[1]}, mask)",
+            f"    {total} = lt.row_sum({total}_sum)",
+        ]
+    return lines

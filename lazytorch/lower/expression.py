@@ -343,7 +343,10 @@ def chosen(
     for x, bounds in zip(step.operands, step.inside, strict=True):
         assert inside is not None or not bounds
         condition = inside(bounds) if inside is not None and bounds else True
-        values.append((printer.to(known[x], dtype), condition))
+        value = printer.to(known[x], dtype)
+        if isinstance(condition, Expression) and op.fill is not None and x.at.fill is None:
+            value = printer.where(condition, value, op.fill)
+        values.append((value, condition))
     return op.emit(cast(Any, printer), *values)
 
 

@@ -15,7 +15,7 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Graph, Input, Node
 from lazytorch.ops.affine import Affine, Place
 from lazytorch.ops.base import Rowwise
-from lazytorch.types import ScalarType, Shape, Strides, TensorType
+from lazytorch.types import Number, ScalarType, Shape, Strides, TensorType
 
 Operand = TensorType | ScalarType
 """What a kernel reads: a tensor, or a Python float, a run-time argument of type double."""
@@ -34,12 +34,14 @@ class Bound:
 class At:
     """The index `scales[d] * i + shifts[d]` in dimension d, for index i of the kernel's element.
 
-    Only where `bounds` hold is there such an element.
+    Only where `bounds` hold is there such an element; elsewhere a load gives `fill`, if that is
+    stated.
     """
 
     scales: tuple[int, ...]
     shifts: tuple[int, ...]
     bounds: tuple[Bound, ...] = ()
+    fill: Number | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -67,12 +69,13 @@ class Steps:
 @dataclass(frozen=True, slots=True)
 class Read:
     """A load: of the tensor number `operand`, with strides by the dimensions of the kernel's shape,
-    from `offset` elements behind its first one, where `bounds` hold."""
+    from `offset` elements behind its first one, where `bounds` hold; elsewhere `fill`."""
 
     operand: int
     strides: Strides
     offset: int = 0
     bounds: tuple[Bound, ...] = ()
+    fill: Number | None = None
 
 
 def steps(body: Graph, shape: Shape) -> Steps:
@@ -90,7 +93,7 @@ def steps(body: Graph, shape: Shape) -> Steps:
             inside: tuple[tuple[Bound, ...], ...] = ()
             if isinstance(node.op, Affine):
                 there = [(x, through(at, place, x, shape)) for x, place in placed(node)]
-                operands = tuple([visit(x, joined(at, inner)) for x, inner in there])
+                operands = tuple([visit(x, joined(at, inner, node.op, x)) for x, inner in there])
                 inside = tuple([inner.bounds for _, inner in there])
             else:
                 operands = tuple([visit(x, at) for x in node.inputs])
@@ -128,8 +131,8 @@ def narrow(at: At, shape: Shape) -> At:
     if not any(alone):
         return at
     scales = tuple([0 if one else s for one, s in zip(alone, at.scales, strict=True)])
-    return At(scales, tuple([0 if one else s for one, s in zip(alone, at.shifts, strict=True)]),
-              at.bounds)  # fmt: skip
+    shifts = tuple([0 if one else s for one, s in zip(alone, at.shifts, strict=True)])
+    return At(scales, shifts, at.bounds, at.fill)
 
 
 def placed(node: Node) -> list[tuple[Node, Place]]:
@@ -165,9 +168,14 @@ def through(at: At, place: Place, x: Node, shape: Shape) -> At:
     return At(tuple(scales), tuple(shifts), tuple(bounds))
 
 
-def joined(at: At, there: At) -> At:
-    """`there`, where the bounds of `at` hold too."""
-    return At(there.scales, there.shifts, tuple(dict.fromkeys((*at.bounds, *there.bounds))))
+def joined(at: At, there: At, op: Affine, x: Node) -> At:
+    """`there`, where the bounds of `at` hold too; what `op` fills with is loaded where `x` is not.
+
+    Where the bounds of `at` do not hold, nobody asks for the value.
+    """
+    bounds = tuple(dict.fromkeys((*at.bounds, *there.bounds)))
+    fill = op.fill if there.bounds and isinstance(x.op, Input) else None
+    return At(there.scales, there.shifts, bounds, fill)
 
 
 def reads(found: Steps, body: Graph, operands: Sequence[Operand]) -> list[Read]:
@@ -184,4 +192,4 @@ def load(at: At, operand: int, typed: TensorType) -> Read:
     own = (0,) * (len(at.scales) - typed.rank) + typed.strides
     strides = tuple([a * b for a, b in zip(own, at.scales, strict=True)])
     offset = sum(a * b for a, b in zip(own, at.shifts, strict=True))
-    return Read(operand, strides, offset, at.bounds)
+    return Read(operand, strides, offset, at.bounds, at.fill)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lazytorch.ir import Op
 from lazytorch.ops.emitter import Emitter, Value
-from lazytorch.types import TensorType
+from lazytorch.types import Number, TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,11 @@ def shifted(operand: int, rank: int, dim: int, shift: int) -> Place:
 class Affine(Op, abstract=True):
     """An element of the result is made of elements of the operands at places affine in its own."""
 
+    @property
+    def fill(self) -> Number | None:
+        """What stands for elements outside the operands, where one number does."""
+        return None
+
     def places(self, *xs: TensorType) -> list[Place]:
         """Where the operands are read for an element of the result."""
         raise NotImplementedError(f"{self.name()} does not say where it reads")
@@ -41,6 +46,7 @@ class Affine(Op, abstract=True):
         return True
 
     def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
-        """The element, from each place's value and whether that lies inside the operand (True, or
-        a condition; the value means nothing where it does not hold)."""
+        """The element, from each place's value and whether that lies inside the operand: True, or
+        a condition. Where it does not hold the value is `fill`, or means nothing if there is none.
+        """
         raise NotImplementedError(f"{self.name()} has no arithmetic")

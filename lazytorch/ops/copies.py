@@ -198,6 +198,10 @@ class Pad(Affine):
     pad: tuple[int, ...]
     value: Number = 0
 
+    @property
+    def fill(self) -> Number:
+        return self.value
+
     def places(self, *xs: TensorType) -> list[Place]:
         before = [0] * xs[0].rank
         for i in range(0, len(self.pad), 2):
@@ -205,8 +209,7 @@ class Pad(Affine):
         return [Place(0, (1,) * xs[0].rank, tuple(before))]
 
     def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
-        ((value, inside),) = found
-        return value if inside is True else s.where(inside, value, self.value)
+        return found[0][0]
 
     def infer(self, x: TensorType) -> TensorType:
         if len(self.pad) % 2 or len(self.pad) > 2 * x.rank:

@@ -101,10 +101,12 @@ class MaxPool(Windows):
     dilation: Sizes
     ceil_mode: bool = False
 
+    @property
+    def fill(self) -> float:
+        return -math.inf
+
     def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
-        lowest = -math.inf
-        values = [x if inside is True else s.where(inside, x, lowest) for x, inside in found]
-        return reduce(s.maximum, values)
+        return reduce(s.maximum, [x for x, _ in found])
 
     def readable(self, *xs: TensorType) -> bool:
         return super().readable(*xs) and xs[0].dtype.is_floating_point
@@ -140,6 +142,10 @@ class AvgPool(Windows):
     count_include_pad: bool = True
     divisor: int | None = None
 
+    @property
+    def fill(self) -> float:
+        return 0.0
+
     def readable(self, *xs: TensorType) -> bool:
         """Not where a window counts less than its size although what hangs over is counted."""
         spatial = xs[0].shape[xs[0].rank - len(self.kernel) :]
@@ -154,8 +160,7 @@ class AvgPool(Windows):
         return super().readable(*xs) and xs[0].dtype.is_floating_point and (known or not over)
 
     def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
-        values = [x if inside is True else s.where(inside, x, 0.0) for x, inside in found]
-        total = reduce(s.add, values)
+        total = reduce(s.add, [x for x, _ in found])
         if self.divisor is not None or self.count_include_pad:
             return total / (self.divisor or math.prod(self.kernel))
         always = sum(inside is True for _, inside in found)

@@ -7,6 +7,7 @@ says that an index is at least `l{q}` and less than `h{q}`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,26 @@ class Accesses:
         if r < len(self.reads):
             return f"p{self.reads[r].operand}"
         return f"p{self.operands + r - len(self.reads)}"
+
+    def other(self, r: int) -> list[str]:
+        """What a load gives where there is no element, as an argument; a bfloat16 by its value."""
+        fill = self.reads[r].fill
+        if fill is None or not self.reads[r].bounds:
+            return []
+        text = repr(fill) if math.isfinite(fill.real) else f'float("{fill}")'
+        return [f"other={text}"]
+
+    def stride(self, r: int, d: int) -> str:
+        """The argument that is access r's stride in loop d: one for all loads of an operand that
+        walk it alike."""
+        if r < len(self.reads):
+            own = self.reads[r]
+            r = next(
+                i
+                for i, x in enumerate(self.reads)
+                if (x.operand, x.strides) == (own.operand, own.strides)
+            )
+        return f"s{r}_{d}"
 
     def start(self, r: int) -> list[str]:
         """The term of an address that tells where an access starts."""

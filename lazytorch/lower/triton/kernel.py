@@ -85,8 +85,13 @@ class Walk:
         numbers |= {f"n{d}": size for d, size in enumerate(sizes) if d > 0}
         for k, strides in enumerate(self.loops.strides):
             if not self.flat(k):
-                numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s not in (0, 1)}
+                pairs = enumerate(strides)
+                numbers |= {self.stride(k, d): s for d, s in pairs if s not in (0, 1)}
         return numbers if self.given is None else numbers | self.given.arguments()
+
+    def stride(self, r: int, d: int) -> str:
+        """The argument that is access r's stride in loop d."""
+        return f"s{r}_{d}" if self.given is None else self.given.stride(r, d)
 
     def divisibility(self) -> dict[str, int]:
         """What divides arguments, as far as that lets loads and stores be vectors."""
@@ -327,7 +332,7 @@ def load(walk: Walk, given: Accesses, r: int, masked: bool) -> str:
     block = walk.run > 1 and not per_run
     where = given.condition(bounds, partial(index, walk, block=block))
     where += ["mask[:, None]" if block else "mask"] if masked else []
-    mask = f", {' & '.join(where)}" if where else ""
+    mask = "".join([f", {x}" for x in [" & ".join(where)] * bool(where) + given.other(r)])
     at = offset(walk, r, "c" if block else "i") if any(strides) else "0"
     code = f"tl.load({' + '.join([given.pointer(r), *given.start(r), at])}{mask})"
     return f"{code}[:, None]" if per_run else code
@@ -338,7 +343,7 @@ def offset(walk: Walk, r: int, index: str) -> str:
     if walk.flat(r):
         return "flat"
     terms = [
-        f"{index}{d}" if stride == 1 else f"{index}{d} * s{r}_{d}"
+        f"{index}{d}" if stride == 1 else f"{index}{d} * {walk.stride(r, d)}"
         for d, stride in enumerate(walk.loops.strides[r])
         if stride
     ]

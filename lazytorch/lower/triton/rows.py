@@ -130,7 +130,7 @@ class TritonRows:
             numbers["tiles"] = self.tiles
         numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
         for k, strides in enumerate(outer.strides):
-            numbers |= {f"s{k}_{d}": s for d, s in enumerate(strides) if s}
+            numbers |= {self.given.stride(k, d): s for d, s in enumerate(strides) if s}
             if self.rows.steps[k] not in (0, 1):
                 numbers[f"t{k}"] = self.rows.steps[k]
         return numbers | self.given.arguments()
@@ -142,7 +142,8 @@ class TritonRows:
     def place(self, r: int) -> str:
         """Where access r has the elements, as an address."""
         terms = [self.given.pointer(r), *self.given.start(r)]
-        terms += [f"i{d} * s{r}_{d}" for d, s in enumerate(self.rows.outer.strides[r]) if s]
+        outer = enumerate(self.rows.outer.strides[r])
+        terms += [f"i{d} * {self.given.stride(r, d)}" for d, s in outer if s]
         if step := self.rows.steps[r]:
             terms.append("col" if step == 1 else f"col * t{r}")
         return " + ".join(terms)
@@ -156,8 +157,10 @@ class TritonRows:
             where.append("mask")
         elif self.together > 1:
             where.append("there")
+        load = r < len(self.given.reads)
         mask = f", {' & '.join(where)}" if where else ""
-        return mask + "{again}" if wide and r < len(self.given.reads) and not self.held else mask
+        mask = ", ".join([mask, *self.given.other(r)]) if load else mask
+        return mask + "{again}" if wide and load and not self.held else mask
 
     def index(self, dim: int) -> str:
         """The index of a dimension that has a loop of its own, or is the row."""

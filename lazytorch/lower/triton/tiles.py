@@ -68,7 +68,8 @@ class Tiles:
         """The integers given to the kernel by name: sizes and strides."""
         numbers = {f"n{d}": size for d, size in enumerate(self.loops.sizes)}
         for r, strides in enumerate(self.loops.strides):
-            numbers |= {f"s{r}_{d}": s for d, s in enumerate(strides) if s not in (0, 1)}
+            pairs = enumerate(strides)
+            numbers |= {self.given.stride(r, d): s for d, s in pairs if s not in (0, 1)}
         return numbers | self.given.arguments()
 
     def divisibility(self) -> dict[str, int]:
@@ -84,7 +85,7 @@ class Tiles:
         terms = [self.given.pointer(r), *self.given.start(r)]
         for d, stride in enumerate(self.loops.strides[r]):
             if stride:
-                terms.append(f"i{d}" if stride == 1 else f"i{d} * s{r}_{d}")
+                terms.append(f"i{d}" if stride == 1 else f"i{d} * {self.given.stride(r, d)}")
         return " + ".join(terms)
 
     def load(self, r: int) -> str:
@@ -92,7 +93,8 @@ class Tiles:
         where = self.given.condition(self.given.reads[r].bounds, self.index)
         if any(self.loops.strides[r][d] for d in (self.across, self.inner)) or where:
             where.append("mask")
-        return f"tl.load({', '.join([self.address(r), ' & '.join(where)][: 1 + bool(where)])})"
+        mask = [" & ".join(where)] if where else []
+        return f"tl.load({', '.join([self.address(r), *mask, *self.given.other(r)])})"
 
 
 def tiles_of(given: Accesses, loops: Loops) -> Tiles | None:

@@ -13,6 +13,7 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.affine import Affine
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
@@ -25,6 +26,9 @@ Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 Operands and outputs have the very types that the launcher was made for. That is the caller's
 promise and is not checked again: a Program has guards for it.
 """
+
+Generated = Fused | ScaledDotProductAttention
+"""What a target may have a kernel for."""
 
 NAME = "KERNEL"
 """Stands for the kernel's name in source text that `named` has not seen yet."""
@@ -45,8 +49,11 @@ class Kernel:
 class Target(Protocol):
     """A way to generate code for one kind of device."""
 
-    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
-        """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+    def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
+        """The kernel for a group, or for an attention; UnsupportedError says why there is none.
+
+        Compiles nothing.
+        """
         ...
 
     def build(self, kernels: Sequence[Kernel]) -> None:
@@ -59,7 +66,7 @@ class Target(Protocol):
     def launcher(
         self,
         kernel: Kernel,
-        op: Fused,
+        op: Generated,
         operands: tuple[Operand, ...],
     ) -> Launch:
         """A function for one call site of a built kernel: what was given to `prepare`."""

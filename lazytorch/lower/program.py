@@ -11,8 +11,9 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import aliased, laid_out
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
-from lazytorch.lower.kernel import Kernel, Launch, Operand, Target
+from lazytorch.lower.kernel import Generated, Kernel, Launch, Target
 from lazytorch.lower.memory import overwriting, root
+from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import Arithmetic
@@ -25,7 +26,7 @@ class KernelCall:
     __slots__ = ("call", "kernel", "op", "operands", "settled", "target")
 
     def __init__(
-        self, op: Fused, operands: tuple[Operand, ...], kernel: Kernel, target: Target
+        self, op: Generated, operands: tuple[Operand, ...], kernel: Kernel, target: Target
     ) -> None:
         self.op = op
         self.operands = operands
@@ -187,12 +188,13 @@ class Lowering:
     def callee(self, node: Node) -> str:
         """The name under which the node's kernel is called."""
         op = node.op
-        if isinstance(op, Fused) and self.target is not None:
+        if isinstance(op, Generated) and self.target is not None:
             operands = tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
             try:
                 kernel = self.target.prepare(op, operands)
             except UnsupportedError as error:
-                self.refused[node] = error.message
+                if isinstance(op, Fused):  # an attention has a good kernel of torch's own
+                    self.refused[node] = error.message
             else:
                 call = KernelCall(op, operands, kernel, self.target)
                 self.calls.append(call)

@@ -20,6 +20,7 @@ from lazytorch.lower.expression import Expression, check, print_steps
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
     NAME,
+    Generated,
     Kernel,
     Launch,
     Operand,
@@ -111,8 +112,10 @@ class CppTarget:
         self.load = load
         self.addresses: dict[str, int] = {}
 
-    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
+    def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+        if not isinstance(op, Fused):
+            raise UnsupportedError("a CPU's attention is torch's own")
         shape, outputs = group_shape(op, operands), outputs_of(op)
         reads = in_memory(operands)
         for x in (*reads, *outputs):
@@ -145,11 +148,11 @@ class CppTarget:
     def launcher(
         self,
         kernel: Kernel,
-        op: Fused,
+        op: Generated,
         operands: tuple[Operand, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel."""
-        if kernel.name not in self.addresses:
+        if kernel.name not in self.addresses or not isinstance(op, Fused):
             raise LazyTorchError(f"kernel {kernel.name} is not built")
         reads, outputs, shape = in_memory(operands), outputs_of(op), full_shape(op)
         itemsizes = [x.dtype.itemsize for x in (*reads, *outputs)]

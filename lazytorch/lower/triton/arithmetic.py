@@ -15,6 +15,8 @@ if knobs.runtime.interpret:
     from lazytorch.lower.triton import interpreted as libdevice
     from lazytorch.lower.triton.interpreted import (
         from_bfloat16,
+        like,
+        product,
         quotient,
         row_max,
         row_min,
@@ -32,6 +34,16 @@ else:
     def to_bfloat16(x):
         """Rounded to nearest even."""
         return x.to(tl.bfloat16)
+
+    @triton.jit
+    def like(x, y):
+        """A float32 rounded to the 16-bit dtype of y."""
+        return x.to(y.dtype)
+
+    @triton.jit
+    def product(x, y):
+        """The product of two matrices of 16-bit numbers, summed in float32."""
+        return tl.dot(x, y)
 
     @triton.jit
     def quotient(x, y):

@@ -65,3 +65,18 @@ def to_bfloat16(x):
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     rounded = tl.where(x == x, rounded, 0x7FC0)
     return rounded.to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+def widened(x):
+    """A 16-bit or 32-bit float as float32."""
+    return from_bfloat16(x) if x.dtype == tl.bfloat16 else x.to(tl.float32)
+
+
+def like(x, y):
+    """A float32 rounded to the 16-bit dtype of y."""
+    return to_bfloat16(x) if y.dtype == tl.bfloat16 else x.to(y.dtype)
+
+
+def product(x, y):
+    """The product of two matrices of 16-bit numbers, summed in float32."""
+    return tl.dot(widened(x), widened(y))

@@ -13,6 +13,7 @@ from lazytorch.lower.expression import Expression, check, print_steps
 from lazytorch.lower.index import Loops
 from lazytorch.lower.kernel import (
     NAME,
+    Generated,
     Kernel,
     Launch,
     describe,
@@ -22,6 +23,7 @@ from lazytorch.lower.kernel import (
 )
 from lazytorch.lower.steps import Bound, Operand, Steps, reads, steps
 from lazytorch.lower.triton.access import Accesses, accesses
+from lazytorch.lower.triton.attention import Attention
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
@@ -154,8 +156,14 @@ class TritonTarget:
         self.rounding = rounding
         self.binaries = Binaries()
 
-    def prepare(self, op: Fused, operands: tuple[Operand, ...]) -> Kernel:
-        """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+    def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
+        """The kernel for a group or an attention; UnsupportedError says why there is none."""
+        if not isinstance(op, Fused):
+            if self.rounding:
+                raise UnsupportedError("a short attention rounds less often than eager")
+            kernel = named("attention", Attention(op, operands).source())
+            self.binaries.expect(kernel, tensors(operands)[0].device)
+            return kernel
         group_shape(op, operands)
         outputs = outputs_of(op)
         for x in (*tensors(operands), *outputs):
@@ -174,13 +182,18 @@ class TritonTarget:
     def launcher(
         self,
         kernel: Kernel,
-        op: Fused,
+        op: Generated,
         operands: tuple[Operand, ...],
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
-        _, walk = plan(op, operands)
+        if isinstance(op, Fused):
+            _, walk = plan(op, operands)
+            outputs = outputs_of(op)
+        else:
+            walk = Attention(op, operands)
+            outputs = (walk.result,)
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, operands, outputs_of(op), walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
 
 
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:

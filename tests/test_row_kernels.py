@@ -19,7 +19,7 @@ from lazytorch.interpret import interpret
 from lazytorch.ir import Builder, Graph, Op, input
 from lazytorch.lower.cpp import CppTarget
 from lazytorch.lower.kernel import Target
-from lazytorch.lower.triton import TritonTarget, rows
+from lazytorch.lower.triton import TritonTarget
 from lazytorch.lower.triton.binary import interpreting
 from lazytorch.lower.triton.rows import HELD
 from lazytorch.ops.elementary import Exp, Rsqrt, Sqrt
@@ -250,17 +250,6 @@ def test_layer_norm_of_rows_longer_than_a_program_holds(check: Check) -> None:
         tensor(size),
         tensor(size),
     )
-
-
-def test_programs_take_tiles_of_rows_in_turn(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "RESIDENT", 3)
-    x, w = tensor(50, 600), tensor(600)
-
-    def build(b: Builder, x: Any, w: Any) -> Any:
-        y = b(RmsNorm((600,)), x, w)
-        return y, b(Sum((1,), True), y)
-
-    check(build, x, w)
 
 
 @pytest.mark.parametrize("size", [8, 9, 31, 64])

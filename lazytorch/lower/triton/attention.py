@@ -19,8 +19,12 @@ from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import broadcast_strides
 from lazytorch.types import TensorType
 
-LONGEST = 256
+LONGEST = 128
 """Keys up to which torch's kernels are slower."""
+
+FEW = (320, 264)
+"""Keys up to which they are as long as there are no more programs than these, two for each of an
+H200's processors."""
 
 SIZES = (16, 32, 64, 128)
 """Sizes of a head."""
@@ -57,10 +61,13 @@ class Attention:
         numbers = {"length": self.query.shape[2], "keys": self.key.shape[2], "heads": self.heads}
         for name, x in zip("qkvo", (self.query, self.key, self.value, self.result), strict=True):
             numbers |= {f"{name}{d}": stride for d, stride in enumerate(x.strides[:3])}
-        for mask in self.mask:
-            whole = (*self.query.shape[:3], self.key.shape[2])
-            numbers |= {f"m{d}": s for d, s in enumerate(broadcast_strides(mask, whole))}
+        numbers |= {f"m{d}": s for d, s in enumerate(self.strides()) if s not in (0, 1)}
         return numbers
+
+    def strides(self) -> list[int]:
+        """The mask's strides by batch, head, query and key; none without a mask."""
+        whole = (*self.query.shape[:3], self.key.shape[2])
+        return [s for mask in self.mask for s in broadcast_strides(mask, whole)]
 
     def source(self) -> str:
         """A module with the kernel, and what is needed to compile it ahead of its first launch."""
@@ -81,7 +88,7 @@ class Attention:
             block=KEYS,
             group=self.group,
             scale=scale * math.log2(math.e),
-            mask="\n        ".join(masked(self.mask, self.op.is_causal)),
+            mask="\n        ".join(masked(self.mask, self.strides(), self.op.is_causal)),
             end=f"tl.minimum(keys, first + {ROWS})" if self.op.is_causal else "keys",
             out=f"p{len(self.operands)}",
         )
@@ -96,7 +103,9 @@ def check(op: ScaledDotProductAttention, tensors: list[TensorType]) -> None:
         raise UnsupportedError(f"attention of {query}")
     if query.shape[-1] not in SIZES or value.shape[-1] != query.shape[-1]:
         raise UnsupportedError(f"heads of size {query.shape[-1]}")
-    if not 0 < key.shape[2] <= LONGEST or not query.numel:
+    programs = math.prod(query.shape[:2]) * -(-query.shape[2] // ROWS)
+    longest = FEW[0] if programs <= FEW[1] else LONGEST
+    if not 0 < key.shape[2] <= longest or not query.numel:
         raise UnsupportedError(f"attention over {key.shape[2]} keys")
     alike = key.shape[:2] == value.shape[:2] and key.shape[0] == query.shape[0]
     if not alike or not (key.shape[1] == query.shape[1] or op.grouped(query, key)):
@@ -113,11 +122,14 @@ def check(op: ScaledDotProductAttention, tensors: list[TensorType]) -> None:
             raise UnsupportedError(f"{x} needs 64-bit indices")
 
 
-def masked(mask: list[TensorType], causal: bool) -> list[str]:
-    """Statements that mask scores `x`, which are in powers of 2."""
+def masked(mask: list[TensorType], strides: list[int], causal: bool) -> list[str]:
+    """Statements that mask scores `x`, which are in powers of 2; the mask has `strides`."""
     lines: list[str] = []
+    indices = ("batch", "head", "row[:, None]", "col[None, :]")
+    pairs = enumerate(zip(indices, strides, strict=False))
+    terms = [i if s == 1 else f"{i} * m{d}" for d, (i, s) in pairs if s]
     if mask:
-        place = "batch * m0 + head * m1 + row[:, None] * m2 + col[None, :] * m3"
+        place = " + ".join(terms) or "0"
         load = f"tl.load(p3 + {place}, there[:, None] & inside[None, :], other=0.0)"
         if mask[0].dtype is torch.bool:
             lines.append(f'x = tl.where({load} != 0, x, float("-inf"))')

@@ -25,18 +25,14 @@ BLOCK = 8192
 """Elements of a longer row that are walked at a time, by as many threads as a program may have: few
 rows are under way then, and the second pass finds them in the cache."""
 
+WALKERS = 32
+"""Warps of a program that walks a longer row."""
+
 LANE = (16, 64)
 """Bytes of a row that a thread holds: where rows are few, and where there are `PLENTY`."""
 
 PLENTY = 1 << 14
 """Rows from which on threads need not be many for each to keep the memory busy."""
-
-STAGES = 2
-"""Blocks of a row, or tiles of rows, that are under way at a time."""
-
-RESIDENT = 2112
-"""Programs that walk over short rows, when these are more: a new program for each would take longer
-to start than to run. 16 for each of an H200's processors."""
 
 TILE = 1024
 """Elements of one program where rows are short and many."""
@@ -81,18 +77,7 @@ class TritonRows:
     @property
     def grid(self) -> int:
         """How many programs visit every row."""
-        return min(self.tiles, RESIDENT) if self.turns else self.tiles
-
-    @property
-    def tiles(self) -> int:
-        """How many times a program's rows visit every row."""
         return -(-self.rows.count // self.together)
-
-    @property
-    def turns(self) -> bool:
-        """Whether a program takes one tile of rows after the other."""
-        short = self.together * self.block * self.given.itemsize <= TILE * 4
-        return self.held and not self.across and short and self.tiles >= 4 * RESIDENT
 
     @property
     def warps(self) -> int:
@@ -100,7 +85,7 @@ class TritonRows:
         if self.across:
             return 8
         if not self.held:
-            return 32
+            return WALKERS
         lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
         return min(max(self.together * self.block // (32 * lane), 1), 16)
 
@@ -126,8 +111,6 @@ class TritonRows:
         numbers = {"n": self.rows.size}
         if self.together > 1:
             numbers["rows"] = self.rows.count
-        if self.turns:
-            numbers["tiles"] = self.tiles
         numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
         for k, strides in enumerate(outer.strides):
             numbers |= {self.given.stride(k, d): s for d, s in enumerate(strides) if s}
@@ -261,7 +244,7 @@ def row_statements(
     if walk.held:
         lines += [f"col = tl.arange(0, {walk.block})[None, :]", walk.inside]
         lines += [text for line in printer.written for text in held(line)]
-        return in_turns(lines) if walk.turns else lines
+        return lines
     lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     each, rest = passes(printer.written)
     for i, one in enumerate(each):
@@ -273,20 +256,13 @@ def row_statements(
 
 def found_rows(walk: TritonRows) -> list[str]:
     """Statements that find the index in every outer loop of a program's rows."""
-    pid = "tile" if walk.turns else "tl.program_id(0)"
-    pid = f"{pid}.to(tl.int64)" if walk.wide else pid
+    pid = "tl.program_id(0).to(tl.int64)" if walk.wide else "tl.program_id(0)"
     lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
     if walk.together > 1:
         lines.append("there = rest < rows")
     for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
         lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
     return [*lines, "i0 = rest"]
-
-
-def in_turns(lines: Sequence[str]) -> list[str]:
-    """Statements for one tile of rows after the other; the next one's loads are under way."""
-    every = "tl.program_id(0), tiles, tl.num_programs(0)"
-    return [f"for tile in tl.range({every}, num_stages={STAGES}):", *[f"    {x}" for x in lines]]
 
 
 def held(line: Line) -> list[str]:
@@ -325,7 +301,7 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
         loop += texts[1]
         after += texts[2]
     loop = [
-        f"for start in tl.range(0, n, {walk.block}, num_stages={STAGES}):",
+        f"for start in range(0, n, {walk.block}):",
         *[f"    {text}" for text in ("col = start + first", walk.inside, *loop)],
     ]
     return [*lines, *loop, *after, *again(each, loop, walk)]

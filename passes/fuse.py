@@ -32,6 +32,7 @@ from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
+from lazytorch.ops.norm import RmsNorm
 from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Reduction
 from lazytorch.types import Shape, TensorType, TupleType
@@ -59,25 +60,31 @@ def fuse(graph: Graph, minimum: int = 2) -> Graph:
 def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
-    Of norms and softmax a generated kernel reads each row once; torch's sums across rows, joins and
-    windows are slower, and so is its arithmetic on a GPU where operands lie in different orders.
+    On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins
+    and windows are slower; on the CPU torch's root mean square norm is. So is its arithmetic where
+    operands lie in different orders.
     """
-    op, x = group[0].op, group[0].inputs[0].type
-    if isinstance(op, Reduction):
-        alone = isinstance(x, TensorType) and x.strides[-1] != 1
-    elif isinstance(op, Pointwise | Clone):
-        alone = crosswise(group[0])
-    else:
-        alone = isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
-    return alone or len(group) >= minimum
+    op, typed = group[0].op, group[0].inputs[0].type
+    if len(group) >= minimum or not isinstance(typed, TensorType):
+        return len(group) >= minimum
+    gpu = typed.device.type == "cuda"
+    match op:
+        case Reduction():
+            return typed.strides[-1] != 1
+        case Pointwise():
+            return crosswise(group[0])
+        case Clone():
+            return gpu and crosswise(group[0])
+        case RmsNorm():
+            return True
+        case _:
+            return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
 
 
 def crosswise(node: Node) -> bool:
-    """Whether a GPU reads an operand of full size in another order than it writes the result."""
+    """Whether an operand of full size is read in another order than the result is written."""
     typed = node.type
     assert isinstance(typed, TensorType)
-    if typed.device.type != "cuda":
-        return False
     orders = {
         x.type.order
         for x in node.inputs

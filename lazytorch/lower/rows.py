@@ -136,8 +136,11 @@ class RowWriter(Printer, ABC):
         return mean, self.row_mean(centered * centered)
 
     def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
-        """The maximum m of a row and its sum of exp(x - m), the one first, then the other."""
-        largest = self.row_max(x)
+        """The maximum m of a row and its sum of exp(x - m), the one first, then the other.
+
+        A NaN makes the sum one, whatever the maximum.
+        """
+        largest = self.reduce("top", x)[0]
         return largest, self.row_sum(self.exp(x - largest))
 
     def row_position(self) -> Expression:

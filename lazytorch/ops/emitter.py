@@ -83,8 +83,8 @@ class RowEmitter(Emitter, Protocol):
     """The vocabulary of operations on whole rows: numbers that every element of a row shares.
 
     NaN wins in a maximum and a minimum. `row_moments` are mean and variance (over the count);
-    `row_exp_sum` are the maximum m and the sum of exp(x - m). `row_position` is the number of each
-    element in its row, `row_size` how many there are, both as 32-bit integers.
+    `row_exp_sum` are the maximum m of what is no NaN, and the sum of exp(x - m). `row_position` is
+    the number of each element in its row, `row_size` how many there are: 32-bit integers.
     """
 
     def row_sum(self, x: Value) -> Value: ...

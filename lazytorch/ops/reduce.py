@@ -176,7 +176,8 @@ class LogSumExp(Reduction):
         return x.dtype if floating else torch.get_default_dtype()
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
-        largest, total = s.row_exp_sum(xs[0])
+        largest = s.row_max(xs[0])
+        total = s.row_sum(s.exp(xs[0] - largest))
         return s.where(s.isinf(largest), largest, s.log(total) + largest)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:

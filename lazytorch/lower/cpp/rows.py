@@ -121,6 +121,11 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             loop.append(f"{name}_part += {x};")
             tail.append(f"{name}_all += {name}_part;")
             after.append(f"const {local} {name} = {name}_all;")
+        elif how == "top":
+            lines.append(f"{local} {name}_best = -{INFINITY[local]};")
+            clauses.append(f"reduction(max : {name}_best)")
+            loop.append(f"{name}_best = {x} > {name}_best ? {x} : {name}_best;")
+            after.append(f"const {local} {name} = {name}_best;")
         else:
             sign, better = ("-", ">") if how == "max" else ("", "<")
             lines += [f"{local} {name}_best = {sign}{INFINITY[local]};", f"int {name}_nan = 0;"]

@@ -21,14 +21,14 @@ from lazytorch.types import TensorType, dtype_named
 HELD = 16384
 """Elements of a row that the threads of one program hold in registers."""
 
-BLOCK = 8192
+BLOCK = 4096
 """Elements of a longer row that are walked at a time, by as many threads as a program may have: few
 rows are under way then, and the second pass finds them in the cache."""
 
 WALKERS = 32
 """Warps of a program that walks a longer row."""
 
-LANE = (16, 64)
+LANE = (16, 128)
 """Bytes of a row that a thread holds: where rows are few, and where there are `PLENTY`."""
 
 PLENTY = 1 << 14
@@ -37,7 +37,7 @@ PLENTY = 1 << 14
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
-BESIDE = (512, 64)
+BESIDE = (256, 64)
 """Bytes across the rows of one program, and elements of each walked at a time, where rows lie
 beside each other."""
 
@@ -181,6 +181,7 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
 HOLD = {
     "sum": ("{0} = lt.row_sum(tl.where(mask, {x}, 0.0))",),
     "max": ('{0} = lt.row_max(tl.where(mask, {x}, float("-inf")))',),
+    "top": ('{0} = tl.max(tl.where(mask, {x}, float("-inf")), 1, keep_dims=True)',),
     "min": ('{0} = lt.row_min(tl.where(mask, {x}, float("inf")))',),
 }
 """How a reduction is written where the row is in registers."""

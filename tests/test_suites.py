@@ -161,16 +161,6 @@ def test_the_summary_says_how_each_model_compares(monkeypatch: pytest.MonkeyPatc
     assert "- wrong or not measured: tiny, 1, f32" in "\n".join(lines([result]))
 
 
-def test_the_readme_joins_the_files_of_one_run() -> None:
-    script = runpy.run_path(str(ROOT / "benchmarks" / "readme.py"))
-    found = compare(Case("tiny"), ["lazytorch"], repeats=2, model=tiny())
-    one = as_json([found], machine(HERE))
-    (joined,) = script["joined"]([one, one])
-    assert len(joined["comparisons"]) == 2
-    one["comparisons"][0]["sides"] = {}
-    assert script["joined"]([one]) == []
-
-
 def test_cold_starts_are_held_against_the_claims() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "cold.py"))
     ours = {"first": 0.4, "full": 1.0, "near": 1.0, "fault": "", "memory": 0}

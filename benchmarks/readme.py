@@ -2,8 +2,8 @@
 
 python benchmarks/readme.py
 
-A folder holds what one machine measured: JSON of `lazytorch bench --out FOLDER`, `xla.py`, `cold.py`.
-What README says of it is what `summary.py` says.
+A folder holds what one machine measured: JSON of `lazytorch bench --out FOLDER`, `xla.py` and
+`cold.py`. What README says of it is what `summary.py` says.
 """
 
 import json

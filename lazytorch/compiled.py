@@ -52,8 +52,8 @@ from lazytorch.view.explain import explain
 class Compiled:
     """A function or module that records itself once per signature and replays afterwards.
 
-    Called like the original. `explain()` says what happened, `source()` shows what runs, `refresh()`
-    rereads weights that were written from outside torch's sight.
+    Called like the original. `explain()` says what happened, `source()` shows what runs, and
+    `refresh()` rereads weights that were written from outside torch's sight.
     """
 
     alive: ClassVar[weakref.WeakSet[Compiled]] = weakref.WeakSet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lazytorch.options import Environment, environment
 from lazytorch.runtime import choices, tune
 from lazytorch.runtime.choices import Choices
 from lazytorch.runtime.tune import Tuner, alike, fastest, searched, tuner_for
+from lazytorch.view.explain import measured_text
 
 CPU = torch.device("cpu")
 
@@ -176,6 +178,17 @@ def test_noise_does_not_change_the_way() -> None:
     assert fastest({"generated": 1.00, TORCH: 0.96}) == "generated"
     assert fastest({"generated": 1.00, TORCH: 0.94}) == TORCH
     assert fastest({"generated": 1.00, "generated/1": 0.9, TORCH: 0.94}) == "generated/1"
+
+
+def test_what_cannot_be_captured_stays_only_where_nothing_else_can_be(tmp_path: Path) -> None:
+    assert fastest({"generated": 9.0, TORCH: math.inf}) == "generated"
+    assert fastest({"generated": math.inf, TORCH: math.inf}) == "generated"
+    assert fastest({"generated": math.inf, TORCH: 9.0}) == TORCH
+    found = Measured({"generated": 9.0, TORCH: math.inf}, "generated")
+    assert "torch not in a CUDA graph: generated runs" in measured_text(found)
+    Choices(tmp_path, CPU).add("a", found)
+    again = Choices(tmp_path, CPU).find("a")
+    assert again is not None and again.seconds == found.seconds
 
 
 def test_ways_that_fail_or_lay_results_out_otherwise_are_left_out() -> None:

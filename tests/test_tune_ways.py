@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -331,7 +332,7 @@ class Event:
 
 
 @pytest.mark.parametrize("captured", [True, False])
-def test_a_gpus_time_is_that_of_replays_or_else_of_calls(
+def test_a_gpus_time_is_that_of_replays_if_there_can_be_any(
     monkeypatch: pytest.MonkeyPatch, captured: bool
 ) -> None:
     calls: list[int] = []
@@ -352,5 +353,5 @@ def test_a_gpus_time_is_that_of_replays_or_else_of_calls(
     monkeypatch.setattr(timing, "pool_of", lambda device: None)
     seconds = timing.on_gpu(way, torch.device("cuda", 0))()
     # Four calls of half a millisecond fill a sample; captured, they replay in 6 us.
-    assert seconds == pytest.approx(1.5e-6 if captured else 5e-4)
-    assert len(calls) == 2 + 4
+    assert seconds == pytest.approx(1.5e-6 if captured else math.inf)
+    assert len(calls) == (2 + 4 if captured else 2)

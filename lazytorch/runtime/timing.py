@@ -6,6 +6,7 @@ that is the device's own time, as in the program's graph, without what Python ad
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +33,8 @@ CAPTURED = (20, 2e-3)
 
 
 def measure(ways: Mapping[str, Call], device: torch.device) -> dict[str, float]:
-    """Seconds that a call of each way takes, the median of samples in turns.
+    """Seconds that a call of each way takes, the median of samples in turns; infinitely many of a
+    way on a GPU that cannot be captured, since it would keep the program from being captured.
 
     Whoever calls this has run each once before. Results are dropped.
     """
@@ -73,7 +75,7 @@ def on_cpu(way: Call) -> Sample:
 
 
 def on_gpu(way: Call, device: torch.device) -> Sample:
-    """Samples by events around replays of a CUDA graph, or around calls that cannot be captured.
+    """Samples by events around replays of a CUDA graph.
 
     The memory of all graphs' pool must be ours for as long as samples are taken.
     """
@@ -90,7 +92,7 @@ def on_gpu(way: Call, device: torch.device) -> Sample:
         capture(pool_of(device), graph, calls)
         graph.replay()
     except RuntimeError:
-        return lambda: between_events(calls) / count
+        return lambda: math.inf
     return lambda: between_events(graph.replay) / count
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -138,7 +139,10 @@ def measurements(calls: Sequence[KernelCall | LibraryCall]) -> Iterator[str]:
 
 def measured_text(measured: Measured) -> str:
     """`generated 3.1, torch 4.2: generated runs`."""
-    times = ", ".join(f"{way} {seconds * 1e6:.1f}" for way, seconds in measured.seconds.items())
+    times = ", ".join(
+        f"{way} {seconds * 1e6:.1f}" if isfinite(seconds) else f"{way} not in a CUDA graph"
+        for way, seconds in measured.seconds.items()
+    )
     kept = " (measured before, and remembered)" if measured.remembered else ""
     return f"{times}: {measured.chosen} runs{kept}"
 

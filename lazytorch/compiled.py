@@ -207,11 +207,11 @@ class Compiled:
         graph = optimize(piece.graph, self.options.freeze, self.options.numerics, observe)
         prologue, main = split(graph)
         target = self.builds.target(graph)
-        program = lower(main, target, "program")
+        program = self.builds.tuned(lower(main, target, "program"), main)
         stage = Stage(
             piece,
             graph,
-            lower(prologue, target, "prologue", owned=False),
+            self.builds.tuned(lower(prologue, target, "prologue", owned=False), prologue),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
             replayer(program, main, static_inputs(piece, self.options.static_inputs)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -88,6 +89,11 @@ class Op:
     def overwrite(self, *xs: Any, **_: Any) -> Any:
         """What `run` computes, written over the operand `overwrites`, which is returned."""
         raise NotImplementedError(f"{self.name()} has no kernel that overwrites")
+
+    def alternatives(self, *xs: Any) -> Mapping[str, Op]:
+        """Operations that compute the same with other library kernels, by name: where this has any,
+        which is fastest on operands of such types may be measured."""
+        return {}
 
     def attributes(self) -> tuple[tuple[str, Attribute], ...]:
         """Names and values of the static attributes in order."""

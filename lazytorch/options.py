@@ -29,6 +29,11 @@ class Options:
     static_inputs: a promise that tensor arguments on a GPU stay at their addresses from call to
         call, with what is in them changed in place: CUDA graphs read them where they lie instead
         of copying them in. One that moved all the same is noticed, and leads to a new capture.
+    tune: measure, at the first calls, where it is not sure what is fastest: each generated kernel
+        against torch's kernels one by one and, on a GPU, against other launch shapes; attention by
+        each of torch's backends; and convolutions by cuDNN's own search. What was measured is kept
+        on disk for each device and read only under this option; then nothing is measured again,
+        but cuDNN searches in each process. The first calls take longer and more memory.
     """
 
     fullgraph: bool = False
@@ -38,6 +43,7 @@ class Options:
     max_plans: int = 32
     check: bool = False
     static_inputs: bool = False
+    tune: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,18 @@ class Kernel:
     """Source of one kernel. Equal structure gives an equal name, so equal layers share one.
 
     The name covers everything the source depends on: operations, dtypes, and how operands are
-    walked; not sizes and strides, which are run-time arguments.
+    walked; not sizes and strides, which are run-time arguments. `variant` numbers the launch shapes
+    that the target knows for a group; 0 is the one that it takes unless another is measured.
     """
 
     name: str
     source: str
+    variant: int = 0
+
+    @property
+    def way(self) -> str:
+        """What a measurement calls it."""
+        return f"generated/{self.variant}" if self.variant else "generated"
 
 
 class Target(Protocol):
@@ -54,6 +61,10 @@ class Target(Protocol):
 
         Compiles nothing.
         """
+        ...
+
+    def variants(self, op: Generated, operands: tuple[Operand, ...]) -> Sequence[Kernel]:
+        """The group's kernel in other launch shapes, which may be faster; compiles nothing."""
         ...
 
     def build(self, kernels: Sequence[Kernel]) -> None:
@@ -78,11 +89,11 @@ def outputs_of(op: Fused) -> tuple[TensorType, ...]:
     return tuple([x.type for x in op.body.outputs if isinstance(x.type, TensorType)])
 
 
-def named(hint: str, source: str) -> Kernel:
+def named(hint: str, source: str, variant: int = 0) -> Kernel:
     """A kernel from source text in which `NAME` stands where its name belongs."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     name = f"{hint[:40].strip('_')}_{digest}"
-    return Kernel(name, source.replace(NAME, name))
+    return Kernel(name, source.replace(NAME, name), variant)
 
 
 def describe(body: Graph) -> str:

@@ -6,58 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from lazytorch.errors import UnsupportedError
-from lazytorch.interpret import aliased, laid_out
+from lazytorch.interpret import aliased
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
-from lazytorch.lower.kernel import Generated, Kernel, Launch, Target
+from lazytorch.lower.call import KernelCall, LibraryCall, own
+from lazytorch.lower.kernel import Generated, Kernel, Target
 from lazytorch.lower.memory import overwriting, root
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import Arithmetic
 from lazytorch.types import TensorType
-
-
-class KernelCall:
-    """One call site of a fused group: torch's kernels at first, the generated one once built."""
-
-    __slots__ = ("call", "kernel", "op", "operands", "settled", "target")
-
-    def __init__(
-        self, op: Generated, operands: tuple[Operand, ...], kernel: Kernel, target: Target
-    ) -> None:
-        self.op = op
-        self.operands = operands
-        self.kernel = kernel
-        self.target = target
-        self.call: Launch = op.run
-        self.settled = False  # whether it stays as it is: built, or without a compiler
-
-    def swap(self) -> None:
-        """Go over to the generated kernel, which must be built."""
-        launch = self.target.launcher(self.kernel, self.op, self.operands)
-
-        def first(*xs: Any) -> Any:
-            # A library kernel may lay its result out otherwise than its type says; that shows at
-            # the first call and stays so, since a plan always runs on the same types.
-            pairs = zip(xs, self.operands, strict=True)
-            if all(tuple(x.stride()) == t.strides for x, t in pairs if isinstance(t, TensorType)):
-                self.call = launch
-                return launch(*xs)
-            self.call = restrided
-            return restrided(*xs)
-
-        def restrided(*xs: Any) -> Any:
-            return launch(*[as_typed(x, t) for x, t in zip(xs, self.operands, strict=True)])
-
-        self.call = first
-
-
-def as_typed(x: Any, typed: Operand) -> Any:
-    """`x` with the strides of its type, copied if it has others; a number as it is."""
-    return own(x, typed, shared=False) if isinstance(typed, TensorType) else x
 
 
 @dataclass
@@ -68,14 +27,15 @@ class Program:
     run: Callable[..., tuple[Any, ...]]
     calls: list[KernelCall]
     refused: dict[Node, str] = field(default_factory=dict[Node, str])
+    library: list[LibraryCall] = field(default_factory=list[LibraryCall])
 
     def kernels(self) -> dict[str, Kernel]:
         """The distinct kernels by name."""
         return {call.kernel.name: call.kernel for call in self.calls}
 
     def settled(self) -> bool:
-        """Whether every generated kernel is in place, or never will be."""
-        return all(call.settled for call in self.calls)
+        """Whether every call site stays as it is: in place and measured, or never to be."""
+        return all(call.settled for call in (*self.calls, *self.library))
 
 
 def lower(graph: Graph, target: Target | None, name: str, owned: bool = True) -> Program:
@@ -105,6 +65,7 @@ class Lowering:
         self.space: dict[str, Any] = {"own": own, "aliased": aliased}
         self.lines: list[str] = []
         self.calls: list[KernelCall] = []
+        self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
         self.overwriting = overwriting(self.needed)
 
@@ -120,7 +81,8 @@ class Lowering:
         header = f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"
         source = "\n".join([header, *("    " + line for line in self.lines)])
         exec(compile(source, f"<lazytorch {self.name}>", "exec"), self.space)
-        return Program(source, self.space[self.name], self.calls, self.refused)
+        run = self.space[self.name]
+        return Program(source, run, self.calls, self.refused, self.library)
 
     def compute(self) -> None:
         """A line for every node that is not a write; values are deleted once nothing reads them."""
@@ -203,6 +165,12 @@ class Lowering:
                 return f"{slot}.call"
         label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
         label = f"python_{op.function}" if isinstance(op, Arithmetic) else label
+        others = node.op.alternatives(*[x.type for x in node.inputs])
+        if others and isinstance(node.type, TensorType):
+            self.library.append(LibraryCall(op, others, node.type.device))
+            slot = f"l{len(self.library) - 1}_{label}"
+            self.space[slot] = self.library[-1]
+            return f"{slot}.call"
         over = node in self.overwriting
         function = unique(f"{label}_" if over else label, op, self.space)
         self.space[function] = op.overwrite if over else op.run
@@ -250,10 +218,3 @@ def last_uses(graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
         if x not in kept and not isinstance(x.op, Const):
             dying.setdefault(node, []).append(x)
     return dying, kept | set(final)
-
-
-def own(value: torch.Tensor, typed: TensorType, shared: bool) -> torch.Tensor:
-    """A result in memory of its own, with the strides that eager gives."""
-    if not shared and tuple(value.stride()) == typed.strides:
-        return value
-    return laid_out(value, typed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, cast
 
@@ -13,6 +14,14 @@ from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
 from lazytorch.ops.checks import check_alike, check_devices
 from lazytorch.types import TensorType, broadcast, tensor_type
+
+BACKENDS = {
+    "FLASH_ATTENTION": False,
+    "CUDNN_ATTENTION": False,
+    "EFFICIENT_ATTENTION": True,
+}
+"""Torch's backends on a GPU that hold no scores in memory, and whether one takes any mask and gives
+zeros for a row of it that lets nothing through."""
 
 
 class ScaledDotProductAttention(Op):
@@ -94,6 +103,20 @@ class ScaledDotProductAttention(Op):
         whole = (*query.shape[:3], key.shape[2])[-mask.rank :]
         return all(size in (1, full) for size, full in zip(mask.shape, whole, strict=True))
 
+    def alternatives(self, *xs: TensorType) -> Mapping[str, Op]:
+        """The same by each backend alone, on a GPU; what a backend does not take, it refuses.
+
+        With a mask only those that give zeros where a query may look at nothing.
+        """
+        if xs[0].device.type != "cuda" or len(self.kernels) == 1:
+            return {}
+        mask = len(xs) > 3
+        return {
+            name.lower(): self.with_attributes(kernels=(name,))
+            for name, masked in BACKENDS.items()
+            if (not self.kernels or name in self.kernels) and (masked or not mask)
+        }
+
     def run(
         self,
         query: torch.Tensor,
@@ -125,3 +148,7 @@ class RandomScaledDotProductAttention(ScaledDotProductAttention):
     """Attention that drops weights with probability `dropout_p`: draws from torch's generator."""
 
     effect: ClassVar[bool] = True
+
+    def alternatives(self, *xs: TensorType) -> Mapping[str, Op]:
+        """None: each draws its own numbers."""
+        return {}

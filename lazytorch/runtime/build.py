@@ -1,4 +1,7 @@
-"""Compiles kernels, in the background unless told to wait, and swaps them in when ready."""
+"""Compiles kernels, in the background unless told to wait, and swaps them in when ready.
+
+With `tune` they are measured first, at the first call that finds them built.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from functools import cache, partial
 
 from lazytorch.errors import CompilerError
 from lazytorch.ir import Graph
+from lazytorch.lower.call import KernelCall
 from lazytorch.lower.kernel import Kernel, Target
-from lazytorch.lower.program import KernelCall
+from lazytorch.lower.program import Program
 from lazytorch.options import Environment, Options, environment
 from lazytorch.runtime.cache import DiskCache
 from lazytorch.runtime.marks import FEW, Asker
+from lazytorch.runtime.tune import searching, tuner_for
 from lazytorch.types import TensorType
 
 
@@ -22,6 +27,7 @@ class Builds:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.tuner = tuner_for(environment()) if options.tune else None
         self.threads: list[threading.Thread] = []
         self.failed: str = ""
 
@@ -32,6 +38,14 @@ class Builds:
         devices = {x.type.device.type for x in graph.nodes if isinstance(x.type, TensorType)}
         device = "cuda" if "cuda" in devices else "cpu"
         return target_for(device, self.options.numerics, environment())
+
+    def tuned(self, program: Program, graph: Graph) -> Program:
+        """The program, whose library calls are measured if anything is."""
+        if self.tuner is None:
+            return program
+        for call in program.library:
+            self.tuner.offer(call)
+        return searching(program, graph)
 
     def start(self, calls: Sequence[KernelCall]) -> None:
         """Build the kernels of some call sites; at once with `wait`, else in the background."""
@@ -52,17 +66,28 @@ class Builds:
 
     def build(self, calls: Sequence[KernelCall]) -> None:
         """Build and swap; without a compiler torch's kernels stay, and one warning says so."""
+        tuner = self.tuner
+        unknown = [] if tuner is None else [call for call in calls if not tuner.recall(call)]
+        calls = [call for call in calls if not call.settled]  # others stay with torch's kernels
+        if not calls:
+            return
         kernels: dict[str, Kernel] = {call.kernel.name: call.kernel for call in calls}
         try:
             calls[0].target.build(list(kernels.values()))
         except CompilerError as error:
             self.failed = str(error)
             warn_once(self.failed)
-        else:
             for call in calls:
-                call.swap()
+                call.measured, call.settled = None, True
+            return
         for call in calls:
-            call.settled = True
+            if call not in unknown:
+                call.swap()
+                call.settled = True
+        if tuner is not None and unknown:
+            tuner.prepare(unknown)
+            for call in unknown:
+                tuner.offer(call)
 
     def wait(self) -> None:
         """Return when nothing is being built."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from lazytorch.errors import Where
 from lazytorch.frontend.recording import State
 from lazytorch.ir import Const, Graph, Input, Item, Node
-from lazytorch.lower.program import KernelCall
+from lazytorch.lower.call import TORCH, KernelCall, LibraryCall, Measured
+from lazytorch.lower.kernel import describe
 from lazytorch.lower.prologue import split
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.fused import Fused
@@ -54,6 +56,8 @@ def of_stage(stage: Stage, options: Options) -> Iterator[str]:
     main = split(stage.optimized)[1]
     calls = [*stage.prologue.calls, *stage.main.calls]
     yield from section("generated kernels", kernels(calls))
+    library = [*stage.prologue.library, *stage.main.library]
+    yield from section("measured, microseconds for a call", measurements([*calls, *library]))
     if isinstance(stage.replay, Replayer):
         yield from section("CUDA graph", [stage.replay.describe()])
     yield from section("fused groups", groups(main))
@@ -103,17 +107,44 @@ def inputs(stage: Stage) -> str:
 
 def kernels(calls: list[KernelCall]) -> Iterator[str]:
     """A line for each kernel: call sites, whether they use it yet, its name."""
+    slower = [x for x in calls if x.measured is not None and x.measured.chosen == TORCH]
     sites: dict[str, list[bool]] = defaultdict(list)
     for call in calls:
-        sites[call.kernel.name].append(in_use(call))
+        if call not in slower:
+            sites[call.kernel.name].append(in_use(call))
     if sites:
         ready = sum(all(used) for used in sites.values())
         state = f"{ready} in use, {len(sites) - ready} not yet (torch's kernels stand in)"
-        yield f"{len(sites)} for {count(len(calls), 'call site')}: {state}"
+        yield f"{len(sites)} for {count(len(calls) - len(slower), 'call site')}: {state}"
     rows = sorted(sites.items(), key=lambda row: -len(row[1]))
     for name, used in rows[:LISTED]:
         yield f"{len(used):4} x {name}" + ("" if all(used) else "  (not in use yet)")
     yield from rest(rows)
+    if slower:
+        yield f"{len(slower):4} x torch's kernels, measured to be faster than the generated one"
+
+
+def measurements(calls: Sequence[KernelCall | LibraryCall]) -> Iterator[str]:
+    """A line for each operation and what was measured: the time of each way, which one runs."""
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    for call in calls:
+        if call.measured is not None:
+            op = describe(call.op.body) if isinstance(call.op, Fused) else call.op.name()
+            found[shortened(op), measured_text(call.measured)] += 1
+    rows = sorted(found.items(), key=lambda row: -row[1])
+    for (op, text), n in rows[:LISTED]:
+        yield f"{n:4} x {op}: {text}"
+    yield from rest(rows)
+
+
+def measured_text(measured: Measured) -> str:
+    """`generated 3.1, torch 4.2: generated runs`."""
+    times = ", ".join(
+        f"{way} {seconds * 1e6:.1f}" if isfinite(seconds) else f"{way} not in a CUDA graph"
+        for way, seconds in measured.seconds.items()
+    )
+    kept = " (measured before, and remembered)" if measured.remembered else ""
+    return f"{times}: {measured.chosen} runs{kept}"
 
 
 def in_use(call: KernelCall) -> bool:

@@ -134,6 +134,10 @@ class CppTarget:
             source = kernel_source(found, op.body, reads, outputs, along, self.rounding)
         return named(describe(op.body), source)
 
+    def variants(self, op: Generated, operands: tuple[Operand, ...]) -> Sequence[Kernel]:
+        """None: a loop has one shape here."""
+        return ()
+
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet as one translation unit, and load it."""
         missing = {x.name: x.source for x in kernels if x.name not in self.addresses}

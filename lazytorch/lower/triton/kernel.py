@@ -28,6 +28,7 @@ from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
 from lazytorch.lower.triton.rows import TritonRows, row_statements
+from lazytorch.lower.triton.scale import OWN, VARIANTS, Scale
 from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import TensorType
@@ -54,6 +55,7 @@ class Walk:
     run: int
     wide: bool
     given: Accesses | None = None
+    scale: Scale = OWN
 
     @property
     def large(self) -> bool:
@@ -63,12 +65,12 @@ class Walk:
     @property
     def block(self) -> int:
         """Elements of one program."""
-        return 1024 if self.large else 256
+        return self.scale.size_of(1024 if self.large else 256)
 
     @property
     def warps(self) -> int:
         """Warps of one program."""
-        return 4 if self.large else 2
+        return self.scale.warps_of(4 if self.large else 2)
 
     @property
     def grid(self) -> int:
@@ -117,7 +119,7 @@ class Walk:
         return True
 
 
-def choose_walk(loops: Loops, given: Accesses | None = None) -> Walk:
+def choose_walk(loops: Loops, given: Accesses | None = None, scale: Scale = OWN) -> Walk:
     """Runs where the innermost loop has them; 64-bit indices where 32 bits do not reach.
 
     A run ends where what is read changes, so that it loads as one vector.
@@ -130,19 +132,21 @@ def choose_walk(loops: Loops, given: Accesses | None = None) -> Walk:
         sum((size - 1) * abs(stride) for size, stride in zip(loops.sizes, strides, strict=True))
         for strides in loops.strides
     )
-    return Walk(loops, run, max(reach, loops.numel) >= REACH, given)
+    return Walk(loops, run, max(reach, loops.numel) >= REACH, given, scale)
 
 
-def plan(op: Fused, operands: tuple[Operand, ...]) -> tuple[Steps, Walk | Tiles | TritonRows]:
+def plan(
+    op: Fused, operands: tuple[Operand, ...], variant: int
+) -> tuple[Steps, Walk | Tiles | TritonRows]:
     """The steps of a kernel, and its walk: by rows where some operation needs them whole."""
-    outputs, whole = outputs_of(op), full_shape(op)
+    outputs, whole, scale = outputs_of(op), full_shape(op), VARIANTS[variant]
     shape = whole or outputs[0].shape
     found = steps(op.body, shape)
     given = accesses(shape, reads(found, op.body, operands), tensors(operands), outputs)
     if whole is not None:
-        return found, TritonRows(given)
+        return found, TritonRows(given, scale)
     loops = given.loops()
-    return found, tiles_of(given, loops) or choose_walk(loops, given)
+    return found, tiles_of(given, loops, scale) or choose_walk(loops, given, scale)
 
 
 class TritonTarget:
@@ -158,20 +162,34 @@ class TritonTarget:
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group or an attention; UnsupportedError says why there is none."""
+        if isinstance(op, Fused):
+            return self.variant(op, operands, 0)
+        if self.rounding:
+            raise UnsupportedError("a short attention rounds less often than eager")
+        kernel = named("attention", Attention(op, operands).source())
+        self.binaries.expect(kernel, tensors(operands)[0].device)
+        return kernel
+
+    def variants(self, op: Generated, operands: tuple[Operand, ...]) -> Sequence[Kernel]:
+        """The group's kernel in other launch shapes, as far as they differ."""
         if not isinstance(op, Fused):
-            if self.rounding:
-                raise UnsupportedError("a short attention rounds less often than eager")
-            kernel = named("attention", Attention(op, operands).source())
-            self.binaries.expect(kernel, tensors(operands)[0].device)
-            return kernel
+            return ()
+        found: dict[str, Kernel] = {}
+        for k in range(len(VARIANTS)):
+            kernel = self.variant(op, operands, k)
+            found.setdefault(kernel.name, kernel)
+        return list(found.values())[1:]
+
+    def variant(self, op: Fused, operands: tuple[Operand, ...], variant: int) -> Kernel:
+        """The kernel in one of its launch shapes."""
         group_shape(op, operands)
         outputs = outputs_of(op)
         for x in (*tensors(operands), *outputs):
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        source = kernel_source(op, operands, *plan(op, operands), self.rounding)
-        kernel = named(describe(op.body), source)
+        source = kernel_source(op, operands, *plan(op, operands, variant), self.rounding)
+        kernel = named(describe(op.body), source, variant)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
 
@@ -187,7 +205,7 @@ class TritonTarget:
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
         if isinstance(op, Fused):
-            _, walk = plan(op, operands)
+            _, walk = plan(op, operands, kernel.variant)
             outputs = outputs_of(op)
         else:
             walk = Attention(op, operands)

@@ -16,6 +16,7 @@ from lazytorch.lower.rows import Line, RowWriter, passes, rows_of
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.access import Accesses
 from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
+from lazytorch.lower.triton.scale import OWN, Scale
 from lazytorch.types import TensorType, dtype_named
 
 HELD = 16384
@@ -51,8 +52,9 @@ REACH = 2**31 - 2**16
 class TritonRows:
     """How programs walk rows: `block` elements of `together` rows at a time."""
 
-    def __init__(self, given: Accesses) -> None:
+    def __init__(self, given: Accesses, scale: Scale = OWN) -> None:
         self.given = given
+        self.scale = scale
         strides = [read.strides for read in given.reads]
         self.rows = rows = rows_of(given.shape, strides, given.writes, given.apart)
         whole = 1 << max(rows.size - 1, 0).bit_length()
@@ -65,6 +67,10 @@ class TritonRows:
             self.held = whole <= HELD
             self.block = whole if self.held else BLOCK
             self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
+        if self.held:
+            self.together = scale.size_of(self.together, BLOCK // self.block)
+        else:
+            self.block = scale.size_of(self.block)
 
     def beside(self) -> bool:
         """Whether neighbours in memory are elements of neighbouring rows, in all that is read."""
@@ -83,11 +89,11 @@ class TritonRows:
     def warps(self) -> int:
         """As many as hold the rows; of short rows one warp does not wait for another."""
         if self.across:
-            return 8
+            return self.scale.warps_of(8)
         if not self.held:
-            return WALKERS
+            return self.scale.warps_of(WALKERS)
         lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
-        return min(max(self.together * self.block // (32 * lane), 1), 16)
+        return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))
 
     @property
     def wide(self) -> bool:

@@ -18,10 +18,11 @@ from lazytorch.lower.index import Loops
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.access import Accesses
 from lazytorch.lower.triton.printer import TritonPrinter, stored
+from lazytorch.lower.triton.scale import OWN, Scale
 from lazytorch.types import TensorType
 
 SIDE = 64
-"""Elements of a tile's side."""
+"""Elements of a tile's side, unless it is scaled."""
 
 SHORT = 16
 """A loop shorter than this fills no side."""
@@ -37,6 +38,12 @@ class Tiles:
     given: Accesses
     loops: Loops
     across: int
+    scale: Scale = OWN
+
+    @property
+    def side(self) -> int:
+        """Elements of a tile's side."""
+        return self.scale.size_of(SIDE)
 
     @property
     def inner(self) -> int:
@@ -47,14 +54,14 @@ class Tiles:
     def grid(self) -> int:
         """How many tiles there are."""
         return math.prod(
-            -(-size // SIDE) if d in (self.across, self.inner) else size
+            -(-size // self.side) if d in (self.across, self.inner) else size
             for d, size in enumerate(self.loops.sizes)
         )
 
     @property
     def warps(self) -> int:
         """Warps of one program: 16 elements a thread."""
-        return 8
+        return self.scale.warps_of(8)
 
     @cached_property
     def wide(self) -> bool:
@@ -97,7 +104,7 @@ class Tiles:
         return f"tl.load({', '.join([self.address(r), *mask, *self.given.other(r)])})"
 
 
-def tiles_of(given: Accesses, loops: Loops) -> Tiles | None:
+def tiles_of(given: Accesses, loops: Loops, scale: Scale = OWN) -> Tiles | None:
     """Tiles, where a load has its neighbours in another loop than the results; else None."""
     inner = len(loops.sizes) - 1
     reads = loops.strides[: len(given.reads)]
@@ -106,7 +113,7 @@ def tiles_of(given: Accesses, loops: Loops) -> Tiles | None:
     for strides in reads:
         across = [d for d in range(inner) if strides[d] == 1 and loops.sizes[d] >= SHORT]
         if across and strides[inner] > 1:
-            return Tiles(given, loops, across[0])
+            return Tiles(given, loops, across[0], scale)
     return None
 
 
@@ -114,14 +121,14 @@ def tile_statements(
     found: Steps, outputs: tuple[TensorType, ...], walk: Tiles, rounding: bool
 ) -> list[str]:
     """Statements that find a program's tile, load, compute and store it."""
-    printer = TritonPrinter(rounding)
+    printer, size = TritonPrinter(rounding), walk.side
     lines = [f"rest = tl.program_id(0){'.to(tl.int64)' if walk.wide else ''}"]
     for d in sorted(range(walk.inner + 1), key=lambda d: (d not in (walk.across, walk.inner), -d)):
         side = d in (walk.across, walk.inner)
-        count = f"((n{d} + {SIDE - 1}) // {SIDE})" if side else f"n{d}"
+        count = f"((n{d} + {size - 1}) // {size})" if side else f"n{d}"
         lines += [f"i{d} = rest % {count}", f"rest = rest // {count}"]
     for d, place in ((walk.across, "[:, None]"), (walk.inner, "[None, :]")):
-        lines.append(f"i{d} = i{d} * {SIDE} + tl.arange(0, {SIDE}){place}")
+        lines.append(f"i{d} = i{d} * {size} + tl.arange(0, {size}){place}")
     a, b = walk.across, walk.inner
     lines.append(f"mask = (i{a} < n{a}) & (i{b} < n{b})")
     printer.lines += lines

@@ -206,3 +206,36 @@ def test_operands_that_lie_in_different_orders(
     tensors: Callable[[], tuple[torch.Tensor, ...]], build: Build, dtype: torch.dtype
 ) -> None:
     check(build, *[x.to(dtype) for x in tensors()])
+
+
+REPEATED: dict[str, tuple[Callable[[], tuple[torch.Tensor, ...]], Build]] = {
+    "one number": (
+        lambda: (tensor(1).expand(9), tensor(8)),
+        lambda b, x, y: b(Cat(0), x, y),
+    ),
+    "a number for each run": (
+        lambda: (tensor(5, 1).expand(5, 12), tensor(5, 20)),
+        lambda b, x, y: b(Relu(), b(Cat(1), x, y)),
+    ),
+    "in rows": (
+        lambda: (tensor(1).expand(5, 12), tensor(5, 20)),
+        lambda b, x, y: b(Softmax(1), b(Cat(1), x, y)),
+    ),
+    "in tiles": (
+        lambda: (tensor(1).expand(2, 17, 19), tensor(1, 19, 17).transpose(1, 2)),
+        lambda b, x, y: b(Relu(), b(Cat(0), x, y)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tensors", "build"), REPEATED.values(), ids=REPEATED)
+def test_joins_of_what_is_repeated(
+    tensors: Callable[[], tuple[torch.Tensor, ...]], build: Build
+) -> None:
+    check(build, *tensors())
+
+
+def test_why_a_reader_at_other_places_has_its_operand_stored() -> None:
+    text = "%1 = max_pool{kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %0"
+    graph = fuse(parse(f"graph(%x: f32[1, 8, 9, 9] on cuda:0) {{ %0 = exp %x {text} return %1 }}"))
+    assert list(why_apart(graph).values()) == ["read at other places than it is computed at"]

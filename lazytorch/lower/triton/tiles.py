@@ -90,9 +90,13 @@ class Tiles:
     def load(self, r: int) -> str:
         """Load r, once for the tile where all share it."""
         where = self.given.condition(self.given.reads[r].bounds, self.index)
-        if any(self.loops.strides[r][d] for d in (self.across, self.inner)) or where:
+        address = self.address(r)
+        many = any(self.loops.strides[r][d] for d in (self.across, self.inner))
+        if where and not many:
+            address += f" + i{self.inner} * 0"  # a mask of a block takes a block of addresses
+        if where or many:
             where.append("mask")
-        return f"tl.load({', '.join([self.address(r), ' & '.join(where)][: 1 + bool(where)])})"
+        return f"tl.load({', '.join([address, ' & '.join(where)][: 1 + bool(where)])})"
 
 
 def tiles_of(given: Accesses, loops: Loops) -> Tiles | None:

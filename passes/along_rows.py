@@ -52,7 +52,7 @@ def reduced(node: Node, op: Reduction) -> Node:
     x, typed = node.inputs[0], node.type
     if not isinstance(x.type, TensorType) or not isinstance(typed, TensorType) or not op.dims:
         return node
-    if op.along_rows(x.type):
+    if op.along_rows(x.type) or not x.type.numel or not x.type.rank:
         return node
     b = Builder(node.where)
     kept = [d for d in range(x.type.rank) if d not in op.dims]
@@ -76,7 +76,8 @@ def in_parts(b: Builder, op: Reduction, rows: Node) -> Node | None:
     assert isinstance(typed, TensorType)
     *lead, size = typed.shape
     programs = -(-math.prod(lead) // WIDTH)
-    if not isinstance(op, Sum) or typed.strides[-1] == 1 or typed.dtype.itemsize > 4:
+    exact = max(typed.dtype.itemsize, op.result(typed).itemsize) > 4  # parts are in float32
+    if not isinstance(op, Sum) or typed.strides[-1] == 1 or exact:
         return None
     fits = [n for n in (64, 32, 16) if size % n == 0 and size // n >= SHORTEST]
     parts = next((n for n in reversed(fits) if n * programs >= PROGRAMS), fits[0] if fits else 0)

@@ -104,12 +104,30 @@ def why_apart(graph: Graph) -> dict[Node, str]:
         if kind is None:
             reasons[node] = obstacle(node) or "computed once, in the prologue"
             continue
-        near = {k for x in (*node.inputs, *graph.users[node]) for k in computed(x, kinds)}
-        if kind in near:
-            reasons[node] = "would make a cycle"
-        else:
+        around = [(x, x, node) for x in node.inputs]
+        around += [(user, node, user) for user in graph.users[node]]
+        near = {k for other, _, _ in around for k in computed(other, kinds)}
+        if kind not in near:
             reasons[node] = "shape differs" if near else "only one operation"
+        elif all(
+            reads_elsewhere(reader, x)
+            for other, x, reader in around
+            if kind in computed(other, kinds)
+        ):
+            reasons[node] = "read at other places than it is computed at"
+        else:
+            reasons[node] = "would make a cycle"
     return reasons
+
+
+def reads_elsewhere(reader: Node, x: Node) -> bool:
+    """Whether an operation, or the group that it stands for, reads `x` at other places only."""
+    if not isinstance(reader.op, Fused):
+        return elsewhere(reader)
+    body = reader.op.body
+    users = [u for a, y in zip(body.inputs, reader.inputs, strict=True) if y is x
+             for u in body.users[a]]  # fmt: skip
+    return all(elsewhere(u) for u in users)
 
 
 def computed(node: Node, kinds: dict[Node, Kind]) -> set[Kind]:

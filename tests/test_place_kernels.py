@@ -16,8 +16,9 @@ pytest.importorskip("triton")
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import interpret
-from lazytorch.ir import Builder
+from lazytorch.ir import Builder, Graph, input
 from lazytorch.lower.cpp import CppTarget
+from lazytorch.lower.steps import steps
 from lazytorch.lower.triton import TritonTarget
 from lazytorch.ops.activation import Relu
 from lazytorch.ops.copies import Cat, Clone, Flip, Pad
@@ -27,6 +28,7 @@ from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Softmax
 from lazytorch.passes import fuse, why_apart
 from lazytorch.text import parse
+from lazytorch.types import tensor_type
 
 Build = Callable[..., Any]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -206,3 +208,44 @@ def test_operands_that_lie_in_different_orders(
     tensors: Callable[[], tuple[torch.Tensor, ...]], build: Build, dtype: torch.dtype
 ) -> None:
     check(build, *[x.to(dtype) for x in tensors()])
+
+
+REPEATED: dict[str, tuple[Callable[[], tuple[torch.Tensor, ...]], Build]] = {
+    "one number": (
+        lambda: (tensor(1).expand(9), tensor(8)),
+        lambda b, x, y: b(Cat(0), x, y),
+    ),
+    "a number for each run": (
+        lambda: (tensor(5, 1).expand(5, 12), tensor(5, 20)),
+        lambda b, x, y: b(Relu(), b(Cat(1), x, y)),
+    ),
+    "in rows": (
+        lambda: (tensor(1).expand(5, 12), tensor(5, 20)),
+        lambda b, x, y: b(Softmax(1), b(Cat(1), x, y)),
+    ),
+    "in tiles": (
+        lambda: (tensor(1).expand(2, 17, 19), tensor(1, 19, 17).transpose(1, 2)),
+        lambda b, x, y: b(Relu(), b(Cat(0), x, y)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tensors", "build"), REPEATED.values(), ids=REPEATED)
+def test_joins_of_what_is_repeated(
+    tensors: Callable[[], tuple[torch.Tensor, ...]], build: Build
+) -> None:
+    check(build, *tensors())
+
+
+def test_why_a_reader_at_other_places_has_its_operand_stored() -> None:
+    text = "%1 = max_pool{kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %0"
+    graph = fuse(parse(f"graph(%x: f32[1, 8, 9, 9] on cuda:0) {{ %0 = exp %x {text} return %1 }}"))
+    assert list(why_apart(graph).values()) == ["read at other places than it is computed at"]
+
+
+def test_a_chain_may_be_longer_than_pythons_stack() -> None:
+    b, x = Builder(), input("x", tensor_type((4,)))
+    y = x
+    for _ in range(3000):
+        y = b(Add(), y, x)
+    assert len(steps(Graph((x,), (y,)), (4,)).all) == 3001

@@ -85,26 +85,28 @@ def steps(body: Graph, shape: Shape) -> Steps:
     """
     known: dict[tuple[Node, At], Step] = {}
     own = At((1,) * len(shape), (0,) * len(shape))
-
-    def visit(node: Node, at: At) -> Step:
-        at = narrowed(node, at, own)
-        found = known.get((node, at))
-        if found is None:
-            inside: tuple[tuple[Bound, ...], ...] = ()
-            if isinstance(node.op, Affine):
-                there = [(x, through(at, place, x, shape)) for x, place in placed(node)]
-                operands = tuple([visit(x, joined(at, inner, node.op, x)) for x, inner in there])
-                inside = tuple([inner.bounds for _, inner in there])
-            else:
-                operands = tuple([visit(x, at) for x in node.inputs])
-            found = known[node, at] = Step(node, at, operands, inside)
-        return found
-
-    outputs = [visit(x, own) for x in body.outputs]
+    outputs = [(x, narrowed(x, own, own)) for x in body.outputs]
+    stack = list(reversed(outputs))  # no recursion: a chain may be longer than Python's stack
+    while stack:
+        node, at = stack[-1]
+        if (node, at) in known:
+            stack.pop()
+            continue
+        inside: tuple[tuple[Bound, ...], ...] = ()
+        if isinstance(node.op, Affine):
+            there = [(x, through(at, place, x, shape)) for x, place in placed(node)]
+            inside = tuple([inner.bounds for _, inner in there])
+            operands = [(x, narrowed(x, joined(at, inner, node.op, x), own)) for x, inner in there]
+        else:
+            operands = [(x, narrowed(x, at, own)) for x in node.inputs]
+        if missing := [x for x in operands if x not in known]:
+            stack += reversed(missing)
+            continue
+        known[node, at] = Step(node, at, tuple([known[x] for x in operands]), inside)
     order = {x: i for i, x in enumerate(body.inputs)}
     found = list(known.values())
     loads = sorted([s for s in found if s.node in order], key=lambda s: order[s.node])
-    return Steps([*loads, *[s for s in found if s.node not in order]], outputs)
+    return Steps([*loads, *[s for s in found if s.node not in order]], [known[x] for x in outputs])
 
 
 def narrowed(node: Node, at: At, own: At) -> At:

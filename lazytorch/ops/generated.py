@@ -108,8 +108,10 @@ def place_obstacle(node: Node) -> str | None:
         return "only a GPU has generated kernels that choose where to read"
     if not typed.numel or any(x.dtype not in DTYPES for x in (*types, typed)):
         return f"{typed} has no generated kernel"
-    if not op.readable(*types) or len(op.places(*types)) > PLACES:
-        return f"{op.name()} reads in too many places, or counts what it does not read"
+    if not op.readable(*types):
+        return f"{op.name()} of such operands or windows has no generated kernel"
+    if (count := len(op.places(*types))) > PLACES:
+        return f"{op.name()} reads in {count} places: kernels do in {PLACES} at most"
     return None
 
 

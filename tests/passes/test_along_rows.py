@@ -72,10 +72,13 @@ def test_the_mean_loss_is_a_sum_of_rows(check: Check) -> None:
         "graph(%x: f32[4, 20] on cuda:0, %t: i64[4] on cuda:0) { %0 = cross_entropy_loss{label_smoothing=0.1} %x %t return %0 }",
         "graph(%x: f32[4, 20] on cuda:0, %t: i64[4] on cuda:0, %w: f32[20] on cuda:0) { %0 = cross_entropy_loss %x %t %w return %0 }",
         "graph(%x: f32[4, 20, 3] on cuda:0, %t: i64[4, 3] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }",
+        "graph(%x: bf16[2, 0, 3] on cuda:0) { %0 = sum{dims=(1,)} %x return %0 }",
+        "graph(%x: f32[0, 3] on cuda:0) { %0 = amax{dims=(1,)} %x return %0 }",
     ],
     ids=[
         "other dimensions", "in that form", "short rows", "integers", "strided rows", "a copy",
         "no kernel", "the CPU", "probabilities", "smoothing", "weights", "maps",
+        "no elements", "no rows",
     ],
 )  # fmt: skip
 def test_declines(check: Check, text: str) -> None:
@@ -98,3 +101,12 @@ def test_a_class_that_is_not_there_is_no_number() -> None:
     text = "graph(%x: f32[2, 20] on cuda:0, %t: i64[2] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }"
     (loss,) = interpret(along_rows(parse(text)), torch.randn(2, 20), torch.tensor([20, 1]))
     assert loss.isnan()
+
+
+def test_sums_in_float64_have_no_parts_in_float32() -> None:
+    def parts(op: str) -> int:
+        text = f"graph(%x: f32[4096, 300] on cuda:0) {{ %0 = sum{{dims=(0,){op}}} %x return %0 }}"
+        return sum(x.op.name() == "sum" for x in along_rows(parse(text)).nodes)
+
+    assert parts("") == 2
+    assert parts(", dtype=f64") == 1

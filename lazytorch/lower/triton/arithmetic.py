@@ -86,7 +86,7 @@ def add_moments(mean, squares, x, mask, count):
     Source: Welford, Note on a method for calculating corrected sums of squares and products, 1962.
     """
     off = x - mean
-    moved = mean + off * (1.0 / count)
+    moved = mean + off * (tl.full([1, 1], 1.0, mean.dtype) / count)
     return tl.where(mask, moved, mean), tl.where(mask, squares + off * (x - moved), squares)
 
 
@@ -133,9 +133,13 @@ def exp_near(x):
 
 
 @triton.jit
-def any_infinite(total):
-    """Whether a lane's sum overflowed."""
-    return tl.max(tl.max((total == float("inf")).to(tl.int32), 1), 0) > 0
+def any_far(largest, total, base):
+    """Whether a lane's sum overflowed, or may have lost what is next to nothing beside its base.
+
+    A base lies above the maximum of its row only where it is none of the row's numbers, but 0.
+    """
+    far = (total == float("inf")) | (base > finite(largest) + 8.0)
+    return tl.max(tl.max(far.to(tl.int32), 1), 0) > 0
 
 
 @triton.jit

@@ -364,7 +364,9 @@ def load(walk: Walk, given: Accesses, r: int, masked: bool) -> str:
     where = given.condition(bounds, partial(index, walk, block=block))
     where += ["mask[:, None]" if block else "mask"] if masked else []
     mask = "".join([f", {x}" for x in [" & ".join(where)] * bool(where) + given.other(r)])
-    at = offset(walk, r, "c" if block else "i") if any(strides) else "0"
+    name = "c" if block else "i"
+    # A mask of a block takes a block of addresses.
+    at = offset(walk, r, name) if any(strides) else f"{name}0 * 0"
     code = f"tl.load({' + '.join([given.pointer(r), *given.start(r), at])}{mask})"
     return f"{code}[:, None]" if per_run else code
 

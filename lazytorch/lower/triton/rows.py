@@ -135,6 +135,8 @@ class TritonRows:
         terms += [f"i{d} * {self.given.stride(r, d)}" for d, s in outer if s]
         if step := self.rows.steps[r]:
             terms.append("col" if step == 1 else f"col * t{r}")
+        elif not any(self.rows.outer.strides[r]) and self.mask(r):
+            terms.append("i0 * 0")  # a mask of a block takes a block of addresses
         return " + ".join(terms)
 
     def mask(self, r: int) -> str:
@@ -144,7 +146,7 @@ class TritonRows:
         wide = self.rows.steps[r] or "col" in " ".join(where)
         if wide:
             where.append("mask")
-        elif self.together > 1:
+        elif self.together > 1 and (where or any(self.rows.outer.strides[r])):
             where.append("there")
         load = r < len(self.given.reads)
         mask = f", {' & '.join(where)}" if where else ""
@@ -222,7 +224,7 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("{0}, {1}, {1}_base = lt.add_exp({0}, {1}, {1}_base, {x}, mask, start)",),
         (
             "{0} = lt.row_max({0})",
-            "{1}_far = lt.any_infinite({1})",
+            "{1}_far = lt.any_far({0}, {1}, {1}_base)",
             "{1} = lt.join_exp({0}, {1}, {1}_base)",
         ),
     ),
@@ -263,7 +265,8 @@ def row_statements(
 
 def found_rows(walk: TritonRows) -> list[str]:
     """Statements that find the index in every outer loop of a program's rows."""
-    pid = "tl.program_id(0).to(tl.int64)" if walk.wide else "tl.program_id(0)"
+    pid = "tl.program_id(0)"
+    pid = f"(tl.zeros([1, 1], tl.int64) + {pid})" if walk.wide else pid
     lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
     if walk.together > 1:
         lines.append("there = rest < rows")
@@ -307,28 +310,30 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
         lines += texts[0]
         loop += texts[1]
         after += texts[2]
-    loop = [
+    head = [
         f"for start in range(0, n, {walk.block}):",
-        *[f"    {text}" for text in ("col = start + first", walk.inside, *loop)],
+        "    col = start + first",
+        f"    {walk.inside}",
     ]
-    return [*lines, *loop, *after, *again(each, loop, walk)]
+    return [*lines, *head, *[f"    {text}" for text in loop], *after, *again(each, head, walk)]
 
 
-def again(each: Sequence[Line], loop: Sequence[str], walk: TritonRows) -> list[str]:
-    """Sums of exponentials once more, where their first guess at the maximum was far below it.
+def again(each: Sequence[Line], head: Sequence[str], walk: TritonRows) -> list[str]:
+    """Sums of exponentials once more, where their first guess at the maximum was far from it.
 
     The first pass takes each thread's first element for the base, which is nearly always near.
+    What else the pass makes, sums and stores, is there already.
     """
     lines: list[str] = []
+    values = [line.text for line in each if line.reduction is None and line.names]
     for line in each:
         if line.reduction is None or line.reduction[0] != "exp_sum":
             continue
         largest, total = line.names
-        own = [text for text in loop if f"{total}," not in text and "+=" not in text]
         lines += [
             f"if {total}_far:",
             f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
-            *[f"    {text}" for text in own],
+            *[f"    {text}" for text in (*head, *[f"    {text}" for text in values])],
             f"        {total}_sum += lt.exp_from({largest}, {line.reduction[1]}, mask)",
             f"    {total} = lt.row_sum({total}_sum)",
         ]

@@ -98,10 +98,14 @@ class Tiles:
     def load(self, r: int) -> str:
         """Load r, once for the tile where all share it."""
         where = self.given.condition(self.given.reads[r].bounds, self.index)
-        if any(self.loops.strides[r][d] for d in (self.across, self.inner)) or where:
+        address = self.address(r)
+        many = any(self.loops.strides[r][d] for d in (self.across, self.inner))
+        if where and not many:
+            address += f" + i{self.inner} * 0"  # a mask of a block takes a block of addresses
+        if where or many:
             where.append("mask")
         mask = [" & ".join(where)] if where else []
-        return f"tl.load({', '.join([self.address(r), *mask, *self.given.other(r)])})"
+        return f"tl.load({', '.join([address, *mask, *self.given.other(r)])})"
 
 
 def tiles_of(given: Accesses, loops: Loops, scale: Scale = OWN) -> Tiles | None:

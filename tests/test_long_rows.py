@@ -1,0 +1,75 @@
+"""Rows that a program walks in passes: several reductions in one, and numbers far apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_row_kernels import DEVICE, compare, tensor
+
+from lazytorch.ir import Builder
+from lazytorch.lower.triton import TritonTarget, rows
+from lazytorch.ops.norm import LayerNorm
+from lazytorch.ops.pointwise import Add, Mul
+from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "HELD", 64)
+    monkeypatch.setattr(rows, "BLOCK", 64)
+
+
+TOGETHER: dict[str, Callable[..., Any]] = {
+    "the largest": lambda b, x: (b(Softmax(1), x), b(Amax((1,), True), x)),
+    "mean and variance": lambda b, x: (
+        b(LayerNorm((300,), 0.1, False, False), x),
+        b(LogSoftmax(1), x),
+    ),
+    "two sums of exponentials": lambda b, x: (
+        b(LogSumExp((1,), True), x),
+        b(LogSumExp((1,), True), b(Mul(), x, -0.5)),
+    ),
+    "a sum, and what is stored": lambda b, x: (
+        b(Add(), x, 1.0),
+        b(Mean((1,), True), x),
+        b(LogSumExp((1,), True), x),
+    ),
+}
+
+
+@pytest.mark.parametrize("build", TOGETHER.values(), ids=TOGETHER)
+def test_reductions_of_one_pass_where_exponentials_are_summed_again(
+    build: Callable[..., Any],
+) -> None:
+    x = tensor(3, 300)
+    x[1, :64] -= 1000
+    x[2, -1] = 500
+    compare(TritonTarget(), build, x)
+
+
+@pytest.mark.parametrize("op", [Softmax(1), LogSumExp((1,), True)], ids=lambda op: op.name())
+@pytest.mark.parametrize("rest", [-200.0, -95.0, 3.0])
+def test_rows_that_begin_with_minus_infinity(op: Any, rest: float) -> None:
+    x = tensor(3, 300) + rest
+    x[0, :64] = x[1, ::2] = -math.inf
+    x[2, :] = -math.inf
+    compare(TritonTarget(), lambda b, x: b(op, b(Mul(), x, 1.0)), x)
+
+
+def test_float64_keeps_its_precision_in_norms() -> None:
+    x = tensor(3, 333, dtype=torch.float64) + 3
+
+    def build(b: Builder, x: Any) -> Any:
+        return b(LayerNorm((333,), 1e-5, False, False), x)
+
+    compare(TritonTarget(), build, x)
+
+
+def test_one_number_for_many_rows_is_read_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PROGRAMS", 2)
+    scale = torch.tensor(0.5, device=DEVICE)
+    compare(TritonTarget(), lambda b, x, s: b(Softmax(1), b(Mul(), x, s)), tensor(40, 9), scale)

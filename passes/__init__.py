@@ -15,6 +15,7 @@ from lazytorch.ops.library import Libraries
 from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.along_rows import along_rows
+from lazytorch.passes.attention import attention
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.epilogues import epilogues
@@ -50,6 +51,10 @@ REWRITES: tuple[Pass, ...] = (
 
 RECOGNIZED: tuple[Pass, ...] = (
     activations,  # after cse: two spellings of x are one value
+    attention,
+    layouts,  # again: attention reads rows with any distance between them, products did not
+    simplify,  # after layouts: copies that only look like it
+    cse,  # after attention: layers share what is made of a mask
 )
 """What is written out becomes operations that round less often than eager, on every device."""
 
@@ -154,6 +159,7 @@ __all__ = [
     "activations",
     "additive_masks",
     "along_rows",
+    "attention",
     "cse",
     "cudnn",
     "epilogues",

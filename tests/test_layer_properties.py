@@ -17,6 +17,7 @@ from lazytorch.passes import (
     REWRITES,
     Pass,
     activations,
+    attention,
     check_signature,
     epilogues,
     gpu_copies,
@@ -43,6 +44,7 @@ def everywhere(_: object) -> bool:
     "rewrite",
     [
         activations,
+        attention,
         layouts,
         merge_linears,
         partial(patches, fits=everywhere),

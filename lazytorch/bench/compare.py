@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import gettempdir
 
 import torch
 
@@ -166,5 +167,5 @@ def reason(error: Exception) -> str:
     """What an exception says, in a line."""
     message = error.message if isinstance(error, LazyTorchError) else str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[0] if lines else ""
+    text = lines[0].replace(gettempdir(), "...") if lines else ""
     return text if isinstance(error, LazyTorchError) else f"{type(error).__name__}: {text}"

@@ -2,6 +2,7 @@
 
 from lazytorch.compile import compile, disable, reset, trace
 from lazytorch.compiled import Compiled
+from lazytorch.derivatives import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
 from lazytorch.lazy import (
     arange,
     empty,
@@ -25,6 +26,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Compiled", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack", "from_numpy",
-    "full", "lazy", "ones", "parse", "rand", "randn", "report", "reset", "tensor", "trace", "view",
-    "zeros",
+    "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy", "ones", "parse", "rand", "randn",
+    "report", "reset", "tensor", "trace", "value_and_grad", "view", "vjp", "zeros",
 ]  # fmt: skip

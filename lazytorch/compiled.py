@@ -14,13 +14,15 @@ from typing import Any, ClassVar, cast
 
 import torch
 
+from lazytorch.autodiff.engine import Engine
+from lazytorch.differentiable import differentiable
 from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.record import argument_labels
 from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
-from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
@@ -30,16 +32,7 @@ from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
 from lazytorch.report import Event, Report
-from lazytorch.runtime.backward import (
-    Call,
-    Replay,
-    autocast_state,
-    plan_tensors,
-    random_state,
-    realias,
-    refuse_written,
-    written_inputs,
-)
+from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.stage import Stage
@@ -70,6 +63,7 @@ class Compiled:
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
         Epoch.install()
+        Engine.install()
         Compiled.alive.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,6 +84,8 @@ class Compiled:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that is not like the last one."""
         leaves, spec = trees.flatten((args, kwargs))
+        if any([isinstance(leaf, Traced) for leaf in leaves]):  # part of another recording
+            return self.fn(*args, **kwargs)
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
         key = signature(leaves, spec, self.numbers.varying(spec))
         if self.restless and self.restless.get(key, 0) > self.options.max_plans:
@@ -239,7 +235,7 @@ class Compiled:
             return assemble(stage, outputs, given)
         tensors = plan_tensors(plan.stage, leaves)
         if any(t.requires_grad for t in tensors):
-            stage, outputs = self.differentiable(plan, leaves, spec, tensors, trail)
+            stage, outputs = differentiable(self, plan, leaves, spec, tensors, trail)
             return assemble(stage, outputs, given)
         with torch.no_grad():
             stage, outputs = self.forward(plan, leaves, spec, trail)
@@ -303,57 +299,6 @@ class Compiled:
                 cuts.append(replace(cast(Cut, following.cut), value=value))
                 following = cast(Stage, following.follow(value))
         return following
-
-    def differentiable(
-        self,
-        plan: Plan,
-        leaves: list[Any],
-        spec: trees.Spec,
-        tensors: list[torch.Tensor],
-        trail: Trail | None,
-    ) -> tuple[Stage, tuple[Any, ...]]:
-        """Run under an autograd node whose backward is torch's own on the saved inputs."""
-        first = plan.stage
-        arguments = [
-            i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad
-        ]
-        ids = {id(leaves[i]) for i in arguments}
-        state = [t for t in tensors if t.requires_grad and id(t) not in ids]
-        saved = [leaves[i] for i in arguments] + state
-        written = written_inputs(first, leaves)
-        refuse_written(written)
-        call = Call(
-            self.fn, leaves, spec, arguments, state,
-            [(source, t.detach().clone()) for source, t in written],
-            [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
-        )  # fmt: skip
-        last: list[Stage] = []
-
-        def run() -> tuple[Any, ...]:
-            stage, outputs = self.forward(plan, leaves, spec, trail)
-            recorded = cast(Recorded, stage.recorded)
-            last.append(stage)
-            call.fills = recorded.fills
-            graph = stage.piece.graph
-            call.results = [
-                i
-                for i, leaf in enumerate(recorded.leaves)
-                if leaf.requires_grad
-                and leaf.output is not None
-                and graph.aliases[leaf.output] is None
-            ]
-            carried = [cast(int, recorded.leaves[i].output) for i in call.results]
-            return (*[outputs[k] for k in carried], outputs)
-
-        call.run = run
-        carried = Replay.apply(call, *saved)
-        stage = last[0]
-        recorded = cast(Recorded, stage.recorded)
-        outputs = list(call.outputs[-1])
-        for i, value in zip(call.results, carried, strict=True):
-            outputs[cast(int, recorded.leaves[i].output)] = value
-        realias(stage, outputs, leaves)
-        return stage, tuple(outputs)
 
     # Looking.
 

@@ -95,6 +95,15 @@ class Op:
         which is fastest on operands of such types may be measured."""
         return {}
 
+    def vjp(self, s: Any, g: Any, out: Any, *xs: Any) -> Any:
+        """The cotangents of the operands from that of the result, each a node or None where nothing
+        flows; NotImplemented leaves it to torch's own formula.
+
+        `s` builds nodes (`ops.calculus`), `out` is the result's node. Of a tuple, `g` is a list.
+        Cotangents may be broadcast or of a wider dtype: the caller undoes that.
+        """
+        return NotImplemented
+
     def attributes(self) -> tuple[tuple[str, Attribute], ...]:
         """Names and values of the static attributes in order."""
         return tuple([(name, getattr(self, name)) for name in self.__match_args__])

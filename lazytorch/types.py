@@ -245,6 +245,9 @@ class OpaqueType:
 
 Type = TensorType | ScalarType | TupleType | OpaqueType
 
+NOTHING = OpaqueType(0, torch.device("cpu"))
+"""The type of None among a tuple's items: what a library was not asked for."""
+
 
 def kind_of(dtype: torch.dtype) -> int:
     """Category of promotion: 0 bool, 1 integer, 2 floating, 3 complex."""

@@ -22,7 +22,15 @@ from lazytorch.ops.compare import Eq, Ge, Gt, Le, Lt, MaskedFill, Ne, Where
 from lazytorch.ops.copies import Cat, Clone
 from lazytorch.ops.create import Full
 from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
-from lazytorch.ops.layout import Detach, Expand, Permute, Reshape, Slice, view_strides
+from lazytorch.ops.layout import (
+    Detach,
+    Expand,
+    Permute,
+    Reshape,
+    Slice,
+    Variable,
+    view_strides,
+)
 from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.ops.pointwise import Add, Cast, Div, Maximum, Minimum, Mul, Neg, Pow, Square, Sub
 from lazytorch.types import Number, TensorType
@@ -329,4 +337,5 @@ RULES: dict[type[Op], Rule] = {
     Cat: cat,
     Addmm: addmm,
     Detach: same,
+    Variable: same,
 }

@@ -7,6 +7,7 @@ a forward itself names are seen; the user's own code is followed into the functi
 
 from __future__ import annotations
 
+import functools
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -89,7 +90,9 @@ class Reach:
             (self.arrays if value.size <= LARGE else self.large).append(Holder(value, label))
         elif isinstance(value, types.MethodType):
             self.queue.extend([(label, value.__self__), (label, value.__func__)])
-        elif callable(value) and (found := list(code.python(value))):
+        elif callable(value) and (
+            (found := list(code.python(value))) or isinstance(value, functools.partial)
+        ):
             for function in found:
                 self.function(function)
             for part in (getattr(value, "args", ()), getattr(value, "keywords", None)):

@@ -21,7 +21,7 @@ from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise, View
 from lazytorch.ops.layout import AsStrided, Detach
-from lazytorch.types import ScalarType, TensorType, TupleType, tensor_type
+from lazytorch.types import NOTHING, ScalarType, TensorType, TupleType, tensor_type
 
 
 class RecordingBuilder(Builder):
@@ -199,6 +199,8 @@ class Recorder:
                 return tuple(self.wrap(item, differentiable) for item in items(self.b, value))
             if isinstance(typed, ScalarType):
                 return self.scalar(value)
+            if typed == NOTHING:
+                return None
         if isinstance(value, tuple | list):
             return type(value)(self.wrap(v, differentiable) for v in value)
         return value

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lazytorch.errors import LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.ir import Attribute, Op, Operand
 from lazytorch.ops.layout import Window
-from lazytorch.types import ScalarType, TensorType, TupleType, Type
+from lazytorch.types import NOTHING, ScalarType, TensorType, TupleType, Type
 
 
 class Aten(Op):
@@ -175,4 +175,6 @@ def value_type(value: Any) -> Type:
         return TupleType(tuple(value_type(v) for v in value))
     if isinstance(value, bool | int | float | complex):
         return ScalarType(type(value))
+    if value is None:
+        return NOTHING
     raise TypeError(f"a result of type {type(value).__name__} has no place in a graph")

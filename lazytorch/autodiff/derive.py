@@ -1,0 +1,284 @@
+"""Derivative rules recorded from torch's own formulas, once for each signature.
+
+The operation's torch kernel is called on lazy stand-ins that require grad, above autograd, and
+torch's engine is asked for the gradient: what its formulas do is recorded as operations, which
+have rules themselves. Whatever the formulas read of the operation's own results is taken from
+those results, so random and expensive operations are not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import torch
+from typing_extensions import override
+
+from lazytorch.data import Data
+from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.modes import RecordingMode, paused
+from lazytorch.frontend.number import Number, Varying
+from lazytorch.frontend.recorder import Recorder
+from lazytorch.frontend.tensor import LazyTensor, make
+from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
+from lazytorch.ops.calculus import Calculus
+from lazytorch.ops.create import Literal
+from lazytorch.ops.layout import Detach
+from lazytorch.types import ScalarType, TensorType, TupleType, Type
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recording import Recording
+
+CPU = torch.device("cpu")
+INCLUDED = torch._C._dispatch_tls_local_include_set()
+EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+
+
+class Deriving(Recorder):
+    """Records the kernel of one operation and its gradient, with torch's autograd above it."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__()
+        self.finished = False
+        self.op = op
+        self.mode = RecordingMode(self)
+
+    def refused(self, what: str) -> NoReturn:
+        """Why there is no graph of the derivative."""
+        raise UnsupportedError(f"the derivative of {described(self.op)} {what}")
+
+    @override
+    def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
+        return self.b(Literal(Data(tensor.clone())))
+
+    @override
+    def is_shared(self, storage: int) -> bool:
+        return False
+
+    @override
+    def effect(self, node: Node) -> Node:
+        return node
+
+    @override
+    def stored(self, target: torch.Tensor, x: LazyTensor) -> None:
+        if target is not x:
+            self.refused("writes to a tensor of torch's own")
+
+    @override
+    def literal(self, tensor: torch.Tensor) -> LazyTensor:
+        return self.fresh(self.b(Literal(Data(tensor.clone()))), False)
+
+    @override
+    @contextmanager
+    def resumed(self) -> Generator[None]:
+        with self.mode:
+            yield
+
+    @override
+    def eager(self, call: Callable[..., Any], operands: list[Node], what: str) -> Any:
+        self.refused(f"needs values: {what}")
+
+    @override
+    def observed(self, op: Any, operands: list[Node]) -> Any:
+        self.refused(f"needs values: the size of {op.overload}'s result")
+
+    @override
+    def force(self, x: LazyTensor) -> NoReturn:
+        self.refused("needs values")
+
+    @override
+    def number(self, x: LazyTensor, kind: type) -> NoReturn:
+        self.refused("needs a value in Python")
+
+    @override
+    def item(self, x: LazyTensor) -> NoReturn:
+        self.refused("needs a value in Python")
+
+    def decided(self, value: Node, kind: type) -> NoReturn:
+        """A number that varies decides how torch goes on."""
+        self.refused("depends on the value of a number that varies")
+
+    def varying(self, node: Node, known: float | None) -> Varying:
+        """A number computed from one that varies."""
+        return Varying(cast("Recording", self), node, None)
+
+    @override
+    def scalar(self, node: Node) -> Number:
+        return Number(self.varying(node, None))
+
+    @override
+    def describe(self, x: LazyTensor) -> str:
+        return f"<lazy {x.typed}>"
+
+    @override
+    def view(self, x: LazyTensor, steps: Any, differentiable: bool) -> LazyTensor:
+        # torch detaches what it saves of a result; to a second derivative that is no end.
+        return super().view(x, [one for one in steps if not isinstance(one, Detach)], False)
+
+    @override
+    def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
+        return super().fresh(node, False)
+
+    @override
+    def detached(self, node: Node) -> Node:
+        return node
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A recorded rule: from `operands`, `results` (what the operation's kernel gave, by item) and
+    `cotangents` to the gradients of the operands that were asked for."""
+
+    operands: tuple[Node, ...]
+    results: tuple[Node | None, ...]
+    cotangents: tuple[Node, ...]
+    gradients: tuple[Node | None, ...]
+
+
+def derived(
+    s: Calculus, node: Node, g: Node | list[Node | None] | None, needs: Sequence[bool]
+) -> list[Node | None]:
+    """The cotangents of a node's inputs by torch's own formula."""
+    given = g if isinstance(g, list) else [g]
+    asked = tuple([x is not None for x in given])
+    operands = tuple([x.op if isinstance(x.op, Const) else x.type for x in node.inputs])
+    rule = recorded(node.op, operands, tuple(needs), asked)
+    known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
+    known.update(zip(rule.cotangents, [x for x in given if x is not None], strict=True))
+    for i, result in enumerate(rule.results):
+        if result is not None and result not in known:
+            known[result] = s(Item(i), node) if isinstance(node.type, TupleType) else node
+    wanted = [x for x in rule.gradients if x is not None]
+    for made in Graph((), tuple(wanted)).nodes:
+        if made not in known:
+            known[made] = s(placed(made.op, node), *[known[x] for x in made.inputs])
+    return [None if x is None else known[x] for x in rule.gradients]
+
+
+def placed(op: Op, node: Node) -> Op:
+    """An operation recorded on the CPU, on the device of `node`."""
+    device = device_of(node)
+    if device is None or device == CPU or not any(v == CPU for _, v in op.attributes()):
+        return op
+    return op.with_attributes(**{k: device for k, v in op.attributes() if v == CPU})
+
+
+def device_of(node: Node) -> torch.device | None:
+    """The device that a node computes on."""
+    types = [node.type, *[x.type for x in node.inputs]]
+    for typed in types:
+        for part in typed.items if isinstance(typed, TupleType) else (typed,):
+            if isinstance(part, TensorType):
+                return part.device
+    return None
+
+
+def on_cpu(typed: Type) -> Type:
+    """The same type on the CPU, where rules are recorded."""
+    if isinstance(typed, TensorType):
+        return TensorType(typed.shape, typed.dtype, CPU, typed.strides)
+    if isinstance(typed, TupleType):
+        return TupleType(tuple([on_cpu(x) for x in typed.items]))
+    return typed
+
+
+@contextmanager
+def above_autograd() -> Generator[None]:
+    """torch as it is outside any recording, with gradients on."""
+    with (
+        paused(),
+        torch._C._ForceDispatchKeyGuard(INCLUDED, EXCLUDED),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+@lru_cache(maxsize=16384)
+def recorded(
+    op: Op, given: tuple[Type | Const, ...], needs: tuple[bool, ...], asked: tuple[bool, ...]
+) -> Derived:
+    """The rule of `op` on operands of such types; UnsupportedError where torch has none."""
+    r = Deriving(op)
+    operands = tuple(
+        [
+            constant(x.value) if isinstance(x, Const) else input(f"x{i}", on_cpu(x))
+            for i, x in enumerate(given)
+        ]
+    )
+    with above_autograd(), r.mode:
+        values = [stand_in(r, x, need) for x, need in zip(operands, needs, strict=True)]
+        try:
+            returned = op.run(*values)
+        except LazyTorchError:
+            raise
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            r.refused(f"cannot be recorded: {str(error).splitlines()[0]}")
+        results = list(returned) if isinstance(returned, tuple | list) else [returned]
+        nodes = [r.read(y) if isinstance(y, LazyTensor) else None for y in results]
+        moving = [
+            y if ask and isinstance(y, torch.Tensor) and y.requires_grad else None
+            for y, ask in zip(results, asked, strict=True)
+        ]
+        cotangents: list[Node] = []
+        seeds: list[LazyTensor] = []
+        for i, (y, ask) in enumerate(zip(results, asked, strict=True)):
+            if not ask:
+                continue
+            assert isinstance(y, LazyTensor)
+            cotangents.append(input(f"g{i}", y.typed))
+            seeds.append(lazily(r, cotangents[-1], y.typed, False))
+        pairs = [
+            (y, seed)
+            for y, seed in zip(
+                [m for m, ask in zip(moving, asked, strict=True) if ask], seeds, strict=True
+            )
+            if y is not None
+        ]
+        wanted = [x for x, need in zip(values, needs, strict=True) if need]
+        found: list[Any] = [None] * len(wanted)
+        if pairs:
+            try:
+                found = list(
+                    torch.autograd.grad(
+                        [y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True
+                    )
+                )
+            except LazyTorchError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                r.refused(f"is not known to torch: {str(error).splitlines()[0]}")
+        rest = iter(found)
+        gradients = [next(rest) if need else None for need in needs]
+        return Derived(
+            operands,
+            tuple(nodes),
+            tuple(cotangents),
+            tuple([None if x is None else r.read(r.lazy(x)) for x in gradients]),
+        )
+
+
+def stand_in(r: Deriving, node: Node, need: bool) -> Any:
+    """What the kernel is called with in the place of an operand."""
+    if isinstance(node.type, TupleType):
+        return tuple([stand_in(r, r.b(Item(i), node), False) for i in range(len(node.type.items))])
+    if isinstance(node.op, Const):
+        return node.op.value
+    if isinstance(node.type, ScalarType):
+        return r.scalar(node)
+    assert isinstance(node.type, TensorType)
+    return lazily(r, node, node.type, need)
+
+
+def lazily(r: Deriving, node: Node, typed: TensorType, need: bool) -> LazyTensor:
+    """A lazy tensor on a node, which requires grad if it is needed."""
+    return make(LazyTensor, r, Cell(node), None, typed, 0, need)
+
+
+def described(op: Op) -> str:
+    """The operation in words: an overload by torch's name for it."""
+    return str(getattr(op, "overload", op.name()))

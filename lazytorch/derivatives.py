@@ -1,0 +1,141 @@
+"""`lt.grad` and its kin: derivatives of functions, compiled, nested to any depth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lazytorch.autodiff import transforms
+from lazytorch.compiled import Compiled
+from lazytorch.frontend import trees
+from lazytorch.options import Options
+
+Argnums = int | tuple[int, ...]
+theirs: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+
+
+class Derivative(functools.partial[Any]):
+    """A function that differentiates another.
+
+    Called inside a recording it records both; called outside, it is compiled as `lt.compile` does
+    and replayed. Under torch.func's own transforms it is torch.func's.
+    """
+
+    theirs: Callable[..., Any]
+
+    @functools.cached_property
+    def compiled(self) -> Compiled:
+        """Its compiled form, for calls outside a recording."""
+        return Compiled(functools.partial(apply, self.func, self.args), Options())
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """The derivative at these arguments."""
+        if transforms.current() is not None and not transformed(args, kwargs):
+            return self.func(*self.args, args, kwargs)
+        if transformed(args, kwargs):
+            return self.theirs(*args, **kwargs)
+        return self.compiled(*args, **kwargs)
+
+
+def apply(
+    transform: Callable[..., Any], settings: tuple[Any, ...], *args: Any, **kwargs: Any
+) -> Any:
+    """What is recorded: the transform of the function, at these arguments."""
+    return transform(*settings, args, kwargs)
+
+
+def transformed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a tensor among the arguments is in the hands of torch.func."""
+    leaves, _ = trees.flatten((args, kwargs))
+    return any(isinstance(x, torch.Tensor) and theirs(x) for x in leaves)
+
+
+def derivative(
+    transform: Callable[..., Any], theirs: Callable[..., Any], f: Callable[..., Any], *settings: Any
+) -> Derivative:
+    """The function that applies `transform` to `f`."""
+    made = Derivative(transform, f, *settings)
+    made.theirs = theirs
+    functools.update_wrapper(made, f, updated=())
+    return made
+
+
+def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Derivative:
+    """The gradient of a function that returns one real scalar.
+
+    `argnums` are the positional arguments (trees of floating tensors) that it is taken by; the
+    result has their structure. With `has_aux`, `f` returns `(scalar, aux)` and this
+    `(gradient, aux)`.
+    """
+    theirs = torch.func.grad(f, argnums, has_aux)
+    return derivative(transforms.grad, theirs, f, argnums, has_aux)
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Derivative:
+    """`(value, gradient)` in one pass; with `has_aux`, `((value, aux), gradient)`."""
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        found, value = torch.func.grad_and_value(f, argnums, has_aux)(*args, **kwargs)
+        return value, found
+
+    return derivative(transforms.value_and_grad, theirs, f, argnums, has_aux)
+
+
+def jacrev(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Derivative:
+    """The Jacobian by reverse mode. Shape: (*result, *argument) for each pair of them."""
+    theirs = torch.func.jacrev(f, argnums, has_aux=has_aux)
+    return derivative(transforms.jacrev, theirs, f, argnums, has_aux)
+
+
+def jacfwd(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Derivative:
+    """The Jacobian by forward mode. Shape: (*result, *argument) for each pair of them."""
+    theirs = torch.func.jacfwd(f, argnums, has_aux=has_aux)
+    return derivative(transforms.jacfwd, theirs, f, argnums, has_aux)
+
+
+def hessian(f: Callable[..., Any], argnums: Argnums = 0) -> Derivative:
+    """The matrix of second derivatives: forward mode over reverse mode."""
+    return jacfwd(jacrev(f, argnums), argnums)
+
+
+def jvp(
+    f: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
+    """`(value, tangent)` of `f` at `primals` in the direction `tangents`; then aux, if any."""
+
+    def theirs(primals: Any, tangents: Any) -> Any:
+        return torch.func.jvp(f, primals, tangents, has_aux=has_aux)
+
+    return derivative(transforms.pushed, theirs, f, has_aux)(primals, tangents)
+
+
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """`(value, pull)`, and aux with `has_aux`; `pull(cotangent)` is a tuple of cotangents, one for
+    each primal.
+
+    Outside a recording `pull` computes the value again, in one plan with its derivative.
+    """
+    if transforms.current() is not None and not transformed(primals, {}):
+        return transforms.pullback(f, has_aux, primals, {})
+    if transformed(primals, {}):
+        return torch.func.vjp(f, *primals, has_aux=has_aux)
+    pulled = Compiled(functools.partial(pull_at, f, has_aux), Options())
+    returned = Compiled(f, Options())(*primals)
+
+    def pull(cotangents: Any) -> Any:
+        return pulled(primals, cotangents)
+
+    return (returned[0], pull, returned[1]) if has_aux else (returned, pull)
+
+
+def pull_at(f: Callable[..., Any], has_aux: bool, primals: Any, cotangents: Any) -> Any:
+    """The cotangents of the primals."""
+    return transforms.pullback(f, has_aux, tuple(primals), {})[1](cotangents)

@@ -1,0 +1,73 @@
+"""A compiled call whose results carry gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from lazytorch.frontend import trees
+from lazytorch.frontend.sources import Recorded
+from lazytorch.plan import Plan
+from lazytorch.runtime.backward import (
+    Call,
+    Replay,
+    autocast_state,
+    random_state,
+    realias,
+    refuse_written,
+    written_inputs,
+)
+from lazytorch.runtime.stage import Stage
+from lazytorch.trail import Trail
+
+if TYPE_CHECKING:
+    from lazytorch.compiled import Compiled
+
+
+def differentiable(
+    owner: Compiled,
+    plan: Plan,
+    leaves: list[Any],
+    spec: trees.Spec,
+    tensors: list[torch.Tensor],
+    trail: Trail | None,
+) -> tuple[Stage, tuple[Any, ...]]:
+    """Run under an autograd node whose backward is torch's own on the saved inputs."""
+    first = plan.stage
+    arguments = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
+    ids = {id(leaves[i]) for i in arguments}
+    state = [t for t in tensors if t.requires_grad and id(t) not in ids]
+    saved = [leaves[i] for i in arguments] + state
+    written = written_inputs(first, leaves)
+    refuse_written(written)
+    call = Call(
+        owner.fn, leaves, spec, arguments, state,
+        [(source, t.detach().clone()) for source, t in written],
+        [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
+    )  # fmt: skip
+    last: list[Stage] = []
+
+    def run() -> tuple[Any, ...]:
+        stage, outputs = owner.forward(plan, leaves, spec, trail)
+        recorded = cast(Recorded, stage.recorded)
+        last.append(stage)
+        call.fills = recorded.fills
+        graph = stage.piece.graph
+        call.results = [
+            i
+            for i, leaf in enumerate(recorded.leaves)
+            if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
+        ]
+        carried = [cast(int, recorded.leaves[i].output) for i in call.results]
+        return (*[outputs[k] for k in carried], outputs)
+
+    call.run = run
+    carried = Replay.apply(call, *saved)
+    stage = last[0]
+    recorded = cast(Recorded, stage.recorded)
+    outputs = list(call.outputs[-1])
+    for i, value in zip(call.results, carried, strict=True):
+        outputs[cast(int, recorded.leaves[i].output)] = value
+    realias(stage, outputs, leaves)
+    return stage, tuple(outputs)

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import torch
 
+from lazytorch.autodiff import install
 from lazytorch.compiled import Compiled
 from lazytorch.frontend import trees
 from lazytorch.frontend.number import Number
@@ -69,5 +70,6 @@ def reset() -> None:
 
 def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     """The graph that `fn` records on these arguments, before any pass."""
+    install()
     leaves, spec = trees.flatten((args, kwargs))
     return record(fn, leaves, spec, fullgraph=True).piece.graph

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from lazytorch.autodiff.engine import Engine
-from lazytorch.differentiable import differentiable
+from lazytorch.autodiff import install
+from lazytorch.differentiable import differentiable, differentiated
+from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
@@ -27,7 +28,7 @@ from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.optimize import optimize
-from lazytorch.lower.program import lower
+from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
@@ -35,6 +36,7 @@ from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
+from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
@@ -63,7 +65,7 @@ class Compiled:
         self.lock = threading.RLock()
         self.stages: list[tuple[str, float, int, int]] = []
         Epoch.install()
-        Engine.install()
+        install()
         Compiled.alive.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -189,9 +191,28 @@ class Compiled:
         changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
         return "another signature: " + "; ".join(changed[:3])
 
-    def lowered(self, piece: Piece, recorded: Recorded | None) -> Stage:
-        """A stage of a recorded piece."""
+    def backward_of(self, recorded: Recorded, leaves: list[Any]) -> Backward | None:
+        """The backward pass of a recorded function; None where torch differentiates eager's."""
+        try:
+            return differentiated(recorded, leaves, self.program)
+        except LazyTorchError as error:
+            Report.add(Event("backward", self.name, f"eager's own: {error.message}", 0.0))
+            return None
+
+    def program(self, graph: Graph) -> Program:
+        """The program of a graph that depends on nothing but what it is given."""
+        graph = optimize(graph, self.options.freeze, self.options.numerics)
+        program = self.builds.tuned(lower(graph, self.builds.target(graph), "backward"), graph)
+        self.builds.start(program.calls)
+        return program
+
+    def lowered(
+        self, piece: Piece, recorded: Recorded | None, backward: Backward | None = None
+    ) -> Stage:
+        """A stage of a recorded piece; with a backward pass, it leaves what that reads."""
         began = time.perf_counter()
+        if backward is not None:
+            piece = replace(piece, graph=backward.halves.forward)
         self.stages.append(("recorded", 0.0, 0, len(piece.graph)))
 
         def observe(name: str, before: Graph, after: Graph) -> None:
@@ -210,9 +231,12 @@ class Compiled:
             self.builds.tuned(lower(prologue, target, "prologue", owned=False), prologue),
             program,
             tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main, static_inputs(piece, self.options.static_inputs)),
+            replayer(program, main, static_inputs(piece, self.options.static_inputs))
+            if backward is None
+            else program.run,
             recorded,
             self.options.check,
+            backward,
         )
         self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from lazytorch.autodiff.joint import halves
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Recorded
+from lazytorch.frontend.sources import Argument, Held, Recorded, State, Storage
+from lazytorch.ir import Graph
+from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
 from lazytorch.runtime.backward import (
     Call,
@@ -18,6 +23,7 @@ from lazytorch.runtime.backward import (
     refuse_written,
     written_inputs,
 )
+from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 
@@ -33,7 +39,7 @@ def differentiable(
     tensors: list[torch.Tensor],
     trail: Trail | None,
 ) -> tuple[Stage, tuple[Any, ...]]:
-    """Run under an autograd node whose backward is torch's own on the saved inputs."""
+    """Run under an autograd node whose backward is compiled, or torch's own on the saved inputs."""
     first = plan.stage
     arguments = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
     ids = {id(leaves[i]) for i in arguments}
@@ -52,6 +58,9 @@ def differentiable(
         stage, outputs = owner.forward(plan, leaves, spec, trail)
         recorded = cast(Recorded, stage.recorded)
         last.append(stage)
+        if stage.backward is not None and stage is first:
+            call.halves = stage.backward
+            call.inputs = stage.state.inputs(leaves, None)
         call.fills = recorded.fills
         graph = stage.piece.graph
         call.results = [
@@ -69,5 +78,40 @@ def differentiable(
     outputs = list(call.outputs[-1])
     for i, value in zip(call.results, carried, strict=True):
         outputs[cast(int, recorded.leaves[i].output)] = value
+    call.outputs, call.inputs, call.run = (), [], tuple  # or results would never be freed
     realias(stage, outputs, leaves)
     return stage, tuple(outputs)
+
+
+def differentiated(
+    recorded: Recorded, leaves: Sequence[Any], build: Callable[[Graph], Program]
+) -> Backward | None:
+    """The backward pass of a function recorded in one piece; None where no result has gradients.
+
+    Raises UnsupportedError where an operation has no derivative, or memory that requires grad is
+    shared or written.
+    """
+    piece = recorded.piece
+    graph = piece.graph
+    carried = [
+        leaf.output
+        for leaf in recorded.leaves
+        if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
+    ]
+    wrt: list[int] = []
+    for i, source in enumerate(piece.sources):
+        of = source.of if isinstance(source, Storage) else source
+        if isinstance(of, Argument):
+            tensor = leaves[of.index]
+        elif isinstance(of, State):
+            tensor = of.slot.store[of.slot.name]
+        else:
+            tensor = of.tensor if isinstance(of, Held) else None
+        if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+            if isinstance(source, Storage):
+                raise UnsupportedError("tensors that require grad share their memory")
+            wrt.append(i)
+    carried = list(dict.fromkeys(carried))
+    if not carried or not wrt:
+        return None
+    return Backward(halves(graph, carried, [graph.inputs[i] for i in wrt]), wrt, build)

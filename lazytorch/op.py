@@ -158,3 +158,13 @@ class Operand:
 
     def __repr__(self) -> str:
         return f"${self.index}"
+
+
+class Callback:
+    """Python code of the user's that an operation calls: compared by identity, printed by name."""
+
+    name: str
+
+    def pull(self, s: Any, g: Any, out: Any, xs: Any) -> Any:
+        """What the operation's derivative rule returns."""
+        raise NotImplementedError(f"{self.name} has no derivative")

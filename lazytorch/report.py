@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One flush, recompile or refresh of what was made of weights."""
+    """One flush, recompile or refresh of what was made of weights, or one function whose gradients
+    are eager's own."""
 
-    kind: Literal["flush", "recompile", "refresh"]
+    kind: Literal["flush", "recompile", "refresh", "backward"]
     where: str
     reason: str
     seconds: float

@@ -13,6 +13,7 @@ import torch
 from lazytorch.data import Data
 from lazytorch.errors import ParseError
 from lazytorch.ir import Alias, Attribute, Const, Graph, Input, Node, Op, Operand, attribute_key
+from lazytorch.op import Callback
 from lazytorch.types import (
     OpaqueType,
     ScalarType,
@@ -109,6 +110,8 @@ def print_attribute(value: Attribute, indent: str = "") -> str:
         return f"data({value.type}, {content})"
     if isinstance(value, Graph):
         return print_graph(value, indent)
+    if isinstance(value, Callback):
+        return f"callback({json.dumps(value.name)})"  # which no text can hold: it is not parsed
     if isinstance(value, Op):
         return f"op({value.name()}{print_attributes(value, indent)})"
     raise TypeError(f"{type(value).__name__} cannot be a static attribute: {value!r}")

@@ -62,7 +62,10 @@ class Trail:
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
-        self.new.append(owner.lowered(recorded.piece, recorded))
+        backward = None
+        if torch.is_grad_enabled() and recorded.cuts == 0:
+            backward = owner.backward_of(recorded, self.leaves)
+        self.new.append(owner.lowered(recorded.piece, recorded, backward))
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
         return self.new[0]

@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import torch
 
-from lazytorch.ir import Builder, Const, Graph, Node, Op, Write
+from lazytorch.ir import Builder, Const, Graph, Item, Node, Op, Write
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.chains import memory
 from lazytorch.ops.compare import Eq, Ge, Gt, Le, Lt, MaskedFill, Ne, Where
 from lazytorch.ops.copies import Cat, Clone
 from lazytorch.ops.create import Full
+from lazytorch.ops.custom import Custom
 from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
 from lazytorch.ops.layout import (
     Detach,
@@ -320,6 +321,14 @@ def addmm(b: Builder, node: Node) -> Node:
     return b(Linear(), x, b(Permute((1, 0)), weight), base)
 
 
+def item(b: Builder, node: Node) -> Node:
+    """What a user's function computed, once nothing is differentiated any more."""
+    (source,) = node.inputs
+    if isinstance(node.op, Item) and isinstance(source.op, Custom):
+        return source.inputs[node.op.index]
+    return node
+
+
 RULES: dict[type[Op], Rule] = {
     Add: add,
     Sub: sub,
@@ -338,4 +347,5 @@ RULES: dict[type[Op], Rule] = {
     Addmm: addmm,
     Detach: same,
     Variable: same,
+    Item: item,
 }

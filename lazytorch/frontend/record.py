@@ -113,14 +113,6 @@ def record_once(
         if error.where is None:
             error.where = recorder.b.where
         raise
-    except RuntimeError as error:
-        if "does not require grad and does not have a grad_fn" in str(error):
-            raise UnsupportedError(
-                "torch.autograd inside a compiled function is not recorded yet",
-                where=recorder.b.where,
-                hint="call it outside the compiled function",
-            ) from error
-        raise
     finally:
         recorder.finished = True
         changes = watch.undo()

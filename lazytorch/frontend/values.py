@@ -88,11 +88,22 @@ def aten_nodes(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     operands: list[Node] = []
     static = tuple(static_argument(r, a, operands) for a in args)
     named = tuple((k, static_argument(r, v, operands)) for k, v in kwargs.items())
-    random = torch.Tag.nondeterministic_seeded in func.tags
+    random = draws(func, args, kwargs)
     if torch.Tag.dynamic_output_shape in func.tags:
         return r.observed(Aten(str(func), static, named), operands)
     kind = AtenRandom if random else Aten
     return r.b(kind(str(func), static, named), *operands)
+
+
+def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call draws random numbers: attention does only with a probability to drop."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[i] if i < len(args) else kwargs.get("dropout_p", argument.default_value)
+            return given != 0.0
+    return True
 
 
 def static_argument(r: Recorder, value: Any, operands: list[Node]) -> Any:

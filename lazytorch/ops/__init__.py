@@ -8,6 +8,7 @@ from lazytorch.ops import (
     conv,
     copies,
     create,
+    custom,
     elementary,
     fused,
     index,
@@ -27,7 +28,7 @@ from lazytorch.ops import (
 )
 
 __all__ = [
-    "activation", "aten", "attention", "compare", "conv", "copies", "create", "elementary",
-    "fused", "index", "layout", "library", "linalg", "loss", "norm", "number", "pointwise", "pool",
-    "random", "recurrent", "reduce", "windows", "writes",
+    "activation", "aten", "attention", "compare", "conv", "copies", "create", "custom",
+    "elementary", "fused", "index", "layout", "library", "linalg", "loss", "norm", "number",
+    "pointwise", "pool", "random", "recurrent", "reduce", "windows", "writes",
 ]  # fmt: skip

@@ -1,15 +1,16 @@
-"""Gradients of a compiled call until a compiled backward exists: torch's own, on the saved inputs.
+"""Gradients of a compiled call: its compiled backward, or torch's own on the saved inputs.
 
-The forward runs compiled. `.backward()` runs the user's function again, eagerly, with the random
-state and the buffers of the forward, and differentiates that: right for everything that eager is
-right for (custom functions, no_grad, detach, double backward), and as slow.
+The second way runs the user's function again, eagerly, with the random state and the buffers of the
+forward, and differentiates that: for gradients of gradients (`create_graph=True`) and for what has
+no backward graph (cuts, writes to what requires grad). Right for everything that eager is right
+for, and as slow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Argument, Recorded, Source, State
 from lazytorch.interpret import aliased
 from lazytorch.ir import Write
+from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 
@@ -40,6 +42,8 @@ class Call:
     recalled: Callable[[], AbstractContextManager[None]]  # Python values as the forward saw them
     run: Callable[[], tuple[Any, ...]]
     outputs: tuple[Any, ...] = ()
+    halves: Backward | None = None  # the compiled backward, and which tensors are its inputs
+    inputs: list[Any] = field(default_factory=list[Any])
     fills: bool = False  # the arguments follow in the flattened result
 
     def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -74,16 +78,26 @@ class Replay(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The compiled outputs that carry gradients."""
         ctx.call = call
-        ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         call.outputs = call.run()
+        saved = [] if call.halves is None else call.halves.saved(call.inputs, call.outputs[-1])
+        ctx.numbers = [None if isinstance(x, torch.Tensor) else x for x in saved]
+        ctx.save_for_backward(*tensors, *[x for x in saved if isinstance(x, torch.Tensor)])
+        ctx.given = len(tensors)
+        ctx.places = None if call.halves is None else call.halves.places(call.inputs, tensors)
         return call.outputs[: len(call.results)]
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: torch.Tensor | None) -> Any:
-        """Differentiate eager's own computation."""
-        call: Call = ctx.call  # type: ignore[attr-defined]  # set in forward
-        tensors: tuple[torch.Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+        """Run the compiled backward, or differentiate eager's own computation."""
+        known: Any = ctx  # its attributes were set in forward
+        call: Call = known.call
+        every: tuple[torch.Tensor, ...] = known.saved_tensors
+        tensors, rest = every[: known.given], iter(every[known.given :])
+        if call.halves is not None and not torch.is_grad_enabled():
+            saved = [next(rest) if x is None else x for x in known.numbers]
+            found = call.halves.run(saved, grads)
+            return (None, *[None if i is None else found[i] for i in known.places])
         outputs = call.again(tensors)
         wanted = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
         found = torch.autograd.grad(

@@ -14,6 +14,7 @@ from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.op import attribute_key
 from lazytorch.runtime.cudagraph import Replayer, Run
+from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.state import StateTensors
 from lazytorch.types import TensorType
 
@@ -54,6 +55,7 @@ class Stage:
     replay: Run
     recorded: Recorded | None = None
     check: bool = False
+    backward: Backward | None = None
     branches: OrderedDict[Exactly, Stage] = field(default_factory=OrderedDict["Exactly", "Stage"])
     values: tuple[Any, ...] = ()
 

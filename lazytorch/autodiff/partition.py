@@ -1,0 +1,101 @@
+"""Which values of the forward graph the backward graph is left, and which it computes again.
+
+A minimum cut: what is saved costs its bytes, written once and read once; what is cheap to compute
+from saved values (views, elementwise work, which fuses into the kernels that read it) is not saved
+where that needs fewer bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import networkx as nx
+
+from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write, postorder
+from lazytorch.ops.base import Pointwise, View
+from lazytorch.ops.create import Arange, Eye, Full
+from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type
+
+
+def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
+    """The values that `asked`, computed after `forward`, is to be left; in the forward's order."""
+    order = forward.nodes
+    before = set(order)
+    needed = crossing(before, asked)
+    if not needed:
+        return []
+    cut = cheapest(needed, order)
+    return [node for node in order if node in cut]
+
+
+def crossing(before: set[Node], asked: Sequence[Node]) -> list[Node]:
+    """The forward nodes that nodes after it read."""
+    found: dict[Node, None] = {}
+    for node in postorder(asked):
+        if node not in before:
+            found.update(dict.fromkeys(x for x in node.inputs if x in before))
+    found.update(dict.fromkeys(x for x in asked if x in before))
+    return [x for x in found if not isinstance(x.op, Const)]
+
+
+def cheapest(needed: Sequence[Node], order: Sequence[Node]) -> set[Node]:
+    """The values to save: each split into its being computed and its being kept.
+
+    From the source come values that cannot be computed again; into the sink go those that are
+    needed. A cut edge is a value that is kept.
+    """
+    network: nx.DiGraph[object] = nx.DiGraph()
+    reached: set[Node] = set()
+    stack = list(needed)
+    while stack:
+        node = stack.pop()
+        if node in reached or isinstance(node.op, Const):
+            continue
+        reached.add(node)
+        again = recomputable(node)
+        if saveable(node.type):
+            network.add_edge((node, 0), (node, 1), capacity=cost(node))
+        else:
+            network.add_edge((node, 0), (node, 1))
+        if not again:
+            network.add_edge("source", (node, 0))
+            continue
+        for x in node.inputs:
+            if not isinstance(x.op, Const):
+                network.add_edge((x, 1), (node, 0))
+                stack.append(x)
+    for node in needed:
+        network.add_edge((node, 1), "sink")
+    if "source" not in network:
+        return set()
+    _, (kept, _) = nx.minimum_cut(network, "source", "sink")
+    return {node for node in reached if (node, 0) in kept and (node, 1) not in kept}
+
+
+def recomputable(node: Node) -> bool:
+    """Whether computing a value again is cheaper than reading it from memory."""
+    op: Op = node.op
+    if op.effect or isinstance(op, Input | Write | Item):
+        return False
+    if any(isinstance(x.type, TupleType) for x in node.inputs):
+        return False
+    return isinstance(op, Pointwise | View | Full | Arange | Eye)
+
+
+def saveable(typed: Type) -> bool:
+    """Whether a value can be handed over."""
+    return isinstance(typed, TensorType | ScalarType)
+
+
+def cost(node: Node) -> int:
+    """Bytes that keeping a value costs: nothing for what is there anyway."""
+    if isinstance(node.op, Input):
+        return 1
+    if isinstance(node.op, View):
+        return bytes_of(node.type) + 1  # its base is as good, and shares its memory
+    return max(1, bytes_of(node.type))
+
+
+def bytes_of(typed: Type) -> int:
+    """Bytes of a value."""
+    return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0

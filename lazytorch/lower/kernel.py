@@ -20,8 +20,8 @@ from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, Shape, TensorType
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-"""Called with one tensor or float per operand; allocates the outputs and returns them as
-`Fused.run` does.
+"""Called with one tensor or float per operand, then one tensor per output that is not to be
+allocated; allocates the others and returns all outputs as `Fused.run` does.
 
 Operands and outputs have the very types that the launcher was made for. That is the caller's
 promise and is not checked again: a Program has guards for it.
@@ -79,8 +79,13 @@ class Target(Protocol):
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
-        """A function for one call site of a built kernel: what was given to `prepare`."""
+        """A function for one call site of a built kernel: what was given to `prepare`.
+
+        The outputs numbered `into` are not allocated: the tensors that they are written to follow
+        the operands.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.watch import alike
 from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
+from lazytorch.lower.counted import counted
 from lazytorch.lower.program import Program
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
@@ -250,9 +251,7 @@ class Replayer:
         outputs: list[Any] = [None] * len(self.aliases)
         for i, result in zip(self.fresh, captured.replay(inputs), strict=True):
             outputs[i] = result
-        for i in self.written:
-            if not inputs[i].is_inference():
-                torch.autograd.graph.increment_version(inputs[i])
+        counted(*[inputs[i] for i in self.written])
         for i, alias in enumerate(self.aliases):
             if alias is not None:
                 outputs[i] = aliased(alias, inputs if alias.source == "input" else outputs)

@@ -149,7 +149,7 @@ def measured_text(measured: Measured) -> str:
 
 def in_use(call: KernelCall) -> bool:
     """Whether a call site runs its generated kernel, not torch's kernels in its place."""
-    return getattr(call.call, "__self__", None) is not call.op
+    return call.call != call.by_torch
 
 
 def groups(graph: Graph) -> Iterator[str]:

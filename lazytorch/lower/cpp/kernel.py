@@ -154,6 +154,7 @@ class CppTarget:
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel."""
         if kernel.name not in self.addresses or not isinstance(op, Fused):
@@ -165,7 +166,8 @@ class CppTarget:
         else:
             described = choose_walk(kernel_loops(reads, outputs)).arguments(itemsizes)
         elements = math.prod(shape or outputs[0].shape)
-        return make_launch(self.addresses[kernel.name], described, elements, operands, outputs)
+        address = self.addresses[kernel.name]
+        return make_launch(address, described, elements, operands, outputs, into)
 
 
 def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
@@ -192,9 +194,9 @@ def kernel_source(
     for k, (x, step) in enumerate(zip((*operands, *outputs), steps, strict=True)):
         write = k >= len(operands)
         kind, at = MEMORY[x.dtype], "0" if step == 0 else "i" if step == 1 else f"i * s{k}"
-        restrict = "*__restrict" if write else "*"
         const = "" if write else "const "
-        pointers.append(f"{const}{kind} {restrict} p{k} = ({const}{kind}*)(p[{k}] + r * row[{k}]);")
+        # Not restricted: an output may be written over an operand, element by element.
+        pointers.append(f"{const}{kind}* p{k} = ({const}{kind}*)(p[{k}] + r * row[{k}]);")
         if step not in (0, 1):
             pointers.append(f"const int64_t s{k} = step[{k}] / int64_t(sizeof({kind}));")
         if not write and step == 0:
@@ -257,10 +259,12 @@ def make_launch(
     elements: int,
     operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
+    into: tuple[int, ...],
 ) -> Launch:
     """The function that a call site calls; few Python steps, because models have hundreds of them.
 
-    What it calls is at `address`, and takes what `described` says of sizes and strides first.
+    What it calls is at `address`, and takes what `described` says of sizes and strides first. The
+    outputs `into` are given behind the operands.
     """
     reads = in_memory(operands)
     array = (ctypes.c_int64 * len(described))(*described)
@@ -281,19 +285,21 @@ def make_launch(
         function(n, *[x.data_ptr() for x in xs], *[x.data_ptr() for x in results])
         return results
 
-    def launch_with_numbers(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        results = [allocate() for allocate in new]
-        pointers = [
-            ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr() for x in xs
+    place = {k: len(reads) + i for i, k in enumerate(into)}
+    places = [place.get(k) for k in range(len(outputs))]
+
+    def launch_any(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        results = [
+            allocate() if at is None else xs[at] for allocate, at in zip(new, places, strict=True)
         ]
-        function(n, *pointers, *[x.data_ptr() for x in results])
+        if elements:
+            pointers = [
+                ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr()
+                for x in xs[: len(reads)]
+            ]
+            function(n, *pointers, *[x.data_ptr() for x in results])
         return tuple(results) if len(results) > 1 else results[0]
 
-    def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])
-
-    if not elements:
-        return launch_none
-    if reads != operands:
-        return launch_with_numbers
+    if into or not elements or reads != operands:
+        return launch_any
     return launch_one if len(new) == 1 else launch_several

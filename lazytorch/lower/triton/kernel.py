@@ -202,6 +202,7 @@ class TritonTarget:
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
         if isinstance(op, Fused):
@@ -211,7 +212,7 @@ class TritonTarget:
             walk = Attention(op, operands)
             outputs = (walk.result,)
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers, into)
 
 
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:

@@ -30,8 +30,9 @@ def make_launch(
     outputs: tuple[TensorType, ...],
     grid: int,
     numbers: tuple[int, ...],
+    into: tuple[int, ...] = (),
 ) -> Launch:
-    """The function for one call site: `operands` in, the outputs allocated and filled.
+    """The function for one call site: `operands` in, the outputs filled, allocated but for `into`.
 
     `numbers` are the arguments after the pointers; operands that are floats come last. It launches
     on the current stream of the outputs' device, from any thread, also while a CUDA graph is
@@ -49,7 +50,7 @@ def make_launch(
     ys = [f"y{k}" for k in range(len(outputs))]
     space: dict[str, Any] = {f"new{k}": allocator(x) for k, x in enumerate(outputs)}
     space["bits"] = bits
-    lines = [f"{y} = new{k}()" for k, y in enumerate(ys)]
+    lines = [f"{y} = new{k}()" for k, y in enumerate(ys) if k not in into]
     if math.prod(outputs[0].shape):
         if interpreting():
             lines += interpreted(loaded, grid, [*xs, *ys, *last], space)
@@ -57,6 +58,7 @@ def make_launch(
             unaligned = partial(binaries.load, kernel, index, aligned=False)
             lines += launched(loaded, unaligned, index, grid, [*xs, *ys], last, space)
     lines.append(f"return {', '.join(ys)}")
+    given += [ys[k] for k in into]
     text = "\n    ".join([f"def launch({', '.join(given)}):", *lines])
     exec(compile(text, f"<lazytorch launch of {kernel.name}>", "exec"), space)
     launch: Launch = space["launch"]

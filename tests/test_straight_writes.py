@@ -98,7 +98,7 @@ def test_a_value_is_read_from_the_input_that_it_was_written_to() -> None:
         ("graph(%a: f32[9]{0}) { %0 = exp %a %1 = neg %0 %2 = clone{strides=(1,)} %1 %3 = write %a %2 effects %3 return }", []),
         ("graph(%a: f32[3, 3]) { %0 = exp %a %1 = neg %0 %2 = permute{perm=(1, 0)} %1 %3 = write %a %2 effects %3 return }", []),
         ("graph(%a: f32[9, 16]) { %0 = softmax{dim=-1} %a %1 = exp %0 %2 = write %a %1 effects %2 return }", []),
-        ('graph(%a: f32[9]) { %0 = aten{overload="aten.dropout.default", args=($0, 0.5, False)} %a %1 = exp %a %2 = neg %1 %3 = softmax{dim=0} %2 %4 = mul %0 %3 %5 = write %a %2 effects %5 return %4 }', []),
+        ('graph(%a: f32[9]) { %0 = aten{overload="aten.dropout.default", args=($0, 0.5, False)} %a %1 = exp %a %2 = neg %1 %3 = aten{overload="aten.cumsum.default", args=($0, 0)} %2 %4 = mul %0 %3 %5 = write %a %2 effects %5 return %4 }', []),
     ],
     ids=[
         "swapped by two groups: the second alone", "another write takes the old value",

@@ -15,6 +15,7 @@ from lazytorch.lower.steps import Operand
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, Shape, TensorType
@@ -27,7 +28,7 @@ Operands and outputs have the very types that the launcher was made for. That is
 promise and is not checked again: a Program has guards for it.
 """
 
-Generated = Fused | ScaledDotProductAttention
+Generated = Fused | Foreach | ScaledDotProductAttention
 """What a target may have a kernel for."""
 
 NAME = "KERNEL"
@@ -57,7 +58,8 @@ class Target(Protocol):
     """A way to generate code for one kind of device."""
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
-        """The kernel for a group, or for an attention; UnsupportedError says why there is none.
+        """The kernel for a group, for equal groups on several members, or for an attention;
+        UnsupportedError says why there is none.
 
         Compiles nothing.
         """

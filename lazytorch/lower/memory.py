@@ -5,6 +5,7 @@ from __future__ import annotations
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.types import TensorType
 
@@ -99,6 +100,9 @@ def reads_in_place(node: Node, k: int, target: Node) -> bool:
     if not all(x is target for x in node.inputs if root(x) is target):
         return False
     op = node.op
+    if isinstance(op, Foreach):
+        own = [op.place(k // len(op.body.outputs), i) for i in op.flat]
+        return all(i in own for i, x in enumerate(node.inputs) if x is target)
     return isinstance(op, Fused) and all(
         isinstance(x.op, Pointwise | Const | Input) for x in op.body.nodes
     )

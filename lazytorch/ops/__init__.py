@@ -9,6 +9,7 @@ from lazytorch.ops import (
     copies,
     create,
     elementary,
+    foreach,
     fused,
     index,
     layout,
@@ -28,6 +29,6 @@ from lazytorch.ops import (
 
 __all__ = [
     "activation", "aten", "attention", "compare", "conv", "copies", "create", "elementary",
-    "fused", "index", "layout", "library", "linalg", "loss", "norm", "number", "pointwise", "pool",
-    "random", "recurrent", "reduce", "windows", "writes",
+    "foreach", "fused", "index", "layout", "library", "linalg", "loss", "norm", "number",
+    "pointwise", "pool", "random", "recurrent", "reduce", "windows", "writes",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.counted import counted
 from lazytorch.lower.program import Program
+from lazytorch.lower.tables import recording
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
 from lazytorch.types import ScalarType, TensorType
@@ -90,7 +91,7 @@ class Captured:
         given = list(inputs)
         for i, x in zip(self.moving, self.buffers, strict=True):
             given[i] = x
-        self.outputs = capture(pool, self.graph, partial(run, *given))
+        self.outputs, self.tables = capture(pool, self.graph, partial(run, *given))
         self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
         self.handing = Copies(self.results)
         self.allocate = [like(x) for x in self.handing.once(self.results)]
@@ -120,19 +121,23 @@ class Captured:
 Result = TypeVar("Result")
 
 
-def capture(pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result]) -> Result:
-    """What `call` returns, its launches recorded in `graph` instead of done."""
+def capture(
+    pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result]
+) -> tuple[Result, torch.Tensor | None]:
+    """What `call` returns, its launches recorded in `graph` instead of done; and what must live as
+    long as the graph besides, if anything."""
     before = torch.cuda.current_stream(pool.device)
     pool.side.wait_stream(before)
-    # Memory freed by a collection in here would belong to no stream.
-    with uncollected(), torch.cuda.stream(pool.side):
+    # Memory of tables is no graph's: it comes first. Memory freed by a collection in here would
+    # belong to no stream.
+    with recording(pool.device) as tables, uncollected(), torch.cuda.stream(pool.side):
         graph.capture_begin(pool=pool.handle, capture_error_mode="thread_local")
         try:
             result = call()
         finally:
             graph.capture_end()
     before.wait_stream(pool.side)
-    return result
+    return result, tables.fill()
 
 
 def buffer(x: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,10 @@ for each takes longer than the work. `Foreach` does all of them, reading every t
 elements.
 
 Members are elementwise groups, and single operations that a generated kernel can compute, whose
-bodies are equal once shapes are left out. Nodes of one `height` (how many other such nodes are on
-the longest path to a result) are joined: no path leads from one to another, and groups that are
-joined so cannot wait for each other in a ring, because the height falls along every path.
+bodies are equal once shapes are left out. One kind after the other is joined, those of one level:
+how many of the kind lie at most on a path to the node, or behind it, whichever joins more. No path
+leads from one of a level to another, and sets that are joined so do not wait for each other in a
+ring, because the level changes in one direction along every path.
 
 Declines where fewer than `fewest` go together; where a member's tensors do not all have one shape
 and fill memory alike (a broadcast operand, other strides; numbers and 0-d tensors are read once);
@@ -18,7 +19,7 @@ effect, whose order could change; and on what the prologue computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from lazytorch.errors import LazyTorchError
@@ -63,31 +64,49 @@ class Member:
     operands: tuple[Node, ...]
 
 
+Bodies = dict[object, Graph | None]
+"""What was found of each body: how it reads for elements in a row."""
+
+
 def horizontal(graph: Graph, fewest: int = FEWEST) -> Graph:
     """Replace each set of at least `fewest` equal independent computations by one `Foreach`."""
-    while chosen := groups(graph, fewest):
+    bodies: Bodies = {}
+    while chosen := groups(graph, fewest, bodies):
         graph = contract(graph, chosen)
     return graph
 
 
-def groups(graph: Graph, fewest: int) -> list[dict[Node, Member]]:
-    """Nodes to join, in the graph's order; the graph stays free of cycles."""
-    alone = before_effects(graph)
+def groups(graph: Graph, fewest: int, bodies: Bodies) -> list[dict[Node, Member]]:
+    """Nodes of one kind to join, in the graph's order; the graph stays free of cycles."""
+    bound = before_effects(graph)
     equal: dict[object, dict[Node, Member]] = {}
     for node in graph.nodes:
-        if node not in alone and node not in graph.steady and (found := member(graph, node)):
-            equal.setdefault(found.body.key, {})[node] = found
-    many = {key: found for key, found in equal.items() if len(found) >= fewest}
-    height = heights(graph, {node for found in many.values() for node in found})
-    chosen: list[dict[Node, Member]] = []
-    for found in many.values():
-        by_height: dict[int, list[Node]] = {}
-        for node in found:
-            by_height.setdefault(height[node], []).append(node)
-        for nodes in by_height.values():
-            parts = [nodes[i : i + MOST] for i in range(0, len(nodes), MOST)]
-            chosen += [{x: found[x] for x in part} for part in parts if len(part) >= fewest]
-    return chosen
+        if node not in bound and node not in graph.steady:
+            found = member(graph, node, bodies)
+            if found is not None:
+                equal.setdefault(found.body.key, {})[node] = found
+    for found in equal.values():
+        if len(found) < fewest:
+            continue
+        ways = [
+            [part for part in parts(found, level) if len(part) >= fewest]
+            for level in (after(graph, found), before(graph, found))
+        ]
+        if chosen := max(ways, key=lambda way: sum(map(len, way))):
+            return chosen
+    return []
+
+
+def parts(members: dict[Node, Member], level: dict[Node, int]) -> list[dict[Node, Member]]:
+    """The members of each level, as many as one launch takes."""
+    found: dict[int, list[Node]] = {}
+    for node in members:
+        found.setdefault(level[node], []).append(node)
+    return [
+        {x: members[x] for x in nodes[i : i + MOST]}
+        for nodes in found.values()
+        for i in range(0, len(nodes), MOST)
+    ]
 
 
 def before_effects(graph: Graph) -> set[Node]:
@@ -99,15 +118,23 @@ def before_effects(graph: Graph) -> set[Node]:
     return found
 
 
-def heights(graph: Graph, members: set[Node]) -> dict[Node, int]:
-    """How many members are on the longest path that begins behind each node."""
-    height: dict[Node, int] = {}
+def after(graph: Graph, members: Container[Node]) -> dict[Node, int]:
+    """How many members lie at most on a path that begins behind each node."""
+    level: dict[Node, int] = {}
     for node in reversed(graph.nodes):
-        height[node] = max([height[u] + (u in members) for u in graph.users[node]], default=0)
-    return height
+        level[node] = max([level[u] + (u in members) for u in graph.users[node]], default=0)
+    return level
 
 
-def member(graph: Graph, node: Node) -> Member | None:
+def before(graph: Graph, members: Container[Node]) -> dict[Node, int]:
+    """How many members lie at most on a path that ends at each node."""
+    level: dict[Node, int] = {}
+    for node in graph.nodes:
+        level[node] = max([level[x] + (x in members) for x in node.inputs], default=0)
+    return level
+
+
+def member(graph: Graph, node: Node, bodies: Bodies) -> Member | None:
     """The node as a member; None if it is none."""
     if isinstance(node.op, Fused):
         body, operands = node.op.body, node.inputs
@@ -129,7 +156,12 @@ def member(graph: Graph, node: Node) -> Member | None:
         return None
     size = sum(x.nbytes for x in (*own, *results) if isinstance(x, TensorType))
     small = size < LARGE.get(made.device.type, 0) if is_last(graph, node) else size <= TINY
-    flat = flattened(body, made.shape) if small else None
+    if not small:
+        return None
+    key = body.key
+    if key not in bodies:
+        bodies[key] = flattened(body, made.shape)
+    flat = bodies[key]
     return None if flat is None else Member(flat, operands)
 
 

@@ -158,8 +158,8 @@ class Grower:
 
     def updates(self) -> Node:
         """The same on tensors of several shapes, for one launch, and what comes of them all."""
-        x, w = self.inputs[0], self.inputs[3]
-        parts = [x, w, self.b(Reshape((24,)), x), self.b(Reshape((2, 12)), w)]
+        x = self.inputs[0]
+        parts = [x, *[self.b(Reshape(shape), x) for shape in ((24,), (2, 12), (3, 2, 4))]]
         made = [self.b(Add(), self.b(Mul(), y, 3), y) for y in parts]
         sums = [self.b(Sum(tuple(range(y.type.rank))), y) for y in made]  # type: ignore[union-attr]
         return self.b(Add(), self.b(Add(), sums[0], sums[1]), self.b(Mul(), sums[2], sums[3]))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +172,40 @@ def test_operands_that_do_not_fit_are_refused() -> None:
             op.infer(*types)
     with pytest.raises(UnsupportedError):
         CppTarget().prepare(op, (number, *[tensor_type((3,), device="cuda")] * 4))
+
+
+COMPILED = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from triton.backends.compiler import GPUTarget
+from lazytorch.ir import Builder, Graph, input
+from lazytorch.lower.triton import TritonTarget
+from lazytorch.lower.triton.binary import compile_kernel, run_source
+from lazytorch.ops.foreach import FLAT, Foreach
+from lazytorch.ops.pointwise import Add
+from lazytorch.types import tensor_type
+
+gpu = torch.device("cuda", 0)
+inputs = tuple(input(name, tensor_type(FLAT, torch.float32, gpu)) for name in "xy")
+op = Foreach(Graph(inputs, (Builder()(Add(), *inputs),)), 4)
+kernel = TritonTarget().prepare(op, (tensor_type((5,), torch.float32, gpu),) * 8)
+module = run_source(kernel)
+compiled = compile_kernel(module, getattr(module, kernel.name), True, GPUTarget("cuda", 90, 32))
+assert compiled.metadata.global_scratch_size == 0 and compiled.asm["cubin"]
+print(sum("global.v4.b32" in x for x in compiled.asm["ptx"].splitlines()))
+"""
+
+
+def test_whole_blocks_are_vectors_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(tests.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(tests)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 6  # two for each tensor: eight elements of a thread
 
 
 def test_the_source_does_not_depend_on_sizes_and_members() -> None:

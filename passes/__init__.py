@@ -22,6 +22,7 @@ from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.pad_features import pad_features
@@ -61,7 +62,8 @@ RECOGNIZED: tuple[Pass, ...] = (
 DEFAULT: tuple[Pass, ...] = (
     *REWRITES,
     scale_batch_norm,  # after the rewrites: a norm of constants is a constant
-    fuse,  # last: it hides operations in bodies, where no other pass looks
+    fuse,  # after all others: it hides operations in bodies, where no other pass looks
+    horizontal,  # after fuse: it joins whole groups
 )
 
 
@@ -94,6 +96,7 @@ def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         fuse,
+        horizontal,
     )
 
 
@@ -111,6 +114,7 @@ def pipeline(
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
         fuse,
+        horizontal,
     )
 
 
@@ -170,6 +174,7 @@ __all__ = [
     "gpu_padding",
     "gpu_pipeline",
     "grants",
+    "horizontal",
     "layouts",
     "merge_linears",
     "optimize",

@@ -30,6 +30,7 @@ import torch
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.copies import Cat, Clone, Pad
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
 from lazytorch.ops.norm import RmsNorm
@@ -98,7 +99,7 @@ def why_apart(graph: Graph) -> dict[Node, str]:
     kinds = fusable(graph)
     reasons: dict[Node, str] = {}
     for node in graph.nodes:
-        if isinstance(node.op, Const | Input | Item | Fused):
+        if isinstance(node.op, Const | Input | Item | Fused | Foreach):
             continue
         kind = kinds.get(node)
         if kind is None:

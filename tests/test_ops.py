@@ -17,7 +17,7 @@ from lazytorch.ops.base import Pointwise
 from lazytorch.types import ScalarType, TensorType, Type
 
 SAMPLES = by_op()
-STRUCTURAL = {"const", "input", "item", "write", "fused", "custom"}
+STRUCTURAL = {"const", "input", "item", "write", "fused", "foreach", "custom"}
 OPAQUE = {  # not on every build: see passes/test_select.py and passes/test_post_ops.py
     "packed_weight",
     "packed_convolution",

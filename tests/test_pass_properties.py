@@ -156,6 +156,14 @@ class Grower:
         x, y = self.inputs[0], self.inputs[3]
         return self.b(Mul(), self.b(Add(), x, y), self.b(Add(), x, y))
 
+    def updates(self) -> Node:
+        """The same on tensors of several shapes, for one launch, and what comes of them all."""
+        x = self.inputs[0]
+        parts = [x, *[self.b(Reshape(shape), x) for shape in ((24,), (2, 12), (3, 2, 4))]]
+        made = [self.b(Add(), self.b(Mul(), y, 3), y) for y in parts]
+        sums = [self.b(Sum(tuple(range(y.type.rank))), y) for y in made]  # type: ignore[union-attr]
+        return self.b(Add(), self.b(Add(), sums[0], sums[1]), self.b(Mul(), sums[2], sums[3]))
+
     def attend(self) -> Node:
         """Attention with a bool mask, sometimes one that was used before."""
         x = self.b(Cast(torch.float32), self.pick(lambda t: t.rank == 2 and t.numel > 0))
@@ -178,6 +186,8 @@ class Grower:
                 self.effects.append(self.b(Write(), target, values[-1]))
         made = [x for x in self.pool if not x.op.view and x not in self.inputs]
         outputs = self.random.sample(made, min(len(made), 1 + self.random.randrange(4)))
+        if self.random.random() < 0.3:
+            outputs.append(self.updates())
         return Graph(tuple(self.inputs), tuple(outputs), tuple(self.effects))
 
 

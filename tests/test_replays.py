@@ -49,9 +49,9 @@ def zeros(x: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def played(_: object, graph: Played, call: Callable[[], Any]) -> Any:
+def played(_: object, graph: Played, call: Callable[[], Any]) -> tuple[Any, None]:
     graph.call, graph.results = call, call()
-    return graph.results
+    return graph.results, None
 
 
 @pytest.fixture(autouse=True)

@@ -307,6 +307,9 @@ class OnGpu:
     def key(self, xs: Any) -> str:
         return "site"
 
+    def spare(self, xs: Any) -> Any:
+        return xs
+
     def ways(self, xs: Any) -> dict[str, Callable[..., Any]]:
         return self.given
 

@@ -332,10 +332,10 @@ def test_a_gpus_time_is_that_of_replays_if_there_can_be_any(
         calls.append(1)
         Event.now += 0.5  # ms, with what Python adds
 
-    def capture(pool: object, graph: object, call: Callable[[], object]) -> None:
+    def capture(pool: object, graph: object, call: Callable[[], object]) -> tuple[object, None]:
         if not captured:
             raise RuntimeError("operation not permitted when stream is capturing")
-        call()
+        return call(), None
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph_)

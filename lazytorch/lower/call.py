@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lazytorch.interpret import laid_out
+from lazytorch.interpret import laid_out, storage
 from lazytorch.ir import Op
 from lazytorch.lower.kernel import Generated, Kernel, Launch, Target
 from lazytorch.lower.steps import Operand
@@ -48,6 +48,10 @@ class Site(Protocol):
         """Operation and operands as text; equal ones are measured once."""
         ...
 
+    def spare(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Operands like these on which it may be tried: nothing that is kept is written."""
+        ...
+
     def ways(self, xs: Sequence[Any]) -> dict[str, Way]:
         """Its ways by name for operands that lie as these do, what runs unmeasured first."""
         ...
@@ -61,19 +65,30 @@ class KernelCall:
     """One call site of a group, or of an attention: torch's kernels at first, the generated one
     once built.
 
-    `others` are built kernels in other launch shapes, to be measured beside `kernel`.
+    The results numbered `into` are written into tensors that follow the operands. `others` are
+    built kernels in other launch shapes, to be measured beside `kernel`.
     """
 
-    __slots__ = ("call", "kernel", "measured", "op", "operands", "others", "settled", "target")
+    __slots__ = (
+        "by_torch", "call", "into", "kernel", "measured", "op", "operands", "others", "settled",
+        "target",
+    )  # fmt: skip
 
     def __init__(
-        self, op: Generated, operands: tuple[Operand, ...], kernel: Kernel, target: Target
+        self,
+        op: Generated,
+        operands: tuple[Operand, ...],
+        kernel: Kernel,
+        target: Target,
+        into: tuple[int, ...] = (),
     ) -> None:
         self.op = op
         self.operands = operands
         self.kernel = kernel
         self.target = target
-        self.call: Way = op.run
+        self.into = into
+        self.by_torch: Way = partial(copied_into, op, into) if into else op.run
+        self.call = self.by_torch
         self.settled = False  # whether it stays as it is: built and chosen, or without a compiler
         self.others: Sequence[Kernel] = ()
         self.measured: Measured | None = None
@@ -85,7 +100,7 @@ class KernelCall:
 
     def swap(self) -> None:
         """Go over to the generated kernel, which must be built."""
-        launch = self.target.launcher(self.kernel, self.op, self.operands)
+        launch = self.target.launcher(self.kernel, self.op, self.operands, self.into)
 
         def first(*xs: Any) -> Any:
             self.call = self.fitted(launch, xs)
@@ -99,10 +114,15 @@ class KernelCall:
         A library kernel may lay its result out otherwise than its type says; that shows at the
         first call and stays so, since a plan always runs on the same types.
         """
-        pairs = zip(xs, self.operands, strict=True)
+        pairs = zip(xs, self.operands, strict=not self.into)  # inputs lie as their types say
         if all(tuple(x.stride()) == t.strides for x, t in pairs if isinstance(t, TensorType)):
             return launch
         return partial(restrided, launch, self.operands)
+
+    def spare(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """What a call site that is called with `xs` may be tried on without a trace."""
+        count = len(self.operands)
+        return [*xs[:count], *map(torch.empty_like, xs[count:])]
 
     def key(self, xs: Sequence[Any] = ()) -> str:
         """The kernel and the types that it is given."""
@@ -112,11 +132,11 @@ class KernelCall:
         """The generated kernels, and torch's: one by one, or each that can do it whole."""
         found: dict[str, Way] = {}
         for kernel in (self.kernel, *self.others):
-            launch = self.target.launcher(kernel, self.op, self.operands)
+            launch = self.target.launcher(kernel, self.op, self.operands, self.into)
             found[kernel.way] = self.fitted(launch, xs)
         types = [x for x in self.operands if isinstance(x, TensorType)]
         others = {name: op.run for name, op in self.op.alternatives(*types).items()}
-        return {**found, TORCH: self.op.run, **others}
+        return {**found, TORCH: self.by_torch, **others}
 
     def take(self, measured: Measured, way: Way) -> None:
         """Run like that from now on."""
@@ -146,6 +166,10 @@ class LibraryCall:
         """The operation and how its operands lie."""
         return f"{self.op!r}({', '.join(map(tensor_text, xs))})"
 
+    def spare(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """The operands themselves, which nothing writes to."""
+        return xs
+
     def ways(self, xs: Sequence[Any]) -> dict[str, Way]:
         """Torch's choice, and the others."""
         return {TORCH: self.op.run, **{name: op.run for name, op in self.others.items()}}
@@ -158,8 +182,29 @@ class LibraryCall:
 
 
 def restrided(launch: Launch, operands: Sequence[Operand], *xs: Any) -> Any:
-    """`launch` on operands copied to the strides of their types, where they have others."""
-    return launch(*[as_typed(x, t) for x, t in zip(xs, operands, strict=True)])
+    """`launch` on operands copied to the strides of their types, where they have others.
+
+    What it writes into follows the operands and stays itself.
+    """
+    count = len(operands)
+    typed = [as_typed(x, t) for x, t in zip(xs[:count], operands, strict=True)]
+    return launch(*typed, *xs[count:])
+
+
+def copied_into(op: Op, into: tuple[int, ...], *xs: Any) -> Any:
+    """What `op` makes of its operands, by torch's kernels; the results `into` are copied into the
+    tensors that follow the operands."""
+    count = len(xs) - len(into)
+    found = op.run(*xs[:count])
+    results = list(found) if isinstance(found, tuple) else [found]
+    targets = dict(zip(into, xs[count:], strict=True))
+    taken = {storage(x) for x in targets.values()}
+    for k, x in enumerate(results):
+        if storage(x) in taken:  # an operand handed through, which a copy could change
+            results[k] = x.clone()
+    for k, target in targets.items():
+        results[k] = target.copy_(results[k])
+    return tuple(results) if isinstance(found, tuple) else results[0]
 
 
 def as_typed(x: Any, typed: Operand) -> Any:

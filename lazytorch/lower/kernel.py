@@ -15,19 +15,20 @@ from lazytorch.lower.steps import Operand
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, Shape, TensorType
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-"""Called with one tensor or float per operand; allocates the outputs and returns them as
-`Fused.run` does.
+"""Called with one tensor or float per operand, then one tensor per output that is not to be
+allocated; allocates the others and returns all outputs as `Fused.run` does.
 
 Operands and outputs have the very types that the launcher was made for. That is the caller's
 promise and is not checked again: a Program has guards for it.
 """
 
-Generated = Fused | ScaledDotProductAttention
+Generated = Fused | Foreach | ScaledDotProductAttention
 """What a target may have a kernel for."""
 
 NAME = "KERNEL"
@@ -57,7 +58,8 @@ class Target(Protocol):
     """A way to generate code for one kind of device."""
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
-        """The kernel for a group, or for an attention; UnsupportedError says why there is none.
+        """The kernel for a group, for equal groups on several members, or for an attention;
+        UnsupportedError says why there is none.
 
         Compiles nothing.
         """
@@ -79,8 +81,13 @@ class Target(Protocol):
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
-        """A function for one call site of a built kernel: what was given to `prepare`."""
+        """A function for one call site of a built kernel: what was given to `prepare`.
+
+        The outputs numbered `into` are not allocated: the tensors that they are written to follow
+        the operands.
+        """
         ...
 
 

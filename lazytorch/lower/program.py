@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +10,12 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import aliased
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.call import KernelCall, LibraryCall, own
+from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
-from lazytorch.lower.memory import overwriting, root
+from lazytorch.lower.memory import overwriting, root, written_straight
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
-from lazytorch.ops.fused import Fused
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.number import Arithmetic
 from lazytorch.types import TensorType
 
@@ -68,14 +69,22 @@ class Lowering:
         self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
         self.overwriting = overwriting(self.needed)
+        self.kernels = self.prepared()
+        self.straight = written_straight(self.needed, set(self.kernels))
 
     def program(self) -> Program:
         """Print, compile, and keep what belongs together."""
         writes = [node for node in self.needed.nodes if isinstance(node.op, Write)]
-        self.compute()
+        done = {x for targets in self.straight.values() for x in targets.values()}
+        late = [node for node in writes if node.inputs[0] not in done]
+        self.compute(late)
         results = self.results()
-        for node in writes:
-            self.write(node, {x.inputs[0] for x in writes})
+        self.write(late, {x.inputs[0] for x in writes})
+        if done:
+            self.space["counted"] = counted
+            self.lines.append(
+                f"counted({', '.join([self.names[x] for x in self.graph.inputs if x in done])})"
+            )
         texts = [self.aliased(i, results) for i in range(len(results))]
         self.lines.append(f"return ({''.join(text + ', ' for text in texts)})")
         header = f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"
@@ -84,17 +93,37 @@ class Lowering:
         run = self.space[self.name]
         return Program(source, run, self.calls, self.refused, self.library)
 
-    def compute(self) -> None:
-        """A line for every node that is not a write; values are deleted once nothing reads them."""
-        dying, read = last_uses(self.needed)
+    def prepared(self) -> dict[Node, Kernel]:
+        """The kernels that the target has for groups and attentions; why not, for the others."""
+        found: dict[Node, Kernel] = {}
         for node in self.needed.nodes:
-            if node in self.names or isinstance(node.op, Write):
+            if isinstance(node.op, Generated) and self.target is not None:
+                try:
+                    found[node] = self.target.prepare(node.op, operands_of(node))
+                except UnsupportedError as error:
+                    if not isinstance(node.op, ScaledDotProductAttention):
+                        self.refused[node] = error.message  # else torch has a good kernel
+        return found
+
+    def compute(self, writes: list[Node]) -> None:
+        """A line for every value that something reads, or that a kernel writes where it belongs;
+        values are deleted once nothing reads them. The `writes` come afterwards."""
+        used = {
+            x for node in self.needed.nodes if not isinstance(node.op, Write) for x in node.inputs
+        }
+        used |= {*self.needed.outputs, *[x.inputs[1] for x in writes]}
+        taken = [x for x in self.needed.nodes if not isinstance(x.op, Item | Write) or x in used]
+        dying, read = last_uses([*taken, *writes], self.needed)
+        for node in taken:
+            if node in self.names:
                 continue
             if isinstance(node.op, Const):
                 self.names[node] = constant_text(node.op.value, self.space)
                 continue
             name = self.names[node] = f"v{len(self.lines)}"
-            operands = [self.names[x] for x in node.inputs]
+            operands = [
+                self.names[x] for x in (*node.inputs, *self.straight.get(node, {}).values())
+            ]
             if isinstance(node.op, Item):
                 line = f"{name} = {operands[0]}[{node.op.index}]"
             else:
@@ -121,14 +150,16 @@ class Lowering:
             names.append(name)
         return names
 
-    def write(self, node: Node, written: set[Node]) -> None:
-        """Copy into an input; what still shows an input that is written is copied out first."""
-        target, value = node.inputs
-        text = self.names[value]
-        base = root(value)
-        if isinstance(base, Node) and base in written:
-            text += ".clone()"
-        self.lines.append(f"{self.names[target]}.copy_({text})")
+    def write(self, writes: list[Node], written: set[Node]) -> None:
+        """Copy into inputs; what still shows an input that is written is copied out before."""
+        copies: list[str] = []
+        for i, (target, value) in enumerate(node.inputs for node in writes):
+            text = self.names[value]
+            if root(value) in written:
+                self.lines.append(f"w{i} = {text}.clone()")
+                text = f"w{i}"
+            copies.append(f"{self.names[target]}.copy_({text})")
+        self.lines += copies
 
     def aliased(self, i: int, results: list[str]) -> str:
         """The expression of output i."""
@@ -150,19 +181,13 @@ class Lowering:
     def callee(self, node: Node) -> str:
         """The name under which the node's kernel is called."""
         op = node.op
-        if isinstance(op, Generated) and self.target is not None:
-            operands = tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
-            try:
-                kernel = self.target.prepare(op, operands)
-            except UnsupportedError as error:
-                if isinstance(op, Fused):  # an attention has a good kernel of torch's own
-                    self.refused[node] = error.message
-            else:
-                call = KernelCall(op, operands, kernel, self.target)
-                self.calls.append(call)
-                slot = f"k{len(self.calls) - 1}_{kernel.name}"
-                self.space[slot] = call
-                return f"{slot}.call"
+        if node in self.kernels:
+            assert isinstance(op, Generated) and self.target is not None
+            kernel, into = self.kernels[node], tuple(self.straight.get(node, ()))
+            self.calls.append(KernelCall(op, operands_of(node), kernel, self.target, into))
+            slot = f"k{len(self.calls) - 1}_{kernel.name}"
+            self.space[slot] = self.calls[-1]
+            return f"{slot}.call"
         label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
         label = f"python_{op.function}" if isinstance(op, Arithmetic) else label
         others = node.op.alternatives(*[x.type for x in node.inputs])
@@ -175,6 +200,11 @@ class Lowering:
         function = unique(f"{label}_" if over else label, op, self.space)
         self.space[function] = op.overwrite if over else op.run
         return function
+
+
+def operands_of(node: Node) -> tuple[Operand, ...]:
+    """The types that a group's kernel reads."""
+    return tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
 
 
 def identifier(i: int, x: Node) -> str:
@@ -204,11 +234,11 @@ def unique(label: str, op: Op, space: dict[str, Any]) -> str:
     return text
 
 
-def last_uses(graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
-    """For each node, the operands that nothing reads after it; and all nodes that are read."""
+def last_uses(nodes: Sequence[Node], graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
+    """For each of the nodes, the operands that none reads after it; and all nodes that are read."""
     kept = {*graph.outputs, *graph.inputs}
     final: dict[Node, Node] = {}
-    for node in graph.nodes:
+    for node in nodes:
         for x in node.inputs:
             final[x] = node
             if isinstance(node.op, Write):

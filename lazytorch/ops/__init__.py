@@ -10,6 +10,7 @@ from lazytorch.ops import (
     create,
     custom,
     elementary,
+    foreach,
     fused,
     index,
     layout,
@@ -29,6 +30,7 @@ from lazytorch.ops import (
 
 __all__ = [
     "activation", "aten", "attention", "compare", "conv", "copies", "create", "custom",
-    "elementary", "fused", "index", "layout", "library", "linalg", "loss", "norm", "number",
+    "elementary", "foreach", "fused", "index", "layout", "library", "linalg", "loss", "norm",
+    "number",
     "pointwise", "pool", "random", "recurrent", "reduce", "windows", "writes",
 ]  # fmt: skip

@@ -34,6 +34,16 @@ class Aten(Op):
         args, kwargs = self.filled(xs)
         return resolve(self.overload)(*args, **kwargs)
 
+    @property
+    def may_alias(self) -> bool:
+        """Whether a result may show an operand's memory: the schema says so, or torch composes it
+        of other overloads, whose results it may hand on."""
+        found = resolve(self.overload)
+        composed = torch._C.DispatchKey.CompositeImplicitAutograd
+        return any(x.alias_info is not None for x in found._schema.returns) or (
+            found.has_kernel_for_dispatch_key(composed)
+        )
+
     def filled(self, xs: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with the operands in their places."""
         args = tuple([fill(a, xs) for a in self.args])

@@ -22,7 +22,9 @@ from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.watch import alike
 from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
+from lazytorch.lower.counted import counted
 from lazytorch.lower.program import Program
+from lazytorch.lower.tables import recording
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
 from lazytorch.types import ScalarType, TensorType
@@ -89,7 +91,7 @@ class Captured:
         given = list(inputs)
         for i, x in zip(self.moving, self.buffers, strict=True):
             given[i] = x
-        self.outputs = capture(pool, self.graph, partial(run, *given))
+        self.outputs, self.tables = capture(pool, self.graph, partial(run, *given))
         self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
         self.handing = Copies(self.results)
         self.allocate = [like(x) for x in self.handing.once(self.results)]
@@ -119,19 +121,23 @@ class Captured:
 Result = TypeVar("Result")
 
 
-def capture(pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result]) -> Result:
-    """What `call` returns, its launches recorded in `graph` instead of done."""
+def capture(
+    pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result]
+) -> tuple[Result, torch.Tensor | None]:
+    """What `call` returns, its launches recorded in `graph` instead of done; and what must live as
+    long as the graph besides, if anything."""
     before = torch.cuda.current_stream(pool.device)
     pool.side.wait_stream(before)
-    # Memory freed by a collection in here would belong to no stream.
-    with uncollected(), torch.cuda.stream(pool.side):
+    # Memory of tables is no graph's: it comes first. Memory freed by a collection in here would
+    # belong to no stream.
+    with recording(pool.device) as tables, uncollected(), torch.cuda.stream(pool.side):
         graph.capture_begin(pool=pool.handle, capture_error_mode="thread_local")
         try:
             result = call()
         finally:
             graph.capture_end()
     before.wait_stream(pool.side)
-    return result
+    return result, tables.fill()
 
 
 def buffer(x: torch.Tensor) -> torch.Tensor:
@@ -250,9 +256,7 @@ class Replayer:
         outputs: list[Any] = [None] * len(self.aliases)
         for i, result in zip(self.fresh, captured.replay(inputs), strict=True):
             outputs[i] = result
-        for i in self.written:
-            if not inputs[i].is_inference():
-                torch.autograd.graph.increment_version(inputs[i])
+        counted(*[inputs[i] for i in self.written])
         for i, alias in enumerate(self.aliases):
             if alias is not None:
                 outputs[i] = aliased(alias, inputs if alias.source == "input" else outputs)

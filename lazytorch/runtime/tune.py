@@ -2,8 +2,9 @@
 
 The generated kernel, the same in other launch shapes, torch's kernels one by one, or the backends
 of a library operation: each is timed on the operands of a call, once for each operation, operand
-types and device, and the fastest stays. Nothing that is measured writes to an operand, and results
-are dropped, so the call's own result is what it would have been.
+types and device, and the fastest stays. Nothing that is measured writes to an operand (what writes
+into an input is given other memory), and results are dropped, so the call's own result is what it
+would have been.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Tuner:
         if measured is None:
             return False
         if measured.chosen == TORCH:
-            call.take(measured, call.op.run)
+            call.take(measured, call.by_torch)
             return True
         kernels = [call.kernel]
         if measured.chosen != call.kernel.way:
@@ -88,7 +89,7 @@ class Tuner:
                 return default(*xs)
             with self.lock:
                 if not site.settled:
-                    self.settle(site, xs)
+                    self.settle(site, site.spare(xs))
             return site.call(*xs)
 
         site.call = first

@@ -16,6 +16,7 @@ from lazytorch.lower.call import TORCH, KernelCall, LibraryCall, Measured
 from lazytorch.lower.kernel import describe
 from lazytorch.lower.prologue import split
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.options import Options
 from lazytorch.passes import why_apart
@@ -61,6 +62,7 @@ def of_stage(stage: Stage, options: Options) -> Iterator[str]:
     if isinstance(stage.replay, Replayer):
         yield from section("CUDA graph", [stage.replay.describe()])
     yield from section("fused groups", groups(main))
+    yield from section("one launch for equal groups on several tensors", launches(main))
     yield from section("not fused, and why", apart(main))
     refused = {**stage.prologue.refused, **stage.main.refused}
     yield from section(
@@ -129,11 +131,12 @@ def measurements(calls: Sequence[KernelCall | LibraryCall]) -> Iterator[str]:
     found: dict[tuple[str, str], int] = defaultdict(int)
     for call in calls:
         if call.measured is not None:
-            op = describe(call.op.body) if isinstance(call.op, Fused) else call.op.name()
-            found[shortened(op), measured_text(call.measured)] += 1
+            op = call.op
+            name = describe(op.body) if isinstance(op, Fused | Foreach) else op.name()
+            found[shortened(name), measured_text(call.measured)] += 1
     rows = sorted(found.items(), key=lambda row: -row[1])
-    for (op, text), n in rows[:LISTED]:
-        yield f"{n:4} x {op}: {text}"
+    for (name, text), n in rows[:LISTED]:
+        yield f"{n:4} x {name}: {text}"
     yield from rest(rows)
 
 
@@ -149,7 +152,7 @@ def measured_text(measured: Measured) -> str:
 
 def in_use(call: KernelCall) -> bool:
     """Whether a call site runs its generated kernel, not torch's kernels in its place."""
-    return getattr(call.call, "__self__", None) is not call.op
+    return call.call != call.by_torch
 
 
 def groups(graph: Graph) -> Iterator[str]:
@@ -164,9 +167,24 @@ def groups(graph: Graph) -> Iterator[str]:
     yield from rest(rows)
 
 
+def launches(graph: Graph) -> Iterator[str]:
+    """A line for each launch that does the same for several members: how many, what, of what."""
+    found = [node for node in graph.nodes if isinstance(node.op, Foreach)]
+    for node in found[:LISTED]:
+        assert isinstance(node.op, Foreach)
+        places = node.op.members(range(len(node.inputs)))
+        sizes = [node.inputs[xs[node.op.flat[0]]].type for xs in places]
+        least, *_, most = sorted([x.numel for x in sizes if isinstance(x, TensorType)])
+        yield (
+            f"{node.op.count:4} x {shortened(title(node))}, on {least} to {most} elements"
+            f"{at([node])}"
+        )
+    yield from rest(found)
+
+
 def title(node: Node) -> str:
     """The operations of a group in order, repeated ones counted."""
-    assert isinstance(node.op, Fused)
+    assert isinstance(node.op, Fused | Foreach)
     body = [x.op.name() for x in node.op.body.nodes if not isinstance(x.op, Input | Const)]
     return " ".join(name if n == 1 else f"{name}({n})" for name, n in Counter(body).items())
 

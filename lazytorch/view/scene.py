@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.text import names, print_attribute, print_attributes
 from lazytorch.types import TensorType, TupleType, Type
@@ -97,12 +98,12 @@ def box(node: Node, name: dict[Node, str], once: bool) -> Box:
         name[node],
         str(node.type),
         where.module if where is not None else "",
-        "" if isinstance(op, Fused | Input) else print_attributes(op)[1:-1],
+        "" if isinstance(op, Fused | Foreach | Input) else print_attributes(op)[1:-1],
         tuple(f"{name[x]}: {x.type}" for x in node.inputs),
         tuple(x.op.label for x in node.inputs if isinstance(x.op, Input) and weight(x)),
         f"{where.file}:{where.line} in {where.function}" if where is not None else "",
         where.source if where is not None else "",
-        print_attribute(op.body) if isinstance(op, Fused) else "",
+        print_attribute(op.body) if isinstance(op, Fused | Foreach) else "",
         once,
     )
 
@@ -114,8 +115,9 @@ def title(node: Node) -> str:
         return op.label
     if isinstance(op, Aten):
         return op.overload
-    if isinstance(op, Fused):
-        return " ".join(x.op.name() for x in op.body.nodes if not isinstance(x.op, Input | Const))
+    if isinstance(op, Fused | Foreach):
+        names = [x.op.name() for x in op.body.nodes if not isinstance(x.op, Input | Const)]
+        return " ".join([f"{op.count} x", *names] if isinstance(op, Foreach) else names)
     return op.name()
 
 

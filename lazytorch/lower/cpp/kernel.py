@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
-from lazytorch.ir import Graph
 from lazytorch.lower.cpp import toolchain
-from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
+from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.rows import row_source
-from lazytorch.lower.expression import Expression, check, print_steps
+from lazytorch.lower.cpp.tile import tile_source
+from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
     NAME,
@@ -30,9 +30,10 @@ from lazytorch.lower.kernel import (
     outputs_of,
 )
 from lazytorch.lower.rows import Rows, rows_of
-from lazytorch.lower.steps import Steps, steps
+from lazytorch.lower.steps import steps
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import broadcast_strides
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import Shape, Strides, TensorType, tensor_type
 
@@ -114,6 +115,8 @@ class CppTarget:
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group; UnsupportedError says why there is none. Compiles nothing."""
+        if isinstance(op, Foreach):
+            return self.foreach(op, operands)
         if not isinstance(op, Fused):
             raise UnsupportedError("a CPU's attention is torch's own")
         shape, outputs = group_shape(op, operands), outputs_of(op)
@@ -131,8 +134,18 @@ class CppTarget:
             source = row_source(found, op.body, reads, outputs, along, self.rounding)
         else:
             along = choose_walk(kernel_loops(reads, outputs)).steps
-            source = kernel_source(found, op.body, reads, outputs, along, self.rounding)
+            tile = tile_source(found, op.body, reads, outputs, along, self.rounding)
+            source = kernel_source(tile, len(along))
         return named(describe(op.body), source)
+
+    def foreach(self, op: Foreach, operands: tuple[Operand, ...]) -> Kernel:
+        """The kernel for equal groups on several members."""
+        made = op.infer(*operands).items
+        for x in (*in_memory(operands), *[x for x in made if isinstance(x, TensorType)]):
+            check(x.dtype)
+            if x.device.type != "cpu":
+                raise UnsupportedError(f"a C++ kernel cannot read {x}")
+        return named(f"foreach_{describe(op.body)}", foreach_source(op, self.rounding))
 
     def variants(self, op: Generated, operands: tuple[Operand, ...]) -> Sequence[Kernel]:
         """None: a loop has one shape here."""
@@ -154,10 +167,13 @@ class CppTarget:
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel."""
-        if kernel.name not in self.addresses or not isinstance(op, Fused):
+        if kernel.name not in self.addresses or not isinstance(op, Fused | Foreach):
             raise LazyTorchError(f"kernel {kernel.name} is not built")
+        if isinstance(op, Foreach):
+            return foreach_launch(self.addresses[kernel.name], op, operands, into)
         reads, outputs, shape = in_memory(operands), outputs_of(op), full_shape(op)
         itemsizes = [x.dtype.itemsize for x in (*reads, *outputs)]
         if shape is not None:
@@ -165,7 +181,8 @@ class CppTarget:
         else:
             described = choose_walk(kernel_loops(reads, outputs)).arguments(itemsizes)
         elements = math.prod(shape or outputs[0].shape)
-        return make_launch(self.addresses[kernel.name], described, elements, operands, outputs)
+        address = self.addresses[kernel.name]
+        return make_launch(address, described, elements, operands, outputs, into)
 
 
 def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
@@ -173,69 +190,23 @@ def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
     return tuple([x if isinstance(x, TensorType) else NUMBER for x in operands])
 
 
-def kernel_source(
-    found: Steps,
-    body: Graph,
-    operands: tuple[TensorType, ...],
-    outputs: tuple[TensorType, ...],
-    steps: Strides,
-    rounding: bool,
-) -> str:
-    """A tile of the group as a C++ function, and the exported function that launches it.
-
-    `steps` counts only as 0 (one element, loaded before the loop), 1 (neighbours) or anything
-    else, a run-time argument.
-    """
-    printer = CppPrinter(rounding)
-    pointers: list[str] = []
-    inputs: list[Expression] = []
-    for k, (x, step) in enumerate(zip((*operands, *outputs), steps, strict=True)):
-        write = k >= len(operands)
-        kind, at = MEMORY[x.dtype], "0" if step == 0 else "i" if step == 1 else f"i * s{k}"
-        restrict = "*__restrict" if write else "*"
-        const = "" if write else "const "
-        pointers.append(f"{const}{kind} {restrict} p{k} = ({const}{kind}*)(p[{k}] + r * row[{k}]);")
-        if step not in (0, 1):
-            pointers.append(f"const int64_t s{k} = step[{k}] / int64_t(sizeof({kind}));")
-        if not write and step == 0:
-            pointers.append(f"const {LOCAL[x.dtype]} x{k} = {loaded(f'p{k}[0]', x.dtype)};")
-            inputs.append(Expression(printer, f"x{k}", x.dtype))
-        elif not write:
-            inputs.append(printer.bind(loaded(f"p{k}[{at}]", x.dtype), x.dtype))
-    given = dict(zip(body.inputs, inputs, strict=True))
-    values = print_steps(printer, found, [given[x] for x in found.inputs()])
-    for k, (x, step, value) in enumerate(
-        zip(outputs, steps[len(operands) :], values, strict=True),
-        len(operands),
-    ):
-        at = "i" if step == 1 else f"i * s{k}"
-        printer.lines.append(f"p{k}[{at}] = {stored(value.code, x.dtype)};")
-    return TEMPLATE.format(
-        name=NAME,
-        pointers="\n        ".join(pointers),
-        body="\n            ".join(printer.lines),
-        parameters=", ".join(f"void* p{k}" for k in range(len(steps))),
-        arguments=", ".join(f"p{k}" for k in range(len(steps))),
-        count=len(steps),
-    )
-
-
-TEMPLATE = """
-static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row, int64_t rows,
-                        int64_t size, const int64_t*) {{
-    for (int64_t r = 0; r < rows; ++r) {{
-        {pointers}
-#pragma omp simd
-        for (int64_t i = 0; i < size; ++i) {{
-            {body}
-        }}
-    }}
-}}
+EXPORTED = """
 extern "C" void {name}(const int64_t* n, {parameters}) {{
     void* const p[] = {{{arguments}}};
     lt::launch(tile_{name}, n, {count}, p);
 }}
 """
+
+
+def kernel_source(tile: str, count: int) -> str:
+    """A tile, and the exported function that launches it on `count` pointers."""
+    given = [f"p{k}" for k in range(count)]
+    return tile + EXPORTED.format(
+        name=NAME,
+        parameters=", ".join(f"void* {p}" for p in given),
+        arguments=", ".join(given),
+        count=count,
+    )
 
 
 def row_walk(shape: Shape, operands: Sequence[TensorType], outputs: Sequence[TensorType]) -> Rows:
@@ -257,10 +228,12 @@ def make_launch(
     elements: int,
     operands: tuple[Operand, ...],
     outputs: tuple[TensorType, ...],
+    into: tuple[int, ...],
 ) -> Launch:
     """The function that a call site calls; few Python steps, because models have hundreds of them.
 
-    What it calls is at `address`, and takes what `described` says of sizes and strides first.
+    What it calls is at `address`, and takes what `described` says of sizes and strides first. The
+    outputs `into` are given behind the operands.
     """
     reads = in_memory(operands)
     array = (ctypes.c_int64 * len(described))(*described)
@@ -281,19 +254,21 @@ def make_launch(
         function(n, *[x.data_ptr() for x in xs], *[x.data_ptr() for x in results])
         return results
 
-    def launch_with_numbers(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        results = [allocate() for allocate in new]
-        pointers = [
-            ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr() for x in xs
+    place = {k: len(reads) + i for i, k in enumerate(into)}
+    places = [place.get(k) for k in range(len(outputs))]
+
+    def launch_any(*xs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        results = [
+            allocate() if at is None else xs[at] for allocate, at in zip(new, places, strict=True)
         ]
-        function(n, *pointers, *[x.data_ptr() for x in results])
+        if elements:
+            pointers = [
+                ctypes.byref(ctypes.c_double(x)) if isinstance(x, float) else x.data_ptr()
+                for x in xs[: len(reads)]
+            ]
+            function(n, *pointers, *[x.data_ptr() for x in results])
         return tuple(results) if len(results) > 1 else results[0]
 
-    def launch_none(*xs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return allocate() if len(new) == 1 else tuple([allocate() for allocate in new])
-
-    if not elements:
-        return launch_none
-    if reads != operands:
-        return launch_with_numbers
+    if into or not elements or reads != operands:
+        return launch_any
     return launch_one if len(new) == 1 else launch_several

@@ -115,6 +115,55 @@ static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int co
     walk.range(base, 0, places);
 }
 
+// A tile for each of several members, whose elements all lie in a row. `n` says how many members there are, the step in
+// bytes of each of a member's `count` operands, and where each member ends if all elements are counted on.
+struct Members {
+    const int64_t *step, *ends;
+    void* const* base;
+    int64_t members;
+    int count;
+    Tile tile;
+
+    Members(Tile tile, const int64_t* n, int count, void* const* base)
+        : step(n + 1), ends(step + count), base(base), members(n[0]), count(count), tile(tile) {}
+
+    void range(int64_t begin, int64_t end) const {
+        int64_t m = 0, above = members;  // the first member that ends behind `begin`
+        while (m < above) {
+            int64_t middle = (m + above) / 2;
+            if (ends[middle] > begin) above = middle;
+            else m = middle + 1;
+        }
+        char* q[count];
+        for (; begin < end; ++m) {
+            int64_t first = m ? ends[m - 1] : 0, last = ends[m] < end ? ends[m] : end;
+            for (int k = 0; k < count; ++k) q[k] = (char*)base[m * count + k] + (begin - first) * step[k];
+            if (begin < last) tile(q, step, step, 1, last - begin, nullptr);
+            begin = last;
+        }
+    }
+};
+
+static __attribute__((noinline)) void launch_each(Tile tile, const int64_t* n, int count, void* const* base) {
+    Members each(tile, n, count, base);
+    int64_t elements = each.ends[each.members - 1];
+#ifdef _OPENMP
+    int64_t threads = elements / elements_per_thread;
+    if (threads > 1 && !omp_in_parallel()) {
+        int64_t most = omp_get_max_threads();
+        threads = threads < most ? threads : most;
+#pragma omp parallel num_threads(threads)
+        {
+            int64_t id = omp_get_thread_num(), all = omp_get_num_threads(), units = (elements + 63) / 64;
+            int64_t begin = units * id / all * 64, end = units * (id + 1) / all * 64;
+            each.range(begin, end < elements ? end : elements);
+        }
+        return;
+    }
+#endif
+    each.range(0, elements);
+}
+
 // Memory of the calling thread's own for `bytes` bytes, until it asks again.
 static char* scratch(int64_t bytes) {
     static thread_local char* memory = nullptr;

@@ -12,7 +12,6 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.lower.expression import Expression, check, print_steps
 from lazytorch.lower.index import Loops
 from lazytorch.lower.kernel import (
-    NAME,
     Generated,
     Kernel,
     Launch,
@@ -25,11 +24,14 @@ from lazytorch.lower.steps import Bound, Operand, Steps, reads, steps
 from lazytorch.lower.triton.access import Accesses, accesses
 from lazytorch.lower.triton.attention import Attention
 from lazytorch.lower.triton.binary import Binaries, interpreting
+from lazytorch.lower.triton.foreach import foreach_kernel, foreach_launch
 from lazytorch.lower.triton.launch import make_launch
+from lazytorch.lower.triton.module import indented, module_source
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
 from lazytorch.lower.triton.rows import TritonRows, row_statements
 from lazytorch.lower.triton.scale import OWN, VARIANTS, Scale
 from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
+from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import TensorType
 
@@ -164,9 +166,12 @@ class TritonTarget:
         """The kernel for a group or an attention; UnsupportedError says why there is none."""
         if isinstance(op, Fused):
             return self.variant(op, operands, 0)
-        if self.rounding:
+        if isinstance(op, Foreach):
+            kernel = foreach_kernel(op, operands, self.rounding)
+        elif self.rounding:
             raise UnsupportedError("a short attention rounds less often than eager")
-        kernel = named("attention", Attention(op, operands).source())
+        else:
+            kernel = named("attention", Attention(op, operands).source())
         self.binaries.expect(kernel, tensors(operands)[0].device)
         return kernel
 
@@ -202,8 +207,11 @@ class TritonTarget:
         kernel: Kernel,
         op: Generated,
         operands: tuple[Operand, ...],
+        into: tuple[int, ...] = (),
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
+        if isinstance(op, Foreach):
+            return foreach_launch(self.binaries, kernel, op, operands, into)
         if isinstance(op, Fused):
             _, walk = plan(op, operands, kernel.variant)
             outputs = outputs_of(op)
@@ -211,7 +219,7 @@ class TritonTarget:
             walk = Attention(op, operands)
             outputs = (walk.result,)
         numbers = tuple(walk.arguments().values())
-        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers)
+        return make_launch(self.binaries, kernel, operands, outputs, walk.grid, numbers, into)
 
 
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
@@ -240,19 +248,10 @@ def kernel_source(
         statements = tile_statements(found, outputs, walk, rounding)
     else:
         statements = element_statements(found, outputs, walk, rounding)
-    return TEMPLATE.format(
-        summary=describe(op.body).replace("_", " "),
-        signature=signature,
-        divisibility=walk.divisibility(),
-        options={
-            "num_warps": walk.warps,
-            "enable_fp_fusion": not rounding,
-            "enable_reflect_ftz": False,  # eager keeps subnormal numbers
-        },
-        numbers=[*walk.arguments(), *scalars],
-        name=NAME,
-        parameters=", ".join(signature),
-        body="\n    ".join(statements),
+    numbers = [*walk.arguments(), *scalars]
+    summary, divisibility = describe(op.body), walk.divisibility()
+    return module_source(
+        summary, signature, numbers, statements, walk.warps, rounding, divisibility
     )
 
 
@@ -271,29 +270,6 @@ def element_statements(
         "else:",
         *indented(elements(found, outputs, walk, rounding, masked=True)),
     ]
-
-
-TEMPLATE = '''"""{summary}"""
-import triton
-import triton.language as tl
-
-from lazytorch.lower.triton import arithmetic as lt
-from lazytorch.lower.triton.arithmetic import libdevice
-
-SIGNATURE = {signature}
-DIVISIBILITY = {divisibility}
-OPTIONS = {options}
-
-
-@triton.jit(do_not_specialize={numbers})
-def {name}({parameters}):
-    {body}
-'''
-
-
-def indented(lines: Sequence[str]) -> list[str]:
-    """Lines of an inner block."""
-    return ["    " + line for line in lines]
 
 
 def indices(walk: Walk) -> list[str]:

@@ -30,18 +30,15 @@ def make_launch(
     outputs: tuple[TensorType, ...],
     grid: int,
     numbers: tuple[int, ...],
+    into: tuple[int, ...] = (),
 ) -> Launch:
-    """The function for one call site: `operands` in, the outputs allocated and filled.
+    """The function for one call site: `operands` in, the outputs filled, allocated but for `into`.
 
     `numbers` are the arguments after the pointers; operands that are floats come last. It launches
     on the current stream of the outputs' device, from any thread, also while a CUDA graph is
     captured.
     """
     device = outputs[0].device
-    index = device.index or 0
-    loaded = binaries.loaded.get((kernel.name, index, True))
-    if loaded is None:
-        raise LazyTorchError(f"kernel {kernel.name} is not built for {device}")
     given = [f"x{k}" for k in range(len(operands))]
     xs = [x for x, t in zip(given, operands, strict=True) if isinstance(t, TensorType)]
     floats = [x for x in given if x not in xs]
@@ -49,20 +46,37 @@ def make_launch(
     ys = [f"y{k}" for k in range(len(outputs))]
     space: dict[str, Any] = {f"new{k}": allocator(x) for k, x in enumerate(outputs)}
     space["bits"] = bits
-    lines = [f"{y} = new{k}()" for k, y in enumerate(ys)]
-    if math.prod(outputs[0].shape):
-        if interpreting():
-            lines += interpreted(loaded, grid, [*xs, *ys, *last], space)
-        else:
-            unaligned = partial(binaries.load, kernel, index, aligned=False)
-            lines += launched(loaded, unaligned, index, grid, [*xs, *ys], last, space)
+    lines = [f"{y} = new{k}()" for k, y in enumerate(ys) if k not in into]
+    start = start_lines(binaries, kernel, device, grid, [*xs, *ys], last, space)
+    lines += start if math.prod(outputs[0].shape) else []
     lines.append(f"return {', '.join(ys)}")
+    given += [ys[k] for k in into]
     text = "\n    ".join([f"def launch({', '.join(given)}):", *lines])
     exec(compile(text, f"<lazytorch launch of {kernel.name}>", "exec"), space)
     launch: Launch = space["launch"]
     if device.type == "cuda" and torch.cuda.device_count() > 1:
-        return partial(on_device, index, launch)
+        return partial(on_device, device.index or 0, launch)
     return launch
+
+
+def start_lines(
+    binaries: Binaries,
+    kernel: Kernel,
+    device: torch.device,
+    grid: int,
+    tensors: list[str],
+    numbers: list[str],
+    space: dict[str, Any],
+) -> list[str]:
+    """Lines that start a built kernel, where the names and numbers of its arguments are known."""
+    index = device.index or 0
+    loaded = binaries.loaded.get((kernel.name, index, True))
+    if loaded is None:
+        raise LazyTorchError(f"kernel {kernel.name} is not built for {device}")
+    if interpreting():
+        return interpreted(loaded, grid, [*tensors, *numbers], space)
+    unaligned = partial(binaries.load, kernel, index, aligned=False)
+    return launched(loaded, unaligned, index, grid, tensors, numbers, space)
 
 
 def bits(number: float) -> int:

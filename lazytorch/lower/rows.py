@@ -20,8 +20,9 @@ from lazytorch.lower.expression import Expression, Printer
 from lazytorch.lower.index import Loops, collapse
 from lazytorch.types import Shape, Strides, dtype_name
 
-WORD = re.compile(r"\b(?:[vx]\d+|col)\b")
-"""Names in generated text: values, operands loaded before the loop, and the place in the row."""
+WORD = re.compile(r"\b(?:[vx]\d+|col|at)\b")
+"""Names in generated text: values, operands loaded before the loop, and the place in the row, also
+counted from another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def passes(
 
     What is `costly` is kept for later passes instead of computed again.
     """
-    wide: dict[str, int] = {"col": 0}  # the first pass that can compute it
+    wide: dict[str, int] = {"col": 0, "at": 0}  # the first pass that can compute it
     narrow: dict[str, int] = {}  # how many passes are over by then
     maker: dict[str, Line] = {}
     once: dict[int, list[Line]] = {}

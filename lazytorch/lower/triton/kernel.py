@@ -27,7 +27,8 @@ from lazytorch.lower.triton.attention import Attention
 from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
-from lazytorch.lower.triton.rows import TritonRows, row_statements
+from lazytorch.lower.triton.row_text import row_statements
+from lazytorch.lower.triton.rows import TritonRows
 from lazytorch.lower.triton.scale import OWN, VARIANTS, Scale
 from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
 from lazytorch.ops.fused import Fused, full_shape

@@ -1,0 +1,292 @@
+"""Writes the statements of kernels over whole rows in Triton's language.
+
+`col` is the place in the row, `at` the place counted from where a shifted row is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.rows import Line, RowWriter, passes
+from lazytorch.lower.steps import Bound, Steps
+from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
+from lazytorch.lower.triton.rows import ALIGNED, TritonRows
+from lazytorch.types import TensorType, dtype_named
+
+MASK = re.compile(r"(,| &) mask\b")
+"""What asks in a load or store for the row's own elements."""
+
+WIDE = re.compile(r"\b(?:v\d+|x\d+|col|at|mask)\b")
+"""Names that each piece of a row may have of its own."""
+
+
+class TritonRowPrinter(RowWriter, TritonPrinter):
+    """Writes what needs whole rows in Triton's language."""
+
+    def __init__(self, held: bool, rounding: bool) -> None:
+        super().__init__(rounding)
+        self.held = held
+
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
+        return f"({name}).to(tl.int32)"
+
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance; of a long row both in one pass."""
+        if self.held:
+            return super().row_moments(x)
+        mean, variance = self.reduce("moments", x, 2)
+        return mean, variance
+
+    def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m and the sum of exp(x - m); of a long row both in one pass."""
+        if self.held:
+            return super().row_exp_sum(x)
+        largest, total = self.reduce("exp_sum", x, 2)
+        return largest, total
+
+
+HOLD = {
+    "sum": ("tl.where(mask, {x}, 0.0)", "{0} + {1}", "lt.row_sum({0})"),
+    "max": ('tl.where(mask, {x}, float("-inf"))', "lt.larger({0}, {1})", "lt.row_max({0})"),
+    "top": (
+        'tl.where(mask, {x}, float("-inf"))',
+        "tl.maximum({0}, {1})",
+        "tl.max({0}, 1, keep_dims=True)",
+    ),
+    "min": ('tl.where(mask, {x}, float("inf"))', "lt.smaller({0}, {1})", "lt.row_min({0})"),
+}
+"""How a reduction is written where the row is in registers: of a piece what counts, two pieces in
+one, and then the row."""
+
+WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sum": (
+        ("{0} = tl.zeros([{shape}], {type})",),
+        ("{0} += tl.where(mask, {x}, 0.0)",),
+        ("{0} = lt.row_sum({0})",),
+    ),
+    "max": (
+        ('{0} = tl.full([{shape}], float("-inf"), {type})',),
+        ('{0} = lt.larger({0}, tl.where(mask, {x}, float("-inf")))',),
+        ("{0} = lt.row_max({0})",),
+    ),
+    "min": (
+        ('{0} = tl.full([{shape}], float("inf"), {type})',),
+        ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
+        ("{0} = lt.row_min({0})",),
+    ),
+    "moments": (
+        ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
+        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, start // {block} + {begun})",),
+        ("{0}, {1} = lt.join_moments({0}, {1}, ({end} - first - 1) // {block} + {begun}, n)",),
+    ),
+    "exp_sum": (
+        (
+            '{0} = tl.full([{shape}], float("-inf"), {type})',
+            "{1} = tl.zeros([{shape}], {type})",
+            "{1}_base = tl.zeros([{rows}, 1], {type})",
+        ),
+        ("{0}, {1}, {1}_base = lt.add_exp({0}, {1}, {1}_base, {x}, mask, start)",),
+        (
+            "{0} = lt.row_max({0})",
+            "{1} = lt.row_sum({1})",
+            "{1}_far = lt.any_far({0}, {1}, {1}_base)",
+            "{1} = {1} * lt.exp_near({1}_base - lt.finite({0}))",
+        ),
+    ),
+}
+"""How it is written where the row is walked: before the loop, in it, and behind it."""
+
+
+def row_statements(
+    found: Steps,
+    outputs: Sequence[TensorType],
+    walk: TritonRows,
+    rounding: bool,
+) -> list[str]:
+    """Statements that find a program's rows, load, compute and store them."""
+    printer = TritonRowPrinter(walk.held, rounding)
+    inputs = printer.operands(found.inputs(), lambda r: f"tl.load({walk.place(r)}{walk.mask(r)})")
+
+    def inside(bounds: tuple[Bound, ...]) -> Expression:
+        return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
+
+    values = print_steps(printer, found, inputs, inside)
+    for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
+        code = stored(value.code, x.dtype)
+        printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
+    lines = found_rows(walk)
+    if walk.pieces == 1:
+        lines += [f"col = tl.arange(0, {walk.block})[None, :]", f"mask = {walk.inside}"]
+        return lines + [held(line) for line in printer.written]
+    lines += [f"first = tl.arange(0, {walk.block})[None, :]", "everywhere = tl.full([1, 1], 1, tl.int1)"]
+    if walk.pieces:
+        return lines + in_pieces(printer.written, walk)
+    each, rest = passes(printer.written)
+    for i, one in enumerate(each):
+        policy = "first" if i == len(each) - 1 else "last"
+        again = f', eviction_policy="evict_{policy}"'
+        lines += [text.replace("{again}", again) for text in walked(one.before, one.each, walk)]
+    return lines + [line.text for line in rest]
+
+
+def found_rows(walk: TritonRows) -> list[str]:
+    """Statements that find the index in every outer loop of a program's rows."""
+    pid = "tl.program_id(0)"
+    pid = f"(tl.zeros([1, 1], tl.int64) + {pid})" if walk.wide else pid
+    lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
+    if walk.together > 1:
+        lines.append("there = rest < rows")
+    for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
+        lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
+    lines.append("i0 = rest")
+    if walk.shifted is not None:
+        lines += [
+            f"begin = {' + '.join(walk.row(walk.shifted))}",
+            f"down = begin // {ALIGNED} * {ALIGNED}",
+            "shift = lt.alone(begin - down)",
+        ]
+    return lines
+
+
+def held(line: Line) -> str:
+    """A line where the whole row is one block in registers."""
+    if line.reduction is None:
+        return line.text
+    kind, x = line.reduction
+    piece, _, row = HOLD[kind]
+    return f"{line.names[0]} = {row.format(piece.format(x=x))}"
+
+
+def in_pieces(written: Sequence[Line], walk: TritonRows) -> list[str]:
+    """Lines where the row is in registers in pieces: each value is made when it is first needed.
+
+    All of what the first reductions need is loaded before anything is computed with it.
+    """
+    lines: list[str] = []
+    for p in range(walk.pieces):
+        lines += placed(walk, str(p * walk.block), f"_{p}")
+        if not walk.full(p):
+            lines.append(f"mask_{p} = {walk.inside.replace('col', f'col_{p}')}")
+    wide = {"col", "at", "mask"}
+    each, rest = passes(written, lambda line: line.reduction is None)
+    for i, one in enumerate(each):
+        lines += [line.text for line in one.before]
+        wide |= {x for line in one.each if line.reduction is None for x in line.names}
+        loads = [line for line in one.each if i == 0 and "tl.load(" in line.text]
+        others = [line for line in one.each if line not in loads]
+        for part in (loads, others):
+            lines += [
+                text for p in range(walk.pieces) for x in part for text in piece(x, p, walk, wide)
+            ]
+        for line in one.each:
+            if line.reduction is not None:
+                row = HOLD[line.reduction[0]][2]
+                lines.append(f"{line.names[0]} = {row.format(line.names[0])}")
+    return lines + [line.text for line in rest]
+
+
+def piece(line: Line, p: int, walk: TritonRows, wide: set[str]) -> list[str]:
+    """A line for one piece of the row."""
+
+    def own(found: re.Match[str]) -> str:
+        name = found[0]
+        return f"{name}_{p}" if name in wide else name
+
+    if line.reduction is None:
+        return [WIDE.sub(own, everywhere(line.text) if walk.full(p) else line.text)]
+    (name,), (kind, x) = line.names, line.reduction
+    counts, joined, _ = HOLD[kind]
+    counted = counts.format(x=x)
+    text = WIDE.sub(own, everywhere(counted) if walk.full(p) else counted)
+    return [f"{name} = {joined.format(name, text) if p else text}"]
+
+
+def everywhere(text: str) -> str:
+    """A statement for a block whose elements are all the row's."""
+    if "tl.load(" in text or "tl.store(" in text:
+        text = MASK.sub("", text)
+    return re.sub(r"\bmask\b", "everywhere", text)
+
+
+def placed(walk: TritonRows, start: str, suffix: str = "") -> list[str]:
+    """Statements that say where the elements of the block at `start` are."""
+    if walk.shifted is None:
+        return [f"col{suffix} = {start} + first"]
+    return [f"at{suffix} = {start} + first", f"col{suffix} = at{suffix} - shift"]
+
+
+def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """One pass over a long row, block by block; only those at its ends need a mask."""
+    shifted = walk.shifted is not None
+    end = "n + shift" if shifted else "n"
+    lines = [line.text for line in before]
+    loop: list[str] = []
+    after: list[str] = []
+    for line in each:
+        if line.reduction is None:
+            loop.append(line.text)
+            continue
+        kind, x = line.reduction
+        texts = [
+            [
+                text.format(
+                    *line.names,
+                    x=x,
+                    type=LOCAL[dtype_named(line.text)],
+                    rows=walk.together,
+                    shape=f"{walk.together}, {walk.block}",
+                    block=walk.block,
+                    end=end,
+                    begun="(first >= shift).to(tl.int32)" if shifted else "1",
+                )
+                for text in part
+            ]
+            for part in WALK[kind]
+        ]
+        lines += texts[0]
+        loop += texts[1]
+        after += texts[2]
+    begin = "(start >= shift) & " if shifted else ""
+    head = [
+        f"for start in range(0, {end}, {walk.block}):",
+        *[f"    {text}" for text in placed(walk, "start")],
+    ]
+    masked = [f"mask = {walk.inside}", *loop]
+    if walk.together > 1:
+        body = [f"    {text}" for text in masked]
+    else:
+        body = [
+            f"    if {begin}(start + {walk.block} <= {end}):",
+            *[f"        {everywhere(text)}" for text in loop],
+            "    else:",
+            *[f"        {text}" for text in masked],
+        ]
+    once_more = again(each, [*head, f"    mask = {walk.inside}"], walk)
+    return [*lines, *head, *body, *after, *once_more]
+
+
+def again(each: Sequence[Line], head: Sequence[str], walk: TritonRows) -> list[str]:
+    """Sums of exponentials once more, where their first guess at the maximum was far from it.
+
+    The first pass takes the largest of the first block for the base, which is nearly always near.
+    What else the pass makes, sums and stores, is there already.
+    """
+    lines: list[str] = []
+    values = [line.text for line in each if line.reduction is None and line.names]
+    for line in each:
+        if line.reduction is None or line.reduction[0] != "exp_sum":
+            continue
+        largest, total = line.names
+        lines += [
+            f"if {total}_far:",
+            f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
+            *[f"    {text}" for text in (*head, *[f"    {text}" for text in values])],
+            f"        {total}_sum += lt.exp_from({largest}, {line.reduction[1]}, mask)",
+            f"    {total} = lt.row_sum({total}_sum)",
+        ]
+    return lines

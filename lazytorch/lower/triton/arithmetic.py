@@ -131,15 +131,16 @@ def alone(x):
 
 
 @triton.jit
-def add_exp(largest, total, base, x, mask, start):
-    """The maximum of each lane and the sum of exp(x - base), with one number more.
+def first_base(x, mask):
+    """The largest number of a row's first block; 0 where all are -inf."""
+    return finite(row_max(tl.where(mask, x, float("-inf"))))
 
-    The base is the largest of the first block, which `start` 0 tells; 0 where all are -inf.
-    """
+
+@triton.jit
+def add_exp(largest, total, base, x, mask):
+    """The maximum of each lane and the sum of exp(x - base), with one number more."""
     x = tl.where(mask, x, float("-inf"))
-    if start == 0:
-        base = finite(row_max(x))
-    return larger(largest, x), total + exp_near(x - base), base
+    return larger(largest, x), total + exp_near(x - base)
 
 
 @triton.jit

@@ -66,7 +66,10 @@ class Walk:
     @property
     def block(self) -> int:
         """Elements of one program."""
-        return self.scale.size_of(1024 if self.large else 256)
+        if not self.large:
+            return self.scale.size_of(256)
+        narrow = self.run > 1 and self.given is not None and self.given.itemsize <= 2
+        return self.scale.size_of(2048 if narrow else 1024)
 
     @property
     def warps(self) -> int:

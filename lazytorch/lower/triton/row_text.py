@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.expression import HALVES, Expression, print_steps
 from lazytorch.lower.rows import Line, RowWriter, passes
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
 from lazytorch.lower.triton.rows import ALIGNED, TritonRows
 from lazytorch.types import TensorType, dtype_named
+
+AHEAD = 4
+"""Blocks of a walked row that are loaded before any of them is computed with."""
 
 MASK = re.compile(r"(,| &) mask\b")
 """What asks in a load or store for the row's own elements."""
@@ -27,9 +31,11 @@ WIDE = re.compile(r"\b(?:v\d+|x\d+|col|at|mask)\b")
 class TritonRowPrinter(RowWriter, TritonPrinter):
     """Writes what needs whole rows in Triton's language."""
 
-    def __init__(self, held: bool, rounding: bool) -> None:
+    def __init__(self, walk: TritonRows, outputs: Sequence[TensorType], rounding: bool) -> None:
         super().__init__(rounding)
-        self.held = held
+        self.short = all(x.dtype in HALVES for x in outputs)
+        self.held = walk.held
+        self.together = walk.together
 
     def integer(self, name: str) -> str:
         """A loop's variable as a 32-bit integer."""
@@ -48,6 +54,12 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
             return super().row_exp_sum(x)
         largest, total = self.reduce("exp_sum", x, 2)
         return largest, total
+
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place; of a long row only the block that has it is read for it."""
+        if self.held or self.together > 1:
+            return super().row_pick(x, place)
+        return self.reduce("pick", x, more=(place,))[0]
 
 
 HOLD = {
@@ -79,18 +91,18 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
         ("{0} = lt.row_min({0})",),
     ),
+    "pick": ((), (), ()),
     "moments": (
         ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
-        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, start // {block} + {begun})",),
+        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, {start} // {block} + {begun})",),
         ("{0}, {1} = lt.join_moments({0}, {1}, ({end} - first - 1) // {block} + {begun}, n)",),
     ),
     "exp_sum": (
         (
             '{0} = tl.full([{shape}], float("-inf"), {type})',
             "{1} = tl.zeros([{shape}], {type})",
-            "{1}_base = tl.zeros([{rows}, 1], {type})",
         ),
-        ("{0}, {1}, {1}_base = lt.add_exp({0}, {1}, {1}_base, {x}, mask, start)",),
+        ("{0}, {1} = lt.add_exp({0}, {1}, {1}_base, {x}, mask)",),
         (
             "{0} = lt.row_max({0})",
             "{1} = lt.row_sum({1})",
@@ -101,6 +113,9 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 """How it is written where the row is walked: before the loop, in it, and behind it."""
 
+AT_FIRST = {"exp_sum": "{1}_base = lt.first_base({x}, mask)"}
+"""What the first block of a row is asked for before."""
+
 
 def row_statements(
     found: Steps,
@@ -109,7 +124,7 @@ def row_statements(
     rounding: bool,
 ) -> list[str]:
     """Statements that find a program's rows, load, compute and store them."""
-    printer = TritonRowPrinter(walk.held, rounding)
+    printer = TritonRowPrinter(walk, outputs, rounding)
     inputs = printer.operands(found.inputs(), lambda r: f"tl.load({walk.place(r)}{walk.mask(r)})")
 
     def inside(bounds: tuple[Bound, ...]) -> Expression:
@@ -123,7 +138,10 @@ def row_statements(
     if walk.pieces == 1:
         lines += [f"col = tl.arange(0, {walk.block})[None, :]", f"mask = {walk.inside}"]
         return lines + [held(line) for line in printer.written]
-    lines += [f"first = tl.arange(0, {walk.block})[None, :]", "everywhere = tl.full([1, 1], 1, tl.int1)"]
+    lines += [
+        f"first = tl.arange(0, {walk.block})[None, :]",
+        "everywhere = tl.full([1, 1], 1, tl.int1)",
+    ]
     if walk.pieces:
         return lines + in_pieces(printer.written, walk)
     each, rest = passes(printer.written)
@@ -157,7 +175,7 @@ def held(line: Line) -> str:
     """A line where the whole row is one block in registers."""
     if line.reduction is None:
         return line.text
-    kind, x = line.reduction
+    kind, x = line.reduction[:2]
     piece, _, row = HOLD[kind]
     return f"{line.names[0]} = {row.format(piece.format(x=x))}"
 
@@ -193,17 +211,19 @@ def in_pieces(written: Sequence[Line], walk: TritonRows) -> list[str]:
 def piece(line: Line, p: int, walk: TritonRows, wide: set[str]) -> list[str]:
     """A line for one piece of the row."""
 
-    def own(found: re.Match[str]) -> str:
-        name = found[0]
-        return f"{name}_{p}" if name in wide else name
-
+    own = partial(numbered, wide=wide, suffix=f"_{p}")
     if line.reduction is None:
         return [WIDE.sub(own, everywhere(line.text) if walk.full(p) else line.text)]
-    (name,), (kind, x) = line.names, line.reduction
+    (name,), (kind, x) = line.names, line.reduction[:2]
     counts, joined, _ = HOLD[kind]
     counted = counts.format(x=x)
     text = WIDE.sub(own, everywhere(counted) if walk.full(p) else counted)
     return [f"{name} = {joined.format(name, text) if p else text}"]
+
+
+def numbered(found: re.Match[str], wide: set[str], suffix: str) -> str:
+    """A name, and its piece where each piece has its own."""
+    return found[0] + suffix if found[0] in wide else found[0]
 
 
 def everywhere(text: str) -> str:
@@ -221,72 +241,109 @@ def placed(walk: TritonRows, start: str, suffix: str = "") -> list[str]:
 
 
 def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> list[str]:
-    """One pass over a long row, block by block; only those at its ends need a mask."""
-    shifted = walk.shifted is not None
-    end = "n + shift" if shifted else "n"
+    """One pass over a long row: its first block, then several at a time, and what is left.
+
+    Only in the first and the last blocks there may be elements that are none of the row's.
+    """
+    size, end = walk.block, end_of(walk)
     lines = [line.text for line in before]
-    loop: list[str] = []
-    after: list[str] = []
+    lines += [text for line in each for text in reduced(line, walk, 0)]
+    lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
     for line in each:
-        if line.reduction is None:
-            loop.append(line.text)
-            continue
-        kind, x = line.reduction
-        texts = [
-            [
-                text.format(
-                    *line.names,
-                    x=x,
-                    type=LOCAL[dtype_named(line.text)],
-                    rows=walk.together,
-                    shape=f"{walk.together}, {walk.block}",
-                    block=walk.block,
-                    end=end,
-                    begun="(first >= shift).to(tl.int32)" if shifted else "1",
-                )
-                for text in part
-            ]
-            for part in WALK[kind]
-        ]
-        lines += texts[0]
-        loop += texts[1]
-        after += texts[2]
-    begin = "(start >= shift) & " if shifted else ""
-    head = [
-        f"for start in range(0, {end}, {walk.block}):",
-        *[f"    {text}" for text in placed(walk, "start")],
+        if line.reduction is not None and line.reduction[0] in AT_FIRST:
+            lines.append(AT_FIRST[line.reduction[0]].format(*line.names, x=line.reduction[1]))
+        lines += in_block(line, walk, "0")
+    left = str(size)
+    if walk.together == 1:
+        left, stride = "left", AHEAD * size
+        lines.append(f"left = {size} + ({end} - {size}) // {stride} * {stride}")
+        lines.append(f"for start in range({size}, left, {stride}):")
+        lines += [f"    {text}" for text in several(each, walk)]
+    lines += blocks(each, walk, left, end)
+    return [*lines, *[x for y in each for x in reduced(y, walk, 2)], *again(each, walk)]
+
+
+def several(each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """The statements for `AHEAD` blocks whose elements are all the row's."""
+    starts = [f"(start + {u * walk.block})" for u in range(AHEAD)]
+    lines = [text for u, start in enumerate(starts) for text in placed(walk, start, f"_{u}")]
+    wide = {"col", "at"} | {x for line in each if line.reduction is None for x in line.names}
+    loads = [line for line in each if "tl.load(" in line.text]
+    for part in (loads, [line for line in each if line not in loads]):
+        for u, start in enumerate(starts):
+            own = partial(numbered, wide=wide, suffix=f"_{u}")
+            texts = [text for line in part for text in in_block(line, walk, start)]
+            lines += [WIDE.sub(own, everywhere(text)) for text in texts]
+    return lines
+
+
+def blocks(each: Sequence[Line], walk: TritonRows, begin: str, end: str) -> list[str]:
+    """A loop over blocks in which some elements may be none of the row's."""
+    body = [*placed(walk, "start"), f"mask = {walk.inside}"]
+    body += [text for line in each for text in in_block(line, walk, "start")]
+    head = f"for start in range({begin}, {end}, {walk.block}):"
+    return [head, *[f"    {text}" for text in body]]
+
+
+def in_block(line: Line, walk: TritonRows, start: str) -> list[str]:
+    """A line of a loop over blocks."""
+    return [line.text] if line.reduction is None else reduced(line, walk, 1, start)
+
+
+def reduced(line: Line, walk: TritonRows, part: int, start: str = "start") -> list[str]:
+    """The statements of a reduction before the loops, in them, or behind."""
+    if line.reduction is None:
+        return []
+    kind, x = line.reduction[:2]
+    shifted = walk.shifted is not None
+    return [
+        text.format(
+            *line.names,
+            x=x,
+            type=LOCAL[dtype_named(line.text)],
+            shape=f"{walk.together}, {walk.block}",
+            block=walk.block,
+            start=start,
+            end=end_of(walk),
+            begun="(first >= shift).to(tl.int32)" if shifted else "1",
+        )
+        for text in WALK[kind][part]
     ]
-    masked = [f"mask = {walk.inside}", *loop]
-    if walk.together > 1:
-        body = [f"    {text}" for text in masked]
-    else:
-        body = [
-            f"    if {begin}(start + {walk.block} <= {end}):",
-            *[f"        {everywhere(text)}" for text in loop],
-            "    else:",
-            *[f"        {text}" for text in masked],
-        ]
-    once_more = again(each, [*head, f"    mask = {walk.inside}"], walk)
-    return [*lines, *head, *body, *after, *once_more]
 
 
-def again(each: Sequence[Line], head: Sequence[str], walk: TritonRows) -> list[str]:
-    """Sums of exponentials once more, where their first guess at the maximum was far from it.
+def end_of(walk: TritonRows) -> str:
+    """Where a row ends, counted from where it is read."""
+    return "n" if walk.shifted is None else "n + shift"
 
-    The first pass takes the largest of the first block for the base, which is nearly always near.
-    What else the pass makes, sums and stores, is there already.
+
+def again(each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """What is read once more behind a pass: the block with an element that was asked for, and all
+    blocks where the first guess at a maximum of exponentials was far from it.
+
+    The guess is the largest of the first block, which is nearly always near. What else the pass
+    makes, sums and stores, is there already.
     """
     lines: list[str] = []
-    values = [line.text for line in each if line.reduction is None and line.names]
+    values = [line for line in each if line.reduction is None and line.names]
     for line in each:
-        if line.reduction is None or line.reduction[0] != "exp_sum":
-            continue
-        largest, total = line.names
-        lines += [
-            f"if {total}_far:",
-            f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
-            *[f"    {text}" for text in (*head, *[f"    {text}" for text in values])],
-            f"        {total}_sum += lt.exp_from({largest}, {line.reduction[1]}, mask)",
-            f"    {total} = lt.row_sum({total}_sum)",
-        ]
+        kind, *codes = line.reduction or ("",)
+        if kind == "pick":
+            (name,), (x, place) = line.names, codes
+            shift = " + shift" if walk.shifted is not None else ""
+            lines += [
+                f"{name}_from = (lt.alone({place}){shift}) // {walk.block} * {walk.block}",
+                *placed(walk, f"{name}_from"),
+                f"mask = {walk.inside}",
+                *[value.text for value in values],
+                f"{name} = lt.row_sum(tl.where(mask & (col == {place}), {x}, 0.0))",
+            ]
+        elif kind == "exp_sum":
+            largest, total = line.names
+            lines += [
+                f"if {total}_far:",
+                f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
+                *[f"    {text}" for text in blocks(values, walk, "0", end_of(walk))],
+                f"        {total}_sum += lt.exp_from({largest}, {codes[0]}, mask)",
+                f"    {total} = lt.row_sum({total}_sum)",
+            ]
     return lines

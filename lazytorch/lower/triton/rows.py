@@ -28,13 +28,23 @@ rows are under way then, and the second pass finds them in the cache."""
 WALKERS = 32
 """Warps of a program that walks a longer row."""
 
-KEPT = 13
-"""Blocks of a row that is written again, up to which all of them stay in registers."""
+ONCE = (512, 2)
+"""Elements walked at a time, and warps, where no row is written again: one pass, mostly, and many
+programs are under way."""
+
+PIECE = 2048
+"""Elements of a piece of a longer row."""
+
+KEPT = 26
+"""Pieces of a row that is written again, up to which all of them stay in registers."""
+
+HOLDERS = (16, 32)
+"""Warps of a program that holds pieces, of rows of 2 bytes an element and of more."""
 
 ALIGNED = 16
 """Elements of any type that make a vector."""
 
-LANE = (16, 128)
+LANE = (16, 64)
 """Bytes of a row that a thread holds: where rows are few, and where there are `PLENTY`."""
 
 PLENTY = 1 << 14
@@ -43,7 +53,7 @@ PLENTY = 1 << 14
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
-BESIDE = (256, 64)
+BESIDE = (512, 32)
 """Bytes across the rows of one program, and elements of each walked at a time, where rows lie
 beside each other."""
 
@@ -80,22 +90,34 @@ class TritonRows:
         if self.pieces:
             self.together = scale.size_of(self.together, BLOCK // self.block)
             return
-        self.block = scale.size_of(self.block)
         if not self.across:
             self.together, self.shifted = 1, self.unaligned()
-            count = -(-(rows.size + self.slack) // self.block)
-            self.pieces = count if self.writes_again() and count <= KEPT else 0
+            piece = max(scale.size_of(PIECE), ALIGNED)
+            count = -(-(rows.size + self.slack) // piece)
+            if self.holds_pieces() and count <= KEPT:
+                self.pieces, self.block = count, piece
+                return
+            self.block = BLOCK if self.stores_rows() else ONCE[0]
+        self.block = max(scale.size_of(self.block), ALIGNED)
 
-    def writes_again(self) -> bool:
-        """Whether rows of one operand are read and whole rows are written, of 4 bytes at most."""
-        reads = range(len(self.given.reads))
-        rows = {
-            self.given.reads[r].operand
-            for r in reads
-            if self.rows.steps[r] and any(self.rows.outer.strides[r])
-        }
-        stored = any(self.rows.steps[len(self.given.reads) :])
-        return stored and len(rows) == 1 and self.given.itemsize <= 4
+    def stores_rows(self) -> bool:
+        """Whether whole rows are written."""
+        return any(self.rows.steps[len(self.given.reads) :])
+
+    def holds_pieces(self) -> bool:
+        """Whether a row is better held in pieces than walked, if they are few enough.
+
+        Where whole rows are written and those of one operand are read. Vectors that all rows share
+        are not aligned as a row is; of 4 bytes an element, walked blocks read them faster.
+        """
+        rows: set[int] = set()
+        shared = False
+        for r, read in enumerate(self.given.reads):
+            if self.rows.steps[r] and any(self.rows.outer.strides[r]):
+                rows.add(read.operand)
+            shared |= bool(self.rows.steps[r]) and not any(self.rows.outer.strides[r])
+        fits = self.given.itemsize <= (2 if shared else 4)
+        return self.stores_rows() and len(rows) == 1 and fits
 
     def unaligned(self) -> int | None:
         """An access to neighbours whose rows begin anywhere: a store, where there is one."""
@@ -151,8 +173,10 @@ class TritonRows:
         """As many as hold the rows; of short rows one warp does not wait for another."""
         if self.across:
             return self.scale.warps_of(8)
-        if self.pieces != 1:
-            return self.scale.warps_of(WALKERS)
+        if self.pieces > 1:
+            return self.scale.warps_of(HOLDERS[self.given.itemsize > 2])
+        if not self.pieces:
+            return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
         lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
         return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))
 
@@ -181,7 +205,9 @@ class TritonRows:
             numbers["rows"] = self.rows.count
         numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
         for k, strides in enumerate(outer.strides):
-            numbers |= {self.given.stride(k, d): s for d, s in enumerate(strides) if s not in (0, 1)}
+            numbers |= {
+                self.given.stride(k, d): s for d, s in enumerate(strides) if s not in (0, 1)
+            }
             if self.rows.steps[k] not in (0, 1):
                 numbers[f"t{k}"] = self.rows.steps[k]
         return numbers | self.given.arguments()

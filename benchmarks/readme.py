@@ -28,11 +28,15 @@ def filled(readme: str, folders: list[list[dict[str, Any]]]) -> str:
 
 
 def heading(results: list[dict[str, Any]]) -> str:
-    """Machine, torch and days of a folder."""
+    """Machine, torch, days and peers of a folder."""
     machine = results[0]["machine"]
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
     days = sorted({result["machine"]["date"][:10] for result in results})
-    return f"**{where}**, torch {machine['torch']}, {' and '.join(days)}"
+    text = f"**{where}**, torch {machine['torch']}, {' and '.join(days)}"
+    measured = {
+        name for x in results for one in x.get("comparisons", ()) for name in one["sides"]
+    } - {"eager", *summary.OURS}
+    return f"{text}, beside {', '.join(sorted(measured))}" if measured else text
 
 
 def text(results: list[dict[str, Any]]) -> str:

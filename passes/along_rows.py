@@ -115,9 +115,12 @@ def cross_entropy(node: Node, op: CrossEntropyLoss) -> Node:
     losses = b(RowCrossEntropy(op.ignore_index), node.inputs[0], classes)
     if obstacle(losses):
         return node
-    found = b(Sum((0, 1)), losses) if op.reduction else b(Reshape(typed.shape), losses)
+    found = b(Reshape(x.shape[:1]), losses)
+    if op.reduction:
+        found = b(Sum((0,), True), found)
     if op.reduction == 1:
-        counted = b(Cast(torch.float32), b(Ne(), classes, op.ignore_index))
-        found = b(Div(), found, b(Sum((0, 1)), counted))
+        counted = b(Cast(torch.float32), b(Ne(), node.inputs[1], op.ignore_index))
+        found = b(Div(), found, b(Sum((0,), True), counted))
     assert isinstance(found.type, TensorType)
-    return found if found.type.dtype is typed.dtype else b(Cast(typed.dtype), found)
+    found = found if found.type.dtype is typed.dtype else b(Cast(typed.dtype), found)
+    return b(Reshape(typed.shape), found) if op.reduction else found

@@ -10,7 +10,7 @@ import lazytorch as lt
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Builder, Graph, Write, input
 from lazytorch.ops.pointwise import Add, Mul
-from lazytorch.runtime.cudagraph import Replayer, refusal
+from lazytorch.runtime.cudagraph import Replayer, burden, refusal
 from lazytorch.types import ScalarType, tensor_type
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -35,6 +35,23 @@ def test_a_write_to_an_argument_is_refused_and_one_to_state_is_not() -> None:
         b = Builder()
         write = b(Write(), x, b(Add(), x, x))
         assert refusal(Graph((x,), (), (write,))) == why
+
+
+def test_few_operations_on_large_arguments_are_not_worth_their_copies() -> None:
+    def sums(size: int, count: int, role: str = "argument") -> Graph:
+        x = y = input("x", tensor_type((size,), torch.float32, CUDA), role)
+        for _ in range(count):
+            y = Builder()(Add(), y, x)
+        return Graph((x,), (y,))
+
+    large = 4 * 2**20  # 16 MiB in, 16 MiB out
+    assert burden(sums(large, 1), frozenset()) == (
+        "32 MiB would be copied in and out at each call, for 1 launches"
+    )
+    assert not burden(sums(large, 2), frozenset())
+    assert not burden(sums(1000, 1), frozenset())
+    assert not burden(sums(large, 1, "state"), frozenset())
+    assert not burden(sums(large, 1), frozenset({0}))
 
 
 def settled(fast: Compiled, *args: object) -> Replayer:

@@ -12,6 +12,7 @@ from test_row_kernels import DEVICE, compare, tensor
 
 from lazytorch.ir import Builder
 from lazytorch.lower.triton import TritonTarget, rows
+from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm
 from lazytorch.ops.pointwise import Add, Mul
 from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax
@@ -20,7 +21,9 @@ from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "HELD", 64)
-    monkeypatch.setattr(rows, "BLOCK", 64)
+    for name in ("BLOCK", "PIECE"):
+        monkeypatch.setattr(rows, name, 16)
+    monkeypatch.setattr(rows, "ONCE", (16, 1))
 
 
 TOGETHER: dict[str, Callable[..., Any]] = {
@@ -73,3 +76,34 @@ def test_one_number_for_many_rows_is_read_without_a_mask(monkeypatch: pytest.Mon
     monkeypatch.setattr(rows, "PROGRAMS", 2)
     scale = torch.tensor(0.5, device=DEVICE)
     compare(TritonTarget(), lambda b, x, s: b(Softmax(1), b(Mul(), x, s)), tensor(40, 9), scale)
+
+
+ODD: dict[str, Callable[..., Any]] = {
+    "held in pieces": lambda b, x: b(Softmax(1), b(Mul(), x, 0.5)),
+    "walked once": lambda b, x: b(LogSumExp((1,), True), x),
+    "two results": lambda b, x: (b(Add(), x, 1.0), b(Mean((1,), True), x)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("build", ODD.values(), ids=ODD)
+def test_rows_that_begin_anywhere(build: Callable[..., Any], dtype: torch.dtype) -> None:
+    for size in (65, 79, 80, 97, 303):
+        compare(TritonTarget(), build, tensor(17, size, dtype=dtype))
+
+
+@pytest.mark.parametrize("build", ODD.values(), ids=ODD)
+def test_rows_apart_that_begin_anywhere(build: Callable[..., Any]) -> None:
+    compare(TritonTarget(), build, tensor(9, 211)[:, 5:150])
+    compare(TritonTarget(), build, tensor(9, 211)[::2, 16:])
+
+
+def test_cross_entropy_picks_an_element_of_any_block() -> None:
+    size = 131
+    target = torch.tensor([[0], [130], [-100], [15], [16], [131], [-1], [64]], device=DEVICE)
+    compare(
+        TritonTarget(),
+        lambda b, x, t: b(RowCrossEntropy(), b(Mul(), x, 2.0), t),
+        tensor(8, size),
+        target,
+    )

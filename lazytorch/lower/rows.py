@@ -20,8 +20,9 @@ from lazytorch.lower.expression import Expression, Printer
 from lazytorch.lower.index import Loops, collapse
 from lazytorch.types import Shape, Strides, dtype_name
 
-WORD = re.compile(r"\b(?:[vx]\d+|col)\b")
-"""Names in generated text: values, operands loaded before the loop, and the place in the row."""
+WORD = re.compile(r"\b(?:[vx]\d+|col|at)\b")
+"""Names in generated text: values, operands loaded before the loop, and the place in the row, also
+counted from another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,13 @@ def rows_of(
 class Line:
     """Text that computes `names` from what it reads; a store computes none.
 
-    `reduction` is the kind of a reduction and its operand's text.
+    `reduction` is the kind of a reduction and the texts of its operands.
     """
 
     names: tuple[str, ...]
     text: str
     reads: tuple[str, ...]
-    reduction: tuple[str, str] | None = None
+    reduction: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -101,11 +102,15 @@ class RowWriter(Printer, ABC):
             self.written.append(Line((found.code,), line, words(code)))
         return found
 
-    def reduce(self, kind: str, x: Expression, results: int = 1) -> list[Expression]:
+    def reduce(
+        self, kind: str, x: Expression, results: int = 1, more: tuple[Expression, ...] = ()
+    ) -> list[Expression]:
         """The narrow values that a reduction makes of `x`; its line's text is the dtype's name."""
         names = tuple([f"v{self.count + i}" for i in range(results)])
         self.count += results
-        line = Line(names, dtype_name(x.dtype), (*words(x.code), "col"), (kind, x.code))
+        codes = [y.code for y in (x, *more)]
+        read = dict.fromkeys(word for code in codes for word in words(code))
+        line = Line(names, dtype_name(x.dtype), (*read, "col"), (kind, *codes))
         self.written.append(line)
         return [Expression(self, name, x.dtype) for name in names]
 
@@ -143,6 +148,10 @@ class RowWriter(Printer, ABC):
         largest = self.reduce("top", x)[0]
         return largest, self.row_sum(self.exp(x - largest))
 
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place of each row, a 32-bit integer; 0 where it is none of the row's."""
+        return self.row_sum(self.where(self.eq(self.row_position(), place), x, 0.0))
+
     def row_position(self) -> Expression:
         """The number of each element in its row."""
         return Expression(self, self.integer("col"), torch.int32)
@@ -168,7 +177,7 @@ def passes(
 
     What is `costly` is kept for later passes instead of computed again.
     """
-    wide: dict[str, int] = {"col": 0}  # the first pass that can compute it
+    wide: dict[str, int] = {"col": 0, "at": 0}  # the first pass that can compute it
     narrow: dict[str, int] = {}  # how many passes are over by then
     maker: dict[str, Line] = {}
     once: dict[int, list[Line]] = {}

@@ -115,7 +115,7 @@ class RowCrossEntropy(Rowwise):
         there = s.logical_and(s.ge(target, 0), s.lt(target, s.row_size()))
         chosen = s.where(there, target, -1).to(torch.int32)
         largest, total = s.row_exp_sum(x)
-        found = s.row_sum(s.where(s.eq(s.row_position(), chosen), x, 0.0))
+        found = s.row_pick(x, chosen)
         loss = s.where(there, (largest - found) + s.log(total), math.nan)
         return s.where(s.eq(target, self.ignore_index), 0.0, loss)
 

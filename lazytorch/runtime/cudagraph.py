@@ -33,6 +33,9 @@ CAPTURES = 4
 """Captures of one program, each since state had moved in memory; then it runs directly. Arguments
 that were promised to stay are copied in from then on."""
 
+WORTH = 16 * 2**20
+"""Bytes of arguments and results whose copies take about as long as a launch by the host: 10 us."""
+
 Run = Callable[..., tuple[Any, ...]]
 
 
@@ -178,7 +181,7 @@ class Replayer:
         self.owned: list[bool] = []  # which of them show no parameter's memory
         self.direct = 0
         self.captures = 0
-        self.why = refusal(graph)
+        self.why = refusal(graph) or burden(graph, static)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """The program's outputs."""
@@ -288,3 +291,21 @@ def refusal(graph: Graph) -> str:
             if isinstance(target, Input) and target.role == "argument":
                 return f"it writes to the argument {target.label}"
     return ""
+
+
+def burden(graph: Graph, static: frozenset[int]) -> str:
+    """Why a capture would cost more than it saves: what is copied in and out; else empty.
+
+    Few operations on large tensors keep the GPU busy longer than the host takes to launch them.
+    """
+    given = [
+        x.type
+        for i, x in enumerate(graph.inputs)
+        if isinstance(x.op, Input) and x.op.role != "state" and i not in static
+    ]
+    made = [x.type for x, alias in zip(graph.outputs, graph.aliases, strict=True) if alias is None]
+    copied = sum(x.nbytes for x in (*given, *made) if isinstance(x, TensorType))
+    launches = sum(not isinstance(x.op, Const | Input) and not x.op.view for x in graph.nodes)
+    if copied <= WORTH * launches:
+        return ""
+    return f"{copied >> 20} MiB would be copied in and out at each call, for {launches} launches"

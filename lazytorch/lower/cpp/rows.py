@@ -111,7 +111,7 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             loop.append(line.text)
             loop += [f"{slot(x, line, kept)}[col] = {x};" for x in line.names if x in one.kept]
             continue
-        how, x = line.reduction
+        how, x = line.reduction[:2]
         (name,) = line.names
         local = LOCAL[dtype_named(line.text)]
         if how == "sum":

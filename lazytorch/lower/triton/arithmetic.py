@@ -16,8 +16,9 @@ if knobs.runtime.interpret:
     from lazytorch.lower.triton.interpreted import (
         from_bfloat16,
         like,
+        power_of_two,
         product,
-        quotient,
+        reciprocal,
         row_max,
         row_min,
         to_bfloat16,
@@ -46,9 +47,18 @@ else:
         return tl.dot(x, y)
 
     @triton.jit
-    def quotient(x, y):
-        """X / y to two units in the last place, of float32."""
-        return libdevice.fast_dividef(x, y)
+    def reciprocal(x):
+        """1 / x of a float32 to one unit in the last place; subnormal numbers are 0."""
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+
+    @triton.jit
+    def power_of_two(x):
+        """2 to the power of a float32, to two units in the last place; subnormal numbers are 0."""
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
 
     @triton.jit
     def row_max(x):
@@ -83,6 +93,8 @@ def row_sum(x):
 def add_moments(mean, squares, x, mask, count):
     """Mean and sum of squared deviations of `count` numbers, the last of them `x`, in each lane.
 
+    Where the mask is not set there is no such number, and a lane's count may be 0.
+
     Source: Welford, Note on a method for calculating corrected sums of squares and products, 1962.
     """
     off = x - mean
@@ -106,21 +118,29 @@ def erf_short(x):
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 7.1.26.
     """
     a = tl.abs(x)
-    t = quotient(1.0, 1.0 + 0.3275911 * a)
+    t = reciprocal(1.0 + 0.3275911 * a)
     p = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t) + 0.254829592
-    y = 1.0 - p * t * tl.exp(a * a * -1.0)
+    y = 1.0 - p * t * power_of_two(a * a * -1.4426950408889634)
     return libdevice.copysign(y, x)
 
 
 @triton.jit
-def add_exp(largest, total, base, x, mask, start):
-    """The maximum of each lane and the sum of exp(x - base), with one number more.
+def alone(x):
+    """The one element of a block as a scalar."""
+    return tl.max(tl.max(x, 1), 0)
 
-    The base is the first number, which `start` 0 tells.
-    """
-    base = tl.where((start == 0) & (x > float("-inf")), x, base)
-    total += tl.where(mask, exp_near(x - base), 0.0)
-    return larger(largest, tl.where(mask, x, float("-inf"))), total, base
+
+@triton.jit
+def first_base(x, mask):
+    """The largest number of a row's first block; 0 where all are -inf."""
+    return finite(row_max(tl.where(mask, x, float("-inf"))))
+
+
+@triton.jit
+def add_exp(largest, total, base, x, mask):
+    """The maximum of each lane and the sum of exp(x - base), with one number more."""
+    x = tl.where(mask, x, float("-inf"))
+    return larger(largest, x), total + exp_near(x - base)
 
 
 @triton.jit
@@ -129,23 +149,17 @@ def exp_near(x):
     if x.dtype == tl.float64:
         return libdevice.exp(x)
     else:
-        return tl.exp(x)
+        return power_of_two(x * 1.4426950408889634)
 
 
 @triton.jit
 def any_far(largest, total, base):
-    """Whether a lane's sum overflowed, or may have lost what is next to nothing beside its base.
+    """Whether a row's sum overflowed, or may have lost what is next to nothing beside its base.
 
     A base lies above the maximum of its row only where it is none of the row's numbers, but 0.
     """
     far = (total == float("inf")) | (base > finite(largest) + 8.0)
-    return tl.max(tl.max(far.to(tl.int32), 1), 0) > 0
-
-
-@triton.jit
-def join_exp(largest, total, base):
-    """The sum of exp(x - largest) of each row from the lanes' sums."""
-    return row_sum(total * exp_near(base - finite(largest)))
+    return alone(far.to(tl.int32)) > 0
 
 
 @triton.jit

@@ -34,9 +34,12 @@ pow, atan2, fmod = map(elementwise, (np.power, np.arctan2, np.fmod))
 copysign = elementwise(np.copysign)
 
 
-def quotient(x, y):
-    """X / y."""
-    return x / y
+def reciprocal(x):
+    """1 / x."""
+    return 1.0 / x
+
+
+power_of_two = exp2
 
 
 def along_rows(function):

@@ -28,7 +28,8 @@ from lazytorch.lower.triton.foreach import foreach_kernel, foreach_launch
 from lazytorch.lower.triton.launch import make_launch
 from lazytorch.lower.triton.module import indented, module_source
 from lazytorch.lower.triton.printer import POINTER, TritonPrinter, stored
-from lazytorch.lower.triton.rows import TritonRows, row_statements
+from lazytorch.lower.triton.row_text import row_statements
+from lazytorch.lower.triton.rows import TritonRows
 from lazytorch.lower.triton.scale import OWN, VARIANTS, Scale
 from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
 from lazytorch.ops.foreach import Foreach
@@ -67,7 +68,10 @@ class Walk:
     @property
     def block(self) -> int:
         """Elements of one program."""
-        return self.scale.size_of(1024 if self.large else 256)
+        if not self.large:
+            return self.scale.size_of(256)
+        narrow = self.run > 1 and self.given is not None and self.given.itemsize <= 2
+        return self.scale.size_of(2048 if narrow else 1024)
 
     @property
     def warps(self) -> int:

@@ -128,7 +128,12 @@ def stored(code: str, dtype: torch.dtype) -> str:
 
 
 class TritonPrinter(Printer):
-    """Writes a group as Triton statements on blocks."""
+    """Writes a group as Triton statements on blocks.
+
+    `short` says that all that is stored has 16 bits, whatever is computed on the way.
+    """
+
+    short = False
 
     def operands(self, inputs: Sequence[Node], load: Callable[[int], str]) -> list[Expression]:
         """The values of loads: the r-th of a tensor by `load(r)`, numbers from their bits."""
@@ -194,7 +199,7 @@ class TritonPrinter(Printer):
     def real(self, name: str, operands: list[Expression], dtype: torch.dtype) -> str:
         """Primitives on float32 and float64."""
         codes = [x.code for x in operands]
-        fast = dtype in HALVES and not self.rounding
+        fast = (dtype in HALVES or self.short) and not self.rounding
         table = DOUBLE if dtype is torch.float64 else HALF if fast else SINGLE
         one = self.literal(1, dtype)
         divide = table["true_divide"]

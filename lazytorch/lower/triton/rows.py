@@ -1,23 +1,22 @@
-"""Generates Triton kernels for groups that need whole rows: reductions, norms, softmax and around.
+"""How Triton kernels visit whole rows: what a program holds, where it reads and writes.
 
-A program computes one row, or several short ones. Rows up to `HELD` elements stay in registers:
-every operand is read once, every output written once, whatever lies between. Longer rows are walked
-in blocks, once for each reduction that waits for another.
+A program computes one row, or several short ones. Rows up to `HELD` elements stay in registers as
+one block: every operand is read once, every output written once, whatever lies between. Longer rows
+that are written again stay there in pieces, as far as `KEPT` reaches. Others are walked in blocks,
+once for each reduction that waits for another.
+
+Rows of an odd length begin anywhere in memory. Where such a row is long, it is read and written
+from the last place before it that is a multiple of `ALIGNED` elements, `shift` elements earlier:
+then all but the first and the last block of it are vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
-import torch
-
-from lazytorch.lower.expression import Expression, print_steps
-from lazytorch.lower.rows import Line, RowWriter, passes, rows_of
-from lazytorch.lower.steps import Bound, Steps
+from lazytorch.lower.rows import rows_of
 from lazytorch.lower.triton.access import Accesses
-from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
 from lazytorch.lower.triton.scale import OWN, Scale
-from lazytorch.types import TensorType, dtype_named
 
 HELD = 16384
 """Elements of a row that the threads of one program hold in registers."""
@@ -29,7 +28,23 @@ rows are under way then, and the second pass finds them in the cache."""
 WALKERS = 32
 """Warps of a program that walks a longer row."""
 
-LANE = (16, 128)
+ONCE = (512, 2)
+"""Elements walked at a time, and warps, where no row is written again: one pass, mostly, and many
+programs are under way."""
+
+PIECE = 2048
+"""Elements of a piece of a longer row."""
+
+KEPT = 26
+"""Pieces of a row that is written again, up to which all of them stay in registers."""
+
+HOLDERS = (16, 32)
+"""Warps of a program that holds pieces, of rows of 2 bytes an element and of more."""
+
+ALIGNED = 16
+"""Elements of any type that make a vector."""
+
+LANE = (16, 64)
 """Bytes of a row that a thread holds: where rows are few, and where there are `PLENTY`."""
 
 PLENTY = 1 << 14
@@ -38,7 +53,7 @@ PLENTY = 1 << 14
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
-BESIDE = (256, 64)
+BESIDE = (512, 32)
 """Bytes across the rows of one program, and elements of each walked at a time, where rows lie
 beside each other."""
 
@@ -50,7 +65,11 @@ REACH = 2**31 - 2**16
 
 
 class TritonRows:
-    """How programs walk rows: `block` elements of `together` rows at a time."""
+    """How programs walk rows: `block` elements of `together` rows at a time.
+
+    `pieces` is how many blocks of a row are held, 0 where it is walked. `shifted` is the access
+    that says how far a row begins behind an aligned place, if rows begin anywhere.
+    """
 
     def __init__(self, given: Accesses, scale: Scale = OWN) -> None:
         self.given = given
@@ -59,18 +78,82 @@ class TritonRows:
         self.rows = rows = rows_of(given.shape, strides, given.writes, given.apart)
         whole = 1 << max(rows.size - 1, 0).bit_length()
         self.across = self.beside()
+        self.shifted: int | None = None
         few = max(rows.count // PROGRAMS, 1)
         if self.across:
-            self.held = whole <= BESIDE[1]
+            self.pieces = int(whole <= BESIDE[1])
             self.together, self.block = BESIDE[0] // given.itemsize, min(whole, BESIDE[1])
         else:
-            self.held = whole <= HELD
-            self.block = whole if self.held else BLOCK
+            self.pieces = int(whole <= HELD)
+            self.block = whole if self.pieces else BLOCK
             self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
-        if self.held:
+        if self.pieces:
             self.together = scale.size_of(self.together, BLOCK // self.block)
-        else:
-            self.block = scale.size_of(self.block)
+            return
+        if not self.across:
+            self.together, self.shifted = 1, self.unaligned()
+            piece = max(scale.size_of(PIECE), ALIGNED)
+            count = -(-(rows.size + self.slack) // piece)
+            if self.holds_pieces() and count <= KEPT:
+                self.pieces, self.block = count, piece
+                return
+            self.block = BLOCK if self.stores_rows() else ONCE[0]
+        self.block = max(scale.size_of(self.block), ALIGNED)
+
+    def stores_rows(self) -> bool:
+        """Whether whole rows are written."""
+        return any(self.rows.steps[len(self.given.reads) :])
+
+    def holds_pieces(self) -> bool:
+        """Whether a row is better held in pieces than walked, if they are few enough.
+
+        Where whole rows are written and those of one operand are read. Vectors that all rows share
+        are not aligned as a row is; of 4 bytes an element, walked blocks read them faster.
+        """
+        rows: set[int] = set()
+        shared = False
+        for r, read in enumerate(self.given.reads):
+            if self.rows.steps[r] and any(self.rows.outer.strides[r]):
+                rows.add(read.operand)
+            shared |= bool(self.rows.steps[r]) and not any(self.rows.outer.strides[r])
+        fits = self.given.itemsize <= (2 if shared else 4)
+        return self.stores_rows() and len(rows) == 1 and fits
+
+    def unaligned(self) -> int | None:
+        """An access to neighbours whose rows begin anywhere: a store, where there is one."""
+        count = len(self.rows.steps)
+        stores = range(len(self.given.reads), count)
+        for r in (*stores, *range(count - len(stores))):
+            strides = self.rows.outer.strides[r]
+            if self.rows.steps[r] == 1 and any(strides) and self.begins_at(r) % ALIGNED == 0:
+                odd = any(s % ALIGNED for s in strides)
+                return r if odd and min(strides) >= 0 else None
+        return None
+
+    def begins_at(self, r: int) -> int:
+        """Elements before the first one of access r."""
+        return self.given.reads[r].offset if r < len(self.given.reads) else 0
+
+    def with_shift(self, r: int) -> bool:
+        """Whether access r is to neighbours that begin as those of `shifted` do."""
+        if self.shifted is None or self.rows.steps[r] != 1 or self.begins_at(r) % ALIGNED:
+            return False
+        return self.rows.outer.strides[r] == self.rows.outer.strides[self.shifted]
+
+    @property
+    def slack(self) -> int:
+        """Elements by which the aligned place may lie before a row."""
+        return 0 if self.shifted is None else ALIGNED - 1
+
+    @property
+    def held(self) -> bool:
+        """Whether a row is read once, and held."""
+        return self.pieces > 0
+
+    def full(self, piece: int) -> bool:
+        """Whether every element of a piece is one of the row."""
+        begin = piece * self.block
+        return begin >= self.slack and begin + self.block <= self.rows.size
 
     def beside(self) -> bool:
         """Whether neighbours in memory are elements of neighbouring rows, in all that is read."""
@@ -90,8 +173,10 @@ class TritonRows:
         """As many as hold the rows; of short rows one warp does not wait for another."""
         if self.across:
             return self.scale.warps_of(8)
-        if not self.held:
-            return self.scale.warps_of(WALKERS)
+        if self.pieces > 1:
+            return self.scale.warps_of(HOLDERS[self.given.itemsize > 2])
+        if not self.pieces:
+            return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
         lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
         return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))
 
@@ -108,8 +193,9 @@ class TritonRows:
 
     @property
     def inside(self) -> str:
-        """The statement that says which elements there are."""
-        return "mask = (col < n) & there" if self.together > 1 else "mask = col < n"
+        """What holds for the elements that there are."""
+        before = "(col >= 0) & " if self.shifted is not None else ""
+        return f"{before}(col < n) & there" if self.together > 1 else f"{before}(col < n)"
 
     def arguments(self) -> dict[str, int]:
         """The integers given to the kernel by name: the row's length, sizes and strides."""
@@ -119,25 +205,37 @@ class TritonRows:
             numbers["rows"] = self.rows.count
         numbers |= {f"n{d}": size for d, size in enumerate(outer.sizes) if d > 0}
         for k, strides in enumerate(outer.strides):
-            numbers |= {self.given.stride(k, d): s for d, s in enumerate(strides) if s}
+            numbers |= {
+                self.given.stride(k, d): s for d, s in enumerate(strides) if s not in (0, 1)
+            }
             if self.rows.steps[k] not in (0, 1):
                 numbers[f"t{k}"] = self.rows.steps[k]
         return numbers | self.given.arguments()
 
     def divisibility(self) -> dict[str, int]:
         """What divides arguments, as far as that lets loads and stores be vectors."""
-        return {name: 16 for name, value in self.arguments().items() if value % 16 == 0}
+        found = {name: math.gcd(value, 16) for name, value in self.arguments().items()}
+        return {name: value for name, value in found.items() if value > 1}
 
     def place(self, r: int) -> str:
         """Where access r has the elements, as an address."""
         terms = [self.given.pointer(r), *self.given.start(r)]
-        outer = enumerate(self.rows.outer.strides[r])
-        terms += [f"i{d} * {self.given.stride(r, d)}" for d, s in outer if s]
+        if self.with_shift(r):
+            return " + ".join([*terms, "down", "at"])
+        terms += self.row(r)
         if step := self.rows.steps[r]:
             terms.append("col" if step == 1 else f"col * t{r}")
         elif not any(self.rows.outer.strides[r]) and self.mask(r):
             terms.append("i0 * 0")  # a mask of a block takes a block of addresses
         return " + ".join(terms)
+
+    def row(self, r: int) -> list[str]:
+        """The terms of an address that tell where a program's rows begin."""
+        return [
+            f"i{d}" if s == 1 else f"i{d} * {self.given.stride(r, d)}"
+            for d, s in enumerate(self.rows.outer.strides[r])
+            if s
+        ]
 
     def mask(self, r: int) -> str:
         """Which of the elements there are; nothing where every program has them."""
@@ -158,183 +256,3 @@ class TritonRows:
         if dim == len(self.given.shape) - 1:
             return "col"
         return f"i{self.rows.outer.dims.index((dim,))}"
-
-
-class TritonRowPrinter(RowWriter, TritonPrinter):
-    """Writes what needs whole rows in Triton's language."""
-
-    def __init__(self, held: bool, rounding: bool) -> None:
-        super().__init__(rounding)
-        self.held = held
-
-    def integer(self, name: str) -> str:
-        """A loop's variable as a 32-bit integer."""
-        return f"({name}).to(tl.int32)"
-
-    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
-        """Mean and variance; of a long row both in one pass."""
-        if self.held:
-            return super().row_moments(x)
-        mean, variance = self.reduce("moments", x, 2)
-        return mean, variance
-
-    def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
-        """The maximum m and the sum of exp(x - m); of a long row both in one pass."""
-        if self.held:
-            return super().row_exp_sum(x)
-        largest, total = self.reduce("exp_sum", x, 2)
-        return largest, total
-
-
-HOLD = {
-    "sum": ("{0} = lt.row_sum(tl.where(mask, {x}, 0.0))",),
-    "max": ('{0} = lt.row_max(tl.where(mask, {x}, float("-inf")))',),
-    "top": ('{0} = tl.max(tl.where(mask, {x}, float("-inf")), 1, keep_dims=True)',),
-    "min": ('{0} = lt.row_min(tl.where(mask, {x}, float("inf")))',),
-}
-"""How a reduction is written where the row is in registers."""
-
-WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "sum": (
-        ("{0} = tl.zeros([{shape}], {type})",),
-        ("{0} += tl.where(mask, {x}, 0.0)",),
-        ("{0} = lt.row_sum({0})",),
-    ),
-    "max": (
-        ('{0} = tl.full([{shape}], float("-inf"), {type})',),
-        ('{0} = lt.larger({0}, tl.where(mask, {x}, float("-inf")))',),
-        ("{0} = lt.row_max({0})",),
-    ),
-    "min": (
-        ('{0} = tl.full([{shape}], float("inf"), {type})',),
-        ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
-        ("{0} = lt.row_min({0})",),
-    ),
-    "moments": (
-        ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
-        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, start // {block} + 1)",),
-        ("{0}, {1} = lt.join_moments({0}, {1}, (n - first + {last}) // {block}, n)",),
-    ),
-    "exp_sum": (
-        (
-            '{0} = tl.full([{shape}], float("-inf"), {type})',
-            "{1} = tl.zeros([{shape}], {type})",
-            "{1}_base = tl.zeros([{shape}], {type})",
-        ),
-        ("{0}, {1}, {1}_base = lt.add_exp({0}, {1}, {1}_base, {x}, mask, start)",),
-        (
-            "{0} = lt.row_max({0})",
-            "{1}_far = lt.any_far({0}, {1}, {1}_base)",
-            "{1} = lt.join_exp({0}, {1}, {1}_base)",
-        ),
-    ),
-}
-"""How it is written where the row is walked: before the loop, in it, and behind it."""
-
-
-def row_statements(
-    found: Steps,
-    outputs: Sequence[TensorType],
-    walk: TritonRows,
-    rounding: bool,
-) -> list[str]:
-    """Statements that find a program's rows, load, compute and store them."""
-    printer = TritonRowPrinter(walk.held, rounding)
-    inputs = printer.operands(found.inputs(), lambda r: f"tl.load({walk.place(r)}{walk.mask(r)})")
-
-    def inside(bounds: tuple[Bound, ...]) -> Expression:
-        return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
-
-    values = print_steps(printer, found, inputs, inside)
-    for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
-        code = stored(value.code, x.dtype)
-        printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
-    lines = found_rows(walk)
-    if walk.held:
-        lines += [f"col = tl.arange(0, {walk.block})[None, :]", walk.inside]
-        lines += [text for line in printer.written for text in held(line)]
-        return lines
-    lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
-    each, rest = passes(printer.written)
-    for i, one in enumerate(each):
-        policy = "first" if i == len(each) - 1 else "last"
-        again = f', eviction_policy="evict_{policy}"'
-        lines += [text.replace("{again}", again) for text in walked(one.before, one.each, walk)]
-    return lines + [line.text for line in rest]
-
-
-def found_rows(walk: TritonRows) -> list[str]:
-    """Statements that find the index in every outer loop of a program's rows."""
-    pid = "tl.program_id(0)"
-    pid = f"(tl.zeros([1, 1], tl.int64) + {pid})" if walk.wide else pid
-    lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
-    if walk.together > 1:
-        lines.append("there = rest < rows")
-    for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
-        lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
-    return [*lines, "i0 = rest"]
-
-
-def held(line: Line) -> list[str]:
-    """A line where the whole row is in registers."""
-    if line.reduction is None:
-        return [line.text]
-    kind, x = line.reduction
-    return [text.format(*line.names, x=x) for text in HOLD[kind]]
-
-
-def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> list[str]:
-    """One pass over a long row."""
-    lines = [line.text for line in before]
-    loop: list[str] = []
-    after: list[str] = []
-    for line in each:
-        if line.reduction is None:
-            loop.append(line.text)
-            continue
-        kind, x = line.reduction
-        texts = [
-            [
-                text.format(
-                    *line.names,
-                    x=x,
-                    type=LOCAL[dtype_named(line.text)],
-                    shape=f"{walk.together}, {walk.block}",
-                    block=walk.block,
-                    last=walk.block - 1,
-                )
-                for text in part
-            ]
-            for part in WALK[kind]
-        ]
-        lines += texts[0]
-        loop += texts[1]
-        after += texts[2]
-    head = [
-        f"for start in range(0, n, {walk.block}):",
-        "    col = start + first",
-        f"    {walk.inside}",
-    ]
-    return [*lines, *head, *[f"    {text}" for text in loop], *after, *again(each, head, walk)]
-
-
-def again(each: Sequence[Line], head: Sequence[str], walk: TritonRows) -> list[str]:
-    """Sums of exponentials once more, where their first guess at the maximum was far from it.
-
-    The first pass takes each thread's first element for the base, which is nearly always near.
-    What else the pass makes, sums and stores, is there already.
-    """
-    lines: list[str] = []
-    values = [line.text for line in each if line.reduction is None and line.names]
-    for line in each:
-        if line.reduction is None or line.reduction[0] != "exp_sum":
-            continue
-        largest, total = line.names
-        lines += [
-            f"if {total}_far:",
-            f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
-            *[f"    {text}" for text in (*head, *[f"    {text}" for text in values])],
-            f"        {total}_sum += lt.exp_from({largest}, {line.reduction[1]}, mask)",
-            f"    {total} = lt.row_sum({total}_sum)",
-        ]
-    return lines

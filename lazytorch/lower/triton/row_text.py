@@ -1,0 +1,349 @@
+"""Writes the statements of kernels over whole rows in Triton's language.
+
+`col` is the place in the row, `at` the place counted from where a shifted row is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from lazytorch.lower.expression import HALVES, Expression, print_steps
+from lazytorch.lower.rows import Line, RowWriter, passes
+from lazytorch.lower.steps import Bound, Steps
+from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
+from lazytorch.lower.triton.rows import ALIGNED, TritonRows
+from lazytorch.types import TensorType, dtype_named
+
+AHEAD = 4
+"""Blocks of a walked row that are loaded before any of them is computed with."""
+
+MASK = re.compile(r"(,| &) mask\b")
+"""What asks in a load or store for the row's own elements."""
+
+WIDE = re.compile(r"\b(?:v\d+|x\d+|col|at|mask)\b")
+"""Names that each piece of a row may have of its own."""
+
+
+class TritonRowPrinter(RowWriter, TritonPrinter):
+    """Writes what needs whole rows in Triton's language."""
+
+    def __init__(self, walk: TritonRows, outputs: Sequence[TensorType], rounding: bool) -> None:
+        super().__init__(rounding)
+        self.short = all(x.dtype in HALVES for x in outputs)
+        self.held = walk.held
+        self.together = walk.together
+
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
+        return f"({name}).to(tl.int32)"
+
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance; of a long row both in one pass."""
+        if self.held:
+            return super().row_moments(x)
+        mean, variance = self.reduce("moments", x, 2)
+        return mean, variance
+
+    def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m and the sum of exp(x - m); of a long row both in one pass."""
+        if self.held:
+            return super().row_exp_sum(x)
+        largest, total = self.reduce("exp_sum", x, 2)
+        return largest, total
+
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place; of a long row only the block that has it is read for it."""
+        if self.held or self.together > 1:
+            return super().row_pick(x, place)
+        return self.reduce("pick", x, more=(place,))[0]
+
+
+HOLD = {
+    "sum": ("tl.where(mask, {x}, 0.0)", "{0} + {1}", "lt.row_sum({0})"),
+    "max": ('tl.where(mask, {x}, float("-inf"))', "lt.larger({0}, {1})", "lt.row_max({0})"),
+    "top": (
+        'tl.where(mask, {x}, float("-inf"))',
+        "tl.maximum({0}, {1})",
+        "tl.max({0}, 1, keep_dims=True)",
+    ),
+    "min": ('tl.where(mask, {x}, float("inf"))', "lt.smaller({0}, {1})", "lt.row_min({0})"),
+}
+"""How a reduction is written where the row is in registers: of a piece what counts, two pieces in
+one, and then the row."""
+
+WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sum": (
+        ("{0} = tl.zeros([{shape}], {type})",),
+        ("{0} += tl.where(mask, {x}, 0.0)",),
+        ("{0} = lt.row_sum({0})",),
+    ),
+    "max": (
+        ('{0} = tl.full([{shape}], float("-inf"), {type})',),
+        ('{0} = lt.larger({0}, tl.where(mask, {x}, float("-inf")))',),
+        ("{0} = lt.row_max({0})",),
+    ),
+    "min": (
+        ('{0} = tl.full([{shape}], float("inf"), {type})',),
+        ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
+        ("{0} = lt.row_min({0})",),
+    ),
+    "pick": ((), (), ()),
+    "moments": (
+        ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
+        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, {start} // {block} + {begun})",),
+        ("{0}, {1} = lt.join_moments({0}, {1}, ({end} - first - 1) // {block} + {begun}, n)",),
+    ),
+    "exp_sum": (
+        (
+            '{0} = tl.full([{shape}], float("-inf"), {type})',
+            "{1} = tl.zeros([{shape}], {type})",
+        ),
+        ("{0}, {1} = lt.add_exp({0}, {1}, {1}_base, {x}, mask)",),
+        (
+            "{0} = lt.row_max({0})",
+            "{1} = lt.row_sum({1})",
+            "{1}_far = lt.any_far({0}, {1}, {1}_base)",
+            "{1} = {1} * lt.exp_near({1}_base - lt.finite({0}))",
+        ),
+    ),
+}
+"""How it is written where the row is walked: before the loop, in it, and behind it."""
+
+AT_FIRST = {"exp_sum": "{1}_base = lt.first_base({x}, mask)"}
+"""What the first block of a row is asked for before."""
+
+
+def row_statements(
+    found: Steps,
+    outputs: Sequence[TensorType],
+    walk: TritonRows,
+    rounding: bool,
+) -> list[str]:
+    """Statements that find a program's rows, load, compute and store them."""
+    printer = TritonRowPrinter(walk, outputs, rounding)
+    inputs = printer.operands(found.inputs(), lambda r: f"tl.load({walk.place(r)}{walk.mask(r)})")
+
+    def inside(bounds: tuple[Bound, ...]) -> Expression:
+        return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
+
+    values = print_steps(printer, found, inputs, inside)
+    for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
+        code = stored(value.code, x.dtype)
+        printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
+    lines = found_rows(walk)
+    if walk.pieces == 1:
+        lines += [f"col = tl.arange(0, {walk.block})[None, :]", f"mask = {walk.inside}"]
+        return lines + [held(line) for line in printer.written]
+    lines += [
+        f"first = tl.arange(0, {walk.block})[None, :]",
+        "everywhere = tl.full([1, 1], 1, tl.int1)",
+    ]
+    if walk.pieces:
+        return lines + in_pieces(printer.written, walk)
+    each, rest = passes(printer.written)
+    for i, one in enumerate(each):
+        policy = "first" if i == len(each) - 1 else "last"
+        again = f', eviction_policy="evict_{policy}"'
+        lines += [text.replace("{again}", again) for text in walked(one.before, one.each, walk)]
+    return lines + [line.text for line in rest]
+
+
+def found_rows(walk: TritonRows) -> list[str]:
+    """Statements that find the index in every outer loop of a program's rows."""
+    pid = "tl.program_id(0)"
+    pid = f"(tl.zeros([1, 1], tl.int64) + {pid})" if walk.wide else pid
+    lines = [f"rest = {pid} * {walk.together} + tl.arange(0, {walk.together})[:, None]"]
+    if walk.together > 1:
+        lines.append("there = rest < rows")
+    for d in range(len(walk.rows.outer.sizes) - 1, 0, -1):
+        lines += [f"i{d} = rest % n{d}", f"rest = rest // n{d}"]
+    lines.append("i0 = rest")
+    if walk.shifted is not None:
+        lines += [
+            f"begin = {' + '.join(walk.row(walk.shifted))}",
+            f"down = begin // {ALIGNED} * {ALIGNED}",
+            "shift = lt.alone(begin - down)",
+        ]
+    return lines
+
+
+def held(line: Line) -> str:
+    """A line where the whole row is one block in registers."""
+    if line.reduction is None:
+        return line.text
+    kind, x = line.reduction[:2]
+    piece, _, row = HOLD[kind]
+    return f"{line.names[0]} = {row.format(piece.format(x=x))}"
+
+
+def in_pieces(written: Sequence[Line], walk: TritonRows) -> list[str]:
+    """Lines where the row is in registers in pieces: each value is made when it is first needed.
+
+    All of what the first reductions need is loaded before anything is computed with it.
+    """
+    lines: list[str] = []
+    for p in range(walk.pieces):
+        lines += placed(walk, str(p * walk.block), f"_{p}")
+        if not walk.full(p):
+            lines.append(f"mask_{p} = {walk.inside.replace('col', f'col_{p}')}")
+    wide = {"col", "at", "mask"}
+    each, rest = passes(written, lambda line: line.reduction is None)
+    for i, one in enumerate(each):
+        lines += [line.text for line in one.before]
+        wide |= {x for line in one.each if line.reduction is None for x in line.names}
+        loads = [line for line in one.each if i == 0 and "tl.load(" in line.text]
+        others = [line for line in one.each if line not in loads]
+        for part in (loads, others):
+            lines += [
+                text for p in range(walk.pieces) for x in part for text in piece(x, p, walk, wide)
+            ]
+        for line in one.each:
+            if line.reduction is not None:
+                row = HOLD[line.reduction[0]][2]
+                lines.append(f"{line.names[0]} = {row.format(line.names[0])}")
+    return lines + [line.text for line in rest]
+
+
+def piece(line: Line, p: int, walk: TritonRows, wide: set[str]) -> list[str]:
+    """A line for one piece of the row."""
+
+    own = partial(numbered, wide=wide, suffix=f"_{p}")
+    if line.reduction is None:
+        return [WIDE.sub(own, everywhere(line.text) if walk.full(p) else line.text)]
+    (name,), (kind, x) = line.names, line.reduction[:2]
+    counts, joined, _ = HOLD[kind]
+    counted = counts.format(x=x)
+    text = WIDE.sub(own, everywhere(counted) if walk.full(p) else counted)
+    return [f"{name} = {joined.format(name, text) if p else text}"]
+
+
+def numbered(found: re.Match[str], wide: set[str], suffix: str) -> str:
+    """A name, and its piece where each piece has its own."""
+    return found[0] + suffix if found[0] in wide else found[0]
+
+
+def everywhere(text: str) -> str:
+    """A statement for a block whose elements are all the row's."""
+    if "tl.load(" in text or "tl.store(" in text:
+        text = MASK.sub("", text)
+    return re.sub(r"\bmask\b", "everywhere", text)
+
+
+def placed(walk: TritonRows, start: str, suffix: str = "") -> list[str]:
+    """Statements that say where the elements of the block at `start` are."""
+    if walk.shifted is None:
+        return [f"col{suffix} = {start} + first"]
+    return [f"at{suffix} = {start} + first", f"col{suffix} = at{suffix} - shift"]
+
+
+def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """One pass over a long row: its first block, then several at a time, and what is left.
+
+    Only in the first and the last blocks there may be elements that are none of the row's.
+    """
+    size, end = walk.block, end_of(walk)
+    lines = [line.text for line in before]
+    lines += [text for line in each for text in reduced(line, walk, 0)]
+    lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
+    for line in each:
+        if line.reduction is not None and line.reduction[0] in AT_FIRST:
+            lines.append(AT_FIRST[line.reduction[0]].format(*line.names, x=line.reduction[1]))
+        lines += in_block(line, walk, "0")
+    left = str(size)
+    if walk.together == 1:
+        left, stride = "left", AHEAD * size
+        lines.append(f"left = {size} + ({end} - {size}) // {stride} * {stride}")
+        lines.append(f"for start in range({size}, left, {stride}):")
+        lines += [f"    {text}" for text in several(each, walk)]
+    lines += blocks(each, walk, left, end)
+    return [*lines, *[x for y in each for x in reduced(y, walk, 2)], *again(each, walk)]
+
+
+def several(each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """The statements for `AHEAD` blocks whose elements are all the row's."""
+    starts = [f"(start + {u * walk.block})" for u in range(AHEAD)]
+    lines = [text for u, start in enumerate(starts) for text in placed(walk, start, f"_{u}")]
+    wide = {"col", "at"} | {x for line in each if line.reduction is None for x in line.names}
+    loads = [line for line in each if "tl.load(" in line.text]
+    for part in (loads, [line for line in each if line not in loads]):
+        for u, start in enumerate(starts):
+            own = partial(numbered, wide=wide, suffix=f"_{u}")
+            texts = [text for line in part for text in in_block(line, walk, start)]
+            lines += [WIDE.sub(own, everywhere(text)) for text in texts]
+    return lines
+
+
+def blocks(each: Sequence[Line], walk: TritonRows, begin: str, end: str) -> list[str]:
+    """A loop over blocks in which some elements may be none of the row's."""
+    body = [*placed(walk, "start"), f"mask = {walk.inside}"]
+    body += [text for line in each for text in in_block(line, walk, "start")]
+    head = f"for start in range({begin}, {end}, {walk.block}):"
+    return [head, *[f"    {text}" for text in body]]
+
+
+def in_block(line: Line, walk: TritonRows, start: str) -> list[str]:
+    """A line of a loop over blocks."""
+    return [line.text] if line.reduction is None else reduced(line, walk, 1, start)
+
+
+def reduced(line: Line, walk: TritonRows, part: int, start: str = "start") -> list[str]:
+    """The statements of a reduction before the loops, in them, or behind."""
+    if line.reduction is None:
+        return []
+    kind, x = line.reduction[:2]
+    shifted = walk.shifted is not None
+    return [
+        text.format(
+            *line.names,
+            x=x,
+            type=LOCAL[dtype_named(line.text)],
+            shape=f"{walk.together}, {walk.block}",
+            block=walk.block,
+            start=start,
+            end=end_of(walk),
+            begun="(first >= shift).to(tl.int32)" if shifted else "1",
+        )
+        for text in WALK[kind][part]
+    ]
+
+
+def end_of(walk: TritonRows) -> str:
+    """Where a row ends, counted from where it is read."""
+    return "n" if walk.shifted is None else "n + shift"
+
+
+def again(each: Sequence[Line], walk: TritonRows) -> list[str]:
+    """What is read once more behind a pass: the block with an element that was asked for, and all
+    blocks where the first guess at a maximum of exponentials was far from it.
+
+    The guess is the largest of the first block, which is nearly always near. What else the pass
+    makes, sums and stores, is there already.
+    """
+    lines: list[str] = []
+    values = [line for line in each if line.reduction is None and line.names]
+    for line in each:
+        kind, *codes = line.reduction or ("",)
+        if kind == "pick":
+            (name,), (x, place) = line.names, codes
+            shift = " + shift" if walk.shifted is not None else ""
+            lines += [
+                f"{name}_from = (lt.alone({place}){shift}) // {walk.block} * {walk.block}",
+                *placed(walk, f"{name}_from"),
+                f"mask = {walk.inside}",
+                *[value.text for value in values],
+                f"{name} = lt.row_sum(tl.where(mask & (col == {place}), {x}, 0.0))",
+            ]
+        elif kind == "exp_sum":
+            largest, total = line.names
+            lines += [
+                f"if {total}_far:",
+                f"    {total}_sum = tl.zeros([{walk.together}, {walk.block}], {total}.dtype)",
+                *[f"    {text}" for text in blocks(values, walk, "0", end_of(walk))],
+                f"        {total}_sum += lt.exp_from({largest}, {codes[0]}, mask)",
+                f"    {total} = lt.row_sum({total}_sum)",
+            ]
+    return lines

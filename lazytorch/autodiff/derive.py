@@ -22,6 +22,7 @@ from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.modes import RecordingMode, paused
 from lazytorch.frontend.number import Number, Varying
+from lazytorch.frontend.place import Place
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
@@ -45,6 +46,7 @@ class Deriving(Recorder):
         super().__init__()
         self.finished = False
         self.op = op
+        self.made: list[LazyTensor] = []
         self.mode = RecordingMode(self)
 
     def refused(self, what: str) -> NoReturn:
@@ -117,11 +119,24 @@ class Deriving(Recorder):
     @override
     def view(self, x: LazyTensor, steps: Any, differentiable: bool) -> LazyTensor:
         # torch detaches what it saves of a result; to a second derivative that is no end.
-        return super().view(x, [one for one in steps if not isinstance(one, Detach)], False)
+        return super().view(x, [one for one in steps if not isinstance(one, Detach)], differentiable)
+
+    @override
+    def at(self, place: Place, differentiable: bool) -> LazyTensor:
+        return super().at(place, False)
 
     @override
     def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
-        return super().fresh(node, False)
+        self.made.append(super().fresh(node, False))
+        return self.made[-1]
+
+    def settle(self, operands: Sequence[LazyTensor]) -> None:
+        """End of the kernel: what torch takes no derivative of (an inverse deviation that it saves,
+        statistics that it updates) is a constant to the formulas."""
+        updated = [x for x in operands if x.cell.version]
+        for x in [*updated, *[x for x in self.made if not x.requires_grad]]:
+            if x.typed.dtype.is_floating_point or x.typed.dtype.is_complex:
+                self.write(x, self.b(Detach(), self.read(x)))
 
     @override
     def detached(self, node: Node) -> Node:
@@ -220,6 +235,7 @@ def recorded(
             r.refused(f"cannot be recorded: {str(error).splitlines()[0]}")
         results = list(returned) if isinstance(returned, tuple | list) else [returned]
         nodes = [r.read(y) if isinstance(y, LazyTensor) else None for y in results]
+        r.settle([x for x in values if isinstance(x, LazyTensor)])
         moving = [
             y if ask and isinstance(y, torch.Tensor) and y.requires_grad else None
             for y, ask in zip(results, asked, strict=True)
@@ -245,7 +261,11 @@ def recorded(
             try:
                 found = list(
                     torch.autograd.grad(
-                        [y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True
+                        [y for y, _ in pairs],
+                        wanted,
+                        [g for _, g in pairs],
+                        create_graph=True,  # formulas that have derivatives themselves
+                        allow_unused=True,
                     )
                 )
             except LazyTorchError:
@@ -254,12 +274,23 @@ def recorded(
                 r.refused(f"is not known to torch: {str(error).splitlines()[0]}")
         rest = iter(found)
         gradients = [next(rest) if need else None for need in needs]
-        return Derived(
-            operands,
-            tuple(nodes),
-            tuple(cotangents),
-            tuple([None if x is None else r.read(r.lazy(x)) for x in gradients]),
-        )
+        read = tuple([None if x is None else r.read(r.lazy(x)) for x in gradients])
+    if any([x.op.effect for x in missing(read, nodes)]):
+        r.refused("draws random numbers that its results do not tell")
+    return Derived(operands, tuple(nodes), tuple(cotangents), read)
+
+
+def missing(gradients: Sequence[Node | None], results: Sequence[Node | None]) -> list[Node]:
+    """What the gradients are computed from, the results and what only they need left out."""
+    known: set[Node] = {x for x in results if x is not None}
+    found: dict[Node, None] = {}
+    waiting = [x for x in gradients if x is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in known and node not in found:
+            found[node] = None
+            waiting += node.inputs
+    return list(found)
 
 
 def stand_in(r: Deriving, node: Node, need: bool) -> Any:

@@ -95,12 +95,13 @@ class Op:
         which is fastest on operands of such types may be measured."""
         return {}
 
-    def vjp(self, s: Any, g: Any, out: Any, *xs: Any) -> Any:
-        """The cotangents of the operands from that of the result, each a node or None where nothing
-        flows; NotImplemented leaves it to torch's own formula.
+    def vjp(self, s: Any, g: Any, out: Any, *xs: Any, **_: Any) -> Any:
+        """`Cotangents` of the operands from that of the result; NotImplemented leaves it to torch's
+        own formula.
 
         `s` builds nodes (`ops.calculus`), `out` is the result's node. Of a tuple, `g` is a list.
-        Cotangents may be broadcast or of a wider dtype: the caller undoes that.
+        Cotangents may be broadcast or of a wider dtype: the caller undoes that. Rules are for real
+        numbers, and made of operations that have rules.
         """
         return NotImplemented
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch.nn import functional
@@ -11,6 +11,10 @@ from torch.nn import functional
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.emitter import Emitter, Value
 from lazytorch.types import TensorType, Type, contiguous_strides
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class Activation(Pointwise, abstract=True):
@@ -34,6 +38,9 @@ class Relu(Pointwise):
     def overwrite(self, x: Any) -> Any:
         return torch.relu_(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.choose(s.le(out, 0.0), 0.0, g),)
+
 
 class Hardtanh(Activation):
     """x within two bounds, such as relu6's 0 and 6."""
@@ -56,6 +63,10 @@ class Hardtanh(Activation):
     def overwrite(self, x: Any) -> Any:
         return torch.ops.aten.hardtanh_(x, self.low, self.high)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        outside = s.logical_or(s.le(x, self.low), s.ge(x, self.high))
+        return (s.choose(outside, 0.0, g),)
+
 
 class LeakyRelu(Activation):
     """x where positive, elsewhere slope * x."""
@@ -67,6 +78,9 @@ class LeakyRelu(Activation):
 
     def run(self, x: Any) -> Any:
         return functional.leaky_relu(x, self.slope)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.choose(s.gt(x, 0.0), g, s.mul(g, self.slope)),)
 
 
 class Elu(Activation):
@@ -83,6 +97,12 @@ class Elu(Activation):
     def run(self, x: Any) -> Any:
         return torch.ops.aten.elu(x, self.alpha, self.scale, self.input_scale)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        factor = self.input_scale * self.alpha * self.scale
+        below = s.mul(s.mul(g, factor), s.exp(s.mul(x, self.input_scale)))
+        return (s.choose(s.le(x, 0.0), below, s.mul(g, self.scale)),)
+
 
 class Silu(Activation):
     """x * sigmoid(x)."""
@@ -98,6 +118,11 @@ class Silu(Activation):
 
     def overwrite(self, x: Any) -> Any:
         return torch.ops.aten.silu_(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        part = s.sigmoid(x)
+        return (s.mul(s.mul(g, part), s.add(s.mul(x, s.sub(1.0, part)), 1.0)),)
 
 
 class Gelu(Activation):
@@ -118,6 +143,18 @@ class Gelu(Activation):
     def overwrite(self, x: Any) -> Any:
         return torch.ops.aten.gelu_(x, approximate=self.approximate)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        if self.approximate == "none":
+            below = s.mul(s.add(s.erf(s.mul(x, math.sqrt(0.5))), 1.0), 0.5)
+            density = s.mul(s.exp(s.mul(s.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
+            return (s.mul(g, s.add(below, s.mul(x, density))),)
+        cube = s.mul(s.mul(s.mul(x, x), x), 0.044715)
+        inner = s.tanh(s.mul(s.add(x, cube), math.sqrt(2 / math.pi)))
+        slope = s.mul(s.add(s.mul(s.mul(x, x), 3 * 0.044715), 1.0), math.sqrt(2 / math.pi))
+        bent = s.mul(s.mul(s.mul(x, 0.5), s.sub(1.0, s.mul(inner, inner))), slope)
+        return (s.mul(g, s.add(s.mul(s.add(inner, 1.0), 0.5), bent)),)
+
 
 class Softplus(Activation):
     """log(1 + exp(beta * x)) / beta, and x itself where beta * x is above the threshold."""
@@ -131,6 +168,12 @@ class Softplus(Activation):
 
     def run(self, x: Any) -> Any:
         return functional.softplus(x, self.beta, self.threshold)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        scaled = s.mul(x, self.beta)
+        z = s.exp(scaled)
+        return (s.choose(s.gt(scaled, self.threshold), g, s.div(s.mul(g, z), s.add(z, 1.0))),)
 
 
 class LogSigmoid(Activation):
@@ -149,6 +192,12 @@ class LogSigmoid(Activation):
     def run(self, x: Any) -> Any:
         return functional.logsigmoid(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        z = s.exp(s.neg(s.abs(x)))
+        part = s.div(z, s.add(z, 1.0))
+        return (s.mul(g, s.choose(s.lt(x, 0.0), s.sub(1.0, part), part)),)
+
 
 class Hardsigmoid(Activation):
     """x + 3 within 0 and 6, over 6."""
@@ -158,6 +207,10 @@ class Hardsigmoid(Activation):
 
     def run(self, x: Any) -> Any:
         return functional.hardsigmoid(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        inside = s.logical_and(s.gt(x, -3.0), s.lt(x, 3.0))
+        return (s.choose(inside, s.mul(g, 1 / 6), 0.0),)
 
 
 class Hardswish(Activation):
@@ -174,6 +227,11 @@ class Hardswish(Activation):
     def overwrite(self, x: Any) -> Any:
         return torch.ops.aten.hardswish_(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        between = s.mul(g, s.add(s.div(x, 3.0), 0.5))
+        return (s.choose(s.le(x, -3.0), 0.0, s.choose(s.lt(x, 3.0), between, g)),)
+
 
 class Mish(Activation):
     """x * tanh(log(1 + exp(x)))."""
@@ -183,3 +241,9 @@ class Mish(Activation):
 
     def run(self, x: Any) -> Any:
         return functional.mish(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, x = s.wide(g, x)
+        bent = s.tanh(s.log1p(s.exp(x)))
+        slope = s.mul(s.mul(x, s.sigmoid(x)), s.sub(1.0, s.mul(bent, bent)))
+        return (s.mul(g, s.add(bent, slope)),)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial, reduce
+from math import prod
 from typing import Any
 
 import torch
 
 from lazytorch.ir import Builder, Node, Op
-from lazytorch.ops.copies import Clone
-from lazytorch.ops.create import Full
-from lazytorch.ops.layout import Expand, Permute, Reshape
-from lazytorch.ops.pointwise import Cast
+from lazytorch.ops.compare import Where
+from lazytorch.ops.copies import Clone, Pad
+from lazytorch.ops.create import Arange, Full
+from lazytorch.ops.index import ScatterAdd
+from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
+from lazytorch.ops.pointwise import Cast, Mul
 from lazytorch.ops.reduce import Sum
+from lazytorch.ops.reduction import tensor as tensor
 from lazytorch.types import Number, Shape, TensorType
+
+Cotangents = Sequence[Node | None]
+"""One for each operand: a node, or None where nothing flows."""
 
 
 class Calculus(Builder):
@@ -28,18 +35,55 @@ class Calculus(Builder):
             raise AttributeError(name)
         return partial(self, plain(name))
 
+    def choose(self, condition: Node, x: Node | Number, y: Node | Number) -> Node:
+        """`where` under a name of its own, since a builder's `where` is the user's line."""
+        return self(Where(), condition, x, y)
+
     def full(self, like: Node, value: Number) -> Node:
         """A tensor of the type of `like` filled with one number."""
         t = tensor(like)
         return self(Full(t.shape, value, t.dtype, t.device))
 
+    def as_tensor(self, x: Node, like: Node) -> Node:
+        """A number as a 0-d tensor on the device of `like`."""
+        if is_tensor(x):
+            return x
+        return self(Full((), None, torch.float64, tensor(like).device), x)
+
+    def zeros(self, *like: Node) -> list[Node | None]:
+        """Zeros of the type of each tensor, None for a number: cotangents of a step function."""
+        return [self.full(x, 0.0) if is_tensor(x) else None for x in like]
+
+    def wide(self, *xs: Node) -> list[Node]:
+        """The operands in the dtype that torch's kernels compute in: 16-bit floats in float32."""
+        narrow = (torch.float16, torch.bfloat16)
+        return [self.cast(x, torch.float32) if tensor(x).dtype in narrow else x for x in xs]
+
+    def total(self, parts: Sequence[Node]) -> Node | None:
+        """The sum of what flows along several ways; None where nothing does."""
+        return reduce(self.add, parts) if parts else None
+
+    def arange(self, size: int, device: torch.device, shape: Shape) -> Node:
+        """0, 1 and so on below `size`, reshaped; -1 in the shape stands for the size."""
+        shape = tuple([size if n == -1 else n for n in shape])
+        return self.reshape(self(Arange(0, size, 1, torch.int64, device)), shape)
+
     def cast(self, x: Node, dtype: torch.dtype) -> Node:
         """`x` in another dtype; complex numbers lose their imaginary part."""
         return x if tensor(x).dtype is dtype else self(Cast(dtype), x)
 
+    def match(self, x: Node, like: Node) -> Node:
+        """`x` in the dtype of `like`."""
+        return self.cast(x, tensor(like).dtype)
+
     def reshape(self, x: Node, shape: Shape) -> Node:
         """The same elements under another shape."""
         return x if tensor(x).shape == shape else self(Reshape(shape), x)
+
+    def unsqueeze(self, x: Node, dim: int) -> Node:
+        """`x` with a dimension of size 1 put in."""
+        shape = tensor(x).shape
+        return self.reshape(x, (*shape[:dim], 1, *shape[dim:]))
 
     def expand(self, x: Node, shape: Shape) -> Node:
         """`x` repeated along its dimensions of size 1 and new leading ones."""
@@ -53,6 +97,43 @@ class Calculus(Builder):
         """The last two dimensions exchanged."""
         rank = tensor(x).rank
         return self.permute(x, (*range(rank - 2), rank - 1, rank - 2))
+
+    def as_matrices(self, x: Node, dim: int) -> Node:
+        """A vector as a matrix of one row (`dim` 0) or one column (1); matrices as they are."""
+        t = tensor(x)
+        if t.rank > 1:
+            return x
+        return self.reshape(x, (1, t.numel) if dim == 0 else (t.numel, 1))
+
+    def rows(self, x: Node) -> Node:
+        """All dimensions but the last put together."""
+        t = tensor(x)
+        return x if t.rank == 2 else self.reshape(x, (prod(t.shape[:-1]), t.shape[-1]))
+
+    def scaled(self, x: Node, by: Number) -> Node:
+        """`x` times a number, itself where that is 1."""
+        return x if by == 1 else self(Mul(), x, by)
+
+    def slice(self, x: Node, dim: int, start: int, stop: int) -> Node:
+        """`x[start:stop]` along `dim`."""
+        whole = (start, stop) == (0, tensor(x).shape[dim])
+        return x if whole else self(Slice(dim, start, stop), x)
+
+    def pad(self, x: Node, dim: int, before: int, after: int) -> Node:
+        """Zeros before and after `x` along `dim`."""
+        if not before and not after:
+            return x
+        behind = (0, 0) * (tensor(x).rank - 1 - dim)
+        return self(Pad((*behind, before, after), 0.0), x)
+
+    def shown(self, view: Op, x: Node, g: Node) -> Node:
+        """What flows to `x` where a view of it may show an element more than once."""
+        t = tensor(x)
+        places = self(view, self.arange(t.numel, t.device, t.shape))
+        count = (tensor(g).numel,)
+        zeros = self(Full((t.numel,), 0.0, t.dtype, t.device))
+        flat = self(ScatterAdd(0), zeros, self.reshape(places, count), self.reshape(g, count))
+        return self.reshape(flat, t.shape)
 
     def dense(self, x: Node) -> Node:
         """`x` row-major in memory of its own."""
@@ -82,12 +163,6 @@ class Calculus(Builder):
 def plain(name: str) -> Op:
     """The operation of that name, which has no attributes."""
     return Op.registry[name]()
-
-
-def tensor(x: Node) -> TensorType:
-    """The type of a tensor."""
-    assert isinstance(x.type, TensorType)
-    return x.type
 
 
 def is_tensor(x: Any) -> bool:

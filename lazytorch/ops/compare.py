@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from lazytorch.ops.base import Pointwise, elementwise_strides
 from lazytorch.ops.emitter import Emitter, Value
 from lazytorch.types import TensorType, Type, contiguous_strides, kind_of, promote
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class Comparison(Pointwise, abstract=True):
@@ -63,6 +67,9 @@ class Where(Pointwise):
     def emit(self, s: Emitter, condition: Value, x: Value, y: Value) -> Value:
         return s.where(condition, x, y)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, c: Node, x: Node, y: Node) -> Cotangents:
+        return (None, s.choose(c, g, 0.0), s.choose(c, 0.0, g))
+
 
 class MaskedFill(Pointwise):
     """A row-major copy of x with `value` where the mask holds, in x's dtype."""
@@ -87,6 +94,9 @@ class MaskedFill(Pointwise):
 
     def run(self, x: Any, mask: Any, value: Any) -> Any:
         return torch.masked_fill(x, mask, value)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, mask: Node, value: Node) -> Cotangents:
+        return (s.choose(mask, 0.0, g), None, s.choose(mask, g, 0.0))
 
 
 class Eq(Comparison):

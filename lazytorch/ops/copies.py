@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from lazytorch.errors import BoundsError, DeviceError, ShapeError
 from lazytorch.ir import Builder, Graph, Node, Op
 from lazytorch.ops.affine import Affine, Place, shifted
 from lazytorch.ops.emitter import Emitter, Value
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import (
     Number,
     Shape,
@@ -16,6 +19,9 @@ from lazytorch.types import (
     contiguous_strides,
     promote,
 )
+
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 def wrapped(dim: int, rank: int) -> int:
@@ -98,6 +104,9 @@ class Clone(Affine):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return relaid(x, self.strides)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (g,)
+
 
 def rerooted(graph: Graph, new: dict[Node, Node]) -> Graph:
     """The graph whose roots are looked up in `new`; itself if they are all the same.
@@ -124,6 +133,9 @@ class ToDevice(Op):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self.device, copy=True)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s(ToDevice(tensor(x).device), g),)
 
 
 class Cat(Affine):
@@ -188,6 +200,17 @@ class Cat(Affine):
     def run(self, *xs: torch.Tensor) -> torch.Tensor:
         return torch.cat(xs, self.dim)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
+        dim, end = wrapped(self.dim, tensor(out).rank), 0
+        found: list[Node] = []
+        for x in xs:
+            if tensor(x).shape == (0,):
+                found.append(s.full(x, 0.0))
+                continue
+            end += tensor(x).shape[dim]
+            found.append(s.slice(g, dim, end - tensor(x).shape[dim], end))
+        return found
+
 
 class Pad(Affine):
     """`value` around the operand: `pad` is (before, after) for each dimension, the last one first.
@@ -234,6 +257,15 @@ class Pad(Affine):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.constant_pad_nd(x, self.pad, self.value)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        t = tensor(x)
+        for i in range(0, len(self.pad), 2):
+            dim = t.rank - 1 - i // 2
+            before, after = self.pad[i : i + 2]
+            g = s.slice(g, dim, max(before, 0), tensor(g).shape[dim] - max(after, 0))
+            g = s.pad(g, dim, max(-before, 0), max(-after, 0))
+        return (g,)
+
 
 class Repeat(Op):
     """The operand repeated `repeats[i]` times along dimension i (missing dimensions lead)."""
@@ -253,6 +285,11 @@ class Repeat(Op):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.repeat(self.repeats)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        shape = (1,) * (len(self.repeats) - tensor(x).rank) + tensor(x).shape
+        split = [n for pair in zip(self.repeats, shape, strict=True) for n in pair]
+        return (s.sum(s.reshape(g, tuple(split)), tuple(range(0, len(split), 2))),)
 
 
 class Flip(Affine):
@@ -277,6 +314,9 @@ class Flip(Affine):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.flip(x, self.dims)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s(self, g),)
+
 
 class Roll(Op):
     """Element i moves to i + shift, modulo the size; without `dims`, over the flattened operand."""
@@ -298,6 +338,9 @@ class Roll(Op):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.roll(x, self.shifts, self.dims)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s(Roll(tuple([-shift for shift in self.shifts]), self.dims), g),)
 
 
 def rolled(x: TensorType, shift: int, dim: int) -> TensorType:

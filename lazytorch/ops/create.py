@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from lazytorch.types import (
     kind_of,
     tensor_type,
 )
+
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 CPU = torch.device("cpu")
 
@@ -180,6 +183,9 @@ class Triangle(Op, abstract=True):
         if x.rank < 2:
             raise ShapeError(f"{self.name()}: input tensor must have at least 2 dimensions")
         return x.with_shape(x.shape)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s(self, g),)
 
 
 class Tril(Triangle):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lazytorch.errors import BoundsError, DTypeError, ShapeError
 from lazytorch.ir import Op
 from lazytorch.ops.base import elementwise_strides
+from lazytorch.ops.create import Full
 from lazytorch.ops.layout import Expand, Reshape
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import ScalarType, Shape, TensorType, broadcast
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 Places = tuple[bool, ...]
 INDICES = (torch.int64, torch.int32)
@@ -27,6 +33,9 @@ class Gather(Op):
 
     def run(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return torch.gather(x, self.dim, index)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, index: Node) -> Cotangents:
+        return (s(ScatterAdd(self.dim), s.full(x, 0.0), index, g), None)
 
 
 class Scatter(Op):
@@ -45,6 +54,13 @@ class Scatter(Op):
     def run(self, x: torch.Tensor, index: torch.Tensor, source: Any) -> torch.Tensor:
         return torch.scatter(x, self.dim, index, source)
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, index: Node, source: Node
+    ) -> Cotangents:
+        if isinstance(source.type, TensorType) and source.type.shape != tensor(index).shape:
+            return NotImplemented
+        return (s(self, g, index, 0.0), None, s(Gather(self.dim), g, index))
+
 
 class ScatterAdd(Op):
     """As `Scatter`, but what goes to an element is added to it."""
@@ -59,6 +75,13 @@ class ScatterAdd(Op):
 
     def run(self, x: torch.Tensor, index: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         return torch.scatter_add(x, self.dim, index, source)
+
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, index: Node, source: Node
+    ) -> Cotangents:
+        if tensor(source).shape != tensor(index).shape:
+            return NotImplemented
+        return (g, None, s(Gather(self.dim), g, index))
 
 
 def check_indexing(op: Op, x: TensorType, index: TensorType, dim: int) -> None:
@@ -164,6 +187,10 @@ class Index(Op):
     def run(self, x: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.index.Tensor(x, placed(self.which, indices))
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *indices: Node) -> Cotangents:
+        added = s(IndexPut(self.which, True), s.full(x, 0.0), g, *indices)
+        return (added, *[None for _ in indices])
+
 
 class IndexPut(Op):
     """The first operand after `x[i, :, j] = value`; operands: x, value, the indices.
@@ -186,6 +213,24 @@ class IndexPut(Op):
     def run(self, x: torch.Tensor, value: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
         found = placed(self.which, indices)
         return torch.ops.aten.index_put.default(x, found, value, self.accumulate)
+
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, value: Node, *indices: Node
+    ) -> Cotangents:
+        rest = [None for _ in indices]
+        nothing = s(Full((), 0.0, tensor(x).dtype, tensor(x).device))
+        base = g if self.accumulate else s(self, g, nothing, *indices)
+        if all([tensor(i).dtype in INDICES for i in indices]):
+            return (base, s(Index(self.which), g, *indices), *rest)
+        if len(indices) > 1 or tensor(value).numel != 1:
+            return NotImplemented  # how many elements a mask chooses is not known
+        (mask,) = indices
+        before = self.which.index(True)
+        after = tensor(x).rank - before - tensor(mask).rank
+        spread = s.reshape(mask, (1,) * before + tensor(mask).shape + (1,) * after)
+        chosen = s.choose(spread, g, 0.0)
+        total = s.sum(chosen, tuple(range(tensor(x).rank)))
+        return (base, s.reshape(total, tensor(value).shape), *rest)
 
 
 def check_indices(which: Places, x: TensorType, indices: tuple[TensorType, ...]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,82 +25,13 @@ from lazytorch.ops.copies import (
     suggested_format,
     wrapped,
 )
+from lazytorch.ops.reduction import tensor
+from lazytorch.ops.through import Window, restored, view_strides, write_through, written
 from lazytorch.ops.writes import Put, SelectScatter, SliceScatter
 from lazytorch.types import Shape, Strides, TensorType, contiguous_strides
 
-OVERLAP = (
-    "unsupported operation: more than one element of the written-to tensor refers to a single "
-    "memory location. Please clone() the tensor before performing the operation."
-)
-
-
-@lru_cache(maxsize=8192)
-def view_strides(shape: Shape, strides: Strides, new: Shape) -> Strides | None:
-    """Strides with which the same memory shows `new`, None where a copy is needed.
-
-    Runs of dimensions that lie evenly in memory are cut anew; none may be cut across two runs.
-    Source: ATen/TensorUtils.cpp, `computeStride`.
-    """
-    if not prod(shape):
-        return strides if shape == new else contiguous_strides(new)
-    if not shape:
-        return (1,) * len(new)
-    result = [0] * len(new)
-    at = len(new) - 1
-    base, run, cut = strides[-1], 1, 1
-    for dim in range(len(shape) - 1, -1, -1):
-        run *= shape[dim]
-        if dim and (shape[dim - 1] == 1 or strides[dim - 1] == run * base):
-            continue
-        while at >= 0 and (cut < run or new[at] == 1):
-            result[at] = cut * base
-            cut *= new[at]
-            at -= 1
-        if cut != run:
-            return None
-        if dim:
-            base, run, cut = strides[dim - 1], 1, 1
-    return tuple(result) if at == -1 else None
-
-
-def restored(b: Builder, value: Node, base: Node) -> Node:
-    """`value` with the strides of `base`: a write does not move what it writes into."""
-    assert isinstance(base.type, TensorType)
-    return value if value.type == base.type else b(Clone(base.type.strides), value)
-
-
-def write_through(b: Builder, base: Node, steps: Sequence[View], value: Node) -> Node:
-    """`base` after `value` was written into the window that `steps` lead to.
-
-    `value` has the window's shape and dtype; the result has the type of `base`. Raises ShapeError
-    in eager's words when the window shows a place in memory more than once.
-    """
-    bases = [base]
-    for step in steps:
-        bases.append(b(step, bases[-1]))
-    return written(b, bases, steps, value)
-
-
-def written(b: Builder, bases: Sequence[Node], steps: Sequence[View], value: Node) -> Node:
-    """`write_through` where the views on the way are there: `bases[i + 1]` is step i's result."""
-    types = [x.type for x in bases if isinstance(x.type, TensorType)]
-    if overlaps(types[-1]):
-        raise ShapeError(OVERLAP, {"written to": types[-1]}, b.where)
-    if any(overlaps(x) for x in types):
-        # Undone step by step, a write to one element of an expanded tensor would be lost.
-        return b(Put(tuple(steps), types[0].strides), bases[0], value)
-    value = restored(b, value, bases[-1]) if not steps else value
-    for step, before in zip(reversed(steps), reversed(bases[:-1]), strict=True):
-        value = step.put(b, before, value)
-    return value
-
-
-class Window(View, abstract=True):
-    """A view whose inverse is the general one."""
-
-    def put(self, b: Builder, base: Node, value: Node) -> Node:
-        assert isinstance(base.type, TensorType)
-        return b(Put((self,), base.type.strides), base, value)
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class Reshape(View):
@@ -146,6 +75,9 @@ class Reshape(View):
         same = view_strides(x.shape, x.strides, typed.shape) == typed.strides
         return Reshape(typed.shape) if same else None
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.reshape(g, tensor(x).shape),)
+
 
 class Permute(View):
     """Reordered dimensions: result dimension i is operand dimension `perm[i]`."""
@@ -173,6 +105,9 @@ class Permute(View):
         if not isinstance(first, Permute):
             return None
         return Permute(tuple([first.perm[p] for p in self.perm]))
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.permute(g, tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__))),)
 
 
 class Expand(Window):
@@ -204,6 +139,9 @@ class Expand(Window):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.expand(self.shape)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (g,)
 
 
 class Slice(View):
@@ -242,6 +180,12 @@ class Slice(View):
         stop = start + (typed.shape[self.dim] - 1) * step + 1
         return Slice(self.dim, start, stop, step)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        t = tensor(x)
+        if self.step == 1:
+            return (s.pad(g, self.dim, self.start, t.shape[self.dim] - self.stop),)
+        return (s(SliceScatter(self.dim, self.start, self.stop, self.step), s.full(x, 0.0), g),)
+
 
 class Select(View):
     """Entry `index` along `dim`, which disappears; 0 <= index < size."""
@@ -271,6 +215,11 @@ class Select(View):
 
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         return b(SelectScatter(self.dim, self.index), base, value)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        t, dim = tensor(x), self.dim
+        kept = s.reshape(g, (*t.shape[:dim], 1, *t.shape[dim + 1 :]))
+        return (s.pad(kept, dim, self.index, t.shape[dim] - 1 - self.index),)
 
 
 class AsStrided(Window):
@@ -325,6 +274,9 @@ class AsStrided(Window):
             x = relaid(x, base)
         return x.as_strided(self.shape, self.strides, x.storage_offset() + self.start)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.shown(self, x, g),)
+
 
 class Detach(View):
     """The operand itself, where gradients stop."""
@@ -337,6 +289,22 @@ class Detach(View):
 
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         return restored(b, value, base)
+
+
+class Variable(View):
+    """The operand itself, apart from every other value: what a derivative is taken by."""
+
+    def infer(self, x: TensorType) -> TensorType:
+        return x
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    def put(self, b: Builder, base: Node, value: Node) -> Node:
+        return restored(b, value, base)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (g,)
 
 
 __all__ = [
@@ -357,27 +325,14 @@ __all__ = [
     "Slice",
     "SliceScatter",
     "ToDevice",
+    "Variable",
     "Window",
     "format_strides",
     "overlaps",
+    "restored",
     "suggested_format",
     "view_strides",
     "wrapped",
     "write_through",
+    "written",
 ]
-
-
-class Variable(View):
-    """The operand itself, apart from every other value: what a derivative is taken by."""
-
-    def infer(self, x: TensorType) -> TensorType:
-        return x
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view_as(x)
-
-    def vjp(self, s: Any, g: Any, out: Any, *xs: Any) -> Any:
-        return (g,)
-
-    def put(self, b: Builder, base: Node, value: Node) -> Node:
-        return restored(b, value, base)

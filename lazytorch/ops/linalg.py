@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
 from lazytorch.ops.checks import check_alike
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import Shape, TensorType, broadcast, tensor_type
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 Number = int | float | complex
 
@@ -51,6 +58,22 @@ class Matmul(Op):
     def run(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.matmul(left, right)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
+        a, b = tensor(left).shape, tensor(right).shape
+        rows, columns = s.as_matrices(left, 0), s.as_matrices(right, 1)
+        if len(a) == 1:
+            g = s.reshape(g, (*tensor(g).shape[: len(b) - 2], 1, *b[-1:][: len(b) - 1]))
+        if len(b) == 1:
+            g = s.reshape(g, (*tensor(g).shape, 1))
+        if len(b) <= 2:
+            flat_g, flat = s.rows(g), s.rows(rows)
+            return (
+                s.reshape(s.mm(flat_g, s.transpose(columns)), a),
+                s.reshape(product(s, s.transpose(flat), flat_g, columns), b),
+            )
+        found = (s.matmul(g, s.transpose(columns)), s.matmul(s.transpose(rows), g))
+        return (s.reshape(s.sum_to(found[0], tensor(rows).shape), a), found[1])
+
 
 class Mm(Op):
     """Product of two matrices."""
@@ -63,6 +86,12 @@ class Mm(Op):
 
     def run(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.mm(left, right)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
+        return (
+            product(s, g, s.transpose(right), left),
+            product(s, s.transpose(left), g, right),
+        )
 
 
 class Bmm(Op):
@@ -79,6 +108,9 @@ class Bmm(Op):
     def run(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.bmm(left, right)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
+        return (s.bmm(g, s.transpose(right)), s.bmm(s.transpose(left), g))
+
 
 class Dot(Op):
     """Inner product of two vectors."""
@@ -91,6 +123,9 @@ class Dot(Op):
 
     def run(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.dot(left, right)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
+        return (s.mul(g, right), s.mul(g, left))
 
 
 class Mv(Op):
@@ -105,6 +140,10 @@ class Mv(Op):
     def run(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.mv(left, right)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
+        column = s.reshape(g, (tensor(g).numel, 1))
+        return (s.mul(column, right), s.mv(s.transpose(left), g))
+
 
 class Addmm(Op):
     """`beta * base + alpha * (left @ right)`; a beta of 0 ignores NaN in the base."""
@@ -118,6 +157,12 @@ class Addmm(Op):
     def run(self, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.addmm(base, left, right, beta=self.beta, alpha=self.alpha)  # type: ignore[arg-type]
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, base: Node, left: Node, right: Node
+    ) -> Cotangents:
+        scaled = s.scaled(g, self.alpha)
+        return (s.scaled(g, self.beta), *Mm().vjp(s, scaled, out, left, right))
+
 
 class Baddbmm(Op):
     """`beta * base + alpha * (left @ right)` over batches of matrices."""
@@ -130,6 +175,12 @@ class Baddbmm(Op):
 
     def run(self, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.baddbmm(base, left, right, beta=self.beta, alpha=self.alpha)  # type: ignore[arg-type]
+
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, base: Node, left: Node, right: Node
+    ) -> Cotangents:
+        scaled = s.scaled(g, self.alpha)
+        return (s.scaled(g, self.beta), *Bmm().vjp(s, scaled, out, left, right))
 
 
 def added(op: Op, base: TensorType, product: TensorType) -> TensorType:
@@ -167,7 +218,25 @@ class Linear(Op):
     ) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight, bias)
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, weight: Node, *bias: Node
+    ) -> Cotangents:
+        w = s.as_matrices(weight, 0)
+        g = g if tensor(weight).rank == 2 else s.reshape(g, (*tensor(g).shape, 1))
+        flat_g, flat = s.rows(g), s.rows(s.as_matrices(x, 0))
+        by_x = s.reshape(s.mm(flat_g, w), tensor(x).shape)
+        by_weight = s.reshape(s.mm(s.transpose(flat_g), flat), tensor(weight).shape)
+        return (by_x, by_weight, *[g for _ in bias])
+
 
 def expands(bias: TensorType, weight: TensorType) -> bool:
     """Whether a bias covers the rows of a weight."""
     return not bias.rank or bias.shape[0] in (1, weight.shape[0])
+
+
+def product(s: Calculus, left: Node, right: Node, like: Node) -> Node:
+    """`left @ right`, column-major in memory where `like` is: so torch lays gradients out."""
+    t = tensor(like)
+    if t.strides[0] == 1 and t.strides[1] == t.shape[0] and not t.is_contiguous:
+        return s.transpose(s.mm(s.transpose(right), s.transpose(left)))
+    return s.mm(left, right)

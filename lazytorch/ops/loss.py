@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -13,7 +15,13 @@ from lazytorch.ops.base import Rowwise, elementwise_strides
 from lazytorch.ops.checks import check_devices
 from lazytorch.ops.emitter import RowEmitter, Value
 from lazytorch.ops.norm import optional
+from lazytorch.ops.reduce import LogSoftmax, Softmax
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import TensorType, Type, broadcast, promote, tensor_type
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -40,12 +48,21 @@ class ElementwiseLoss(Op, abstract=True):
         """The reduction by name."""
         return REDUCTIONS[self.reduction]
 
+    def each(self, s: Calculus, g: Node, *xs: Node) -> Node:
+        """What flows to the loss of each element of the operands."""
+        count = prod(broadcast([tensor(x).shape for x in xs]))
+        return s.scaled(g, 1 / count) if self.reduction == 1 and count else g
+
 
 class MseLoss(ElementwiseLoss):
     """Squared error."""
 
     def run(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.mse_loss(x, target, self.reduction)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node) -> Cotangents:
+        found = s.mul(self.each(s, s.scaled(g, 2.0), x, target), s.sub(x, target))
+        return (found, s.neg(found))
 
 
 class SmoothL1Loss(ElementwiseLoss):
@@ -56,6 +73,12 @@ class SmoothL1Loss(ElementwiseLoss):
     def run(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.smooth_l1_loss(x, target, self.reduction, self.beta)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node) -> Cotangents:
+        apart = s.sub(x, target)
+        slope = s.clamp(s.div(apart, self.beta), -1.0, 1.0) if self.beta else s.sign(apart)
+        found = s.mul(self.each(s, g, x, target), slope)
+        return (found, s.neg(found))
+
 
 class HuberLoss(ElementwiseLoss):
     """Squared error below `delta`, `delta` times absolute error above."""
@@ -64,6 +87,11 @@ class HuberLoss(ElementwiseLoss):
 
     def run(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.huber_loss(x, target, self.reduction, self.delta)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node) -> Cotangents:
+        slope = s.clamp(s.sub(x, target), -self.delta, self.delta)
+        found = s.mul(self.each(s, g, x, target), slope)
+        return (found, s.neg(found))
 
 
 class BinaryCrossEntropy(ElementwiseLoss):
@@ -86,6 +114,18 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         return torch.ops.aten.binary_cross_entropy_with_logits(
             x, target, weight, pos_weight, self.reduction
         )
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node, *xs: Node) -> Cotangents:
+        weight, pos_weight = optional(xs, self.weight, self.pos_weight)
+        g = self.each(s, g, x, target, *xs)
+        g = g if weight is None else s.mul(g, weight)
+        rest = [None for _ in xs]
+        if pos_weight is None:
+            return (s.mul(g, s.sub(s.sigmoid(x), target)), s.mul(g, s.neg(x)), *rest)
+        hit = s.mul(pos_weight, target)
+        slope = s.sub(s.mul(s.sub(s.add(hit, 1.0), target), s.sigmoid(x)), hit)
+        by_target = s.sub(s.log_sigmoid(s.neg(x)), s.mul(pos_weight, s.log_sigmoid(x)))
+        return (s.mul(g, slope), s.mul(g, by_target), *rest)
 
 
 class RowCrossEntropy(Rowwise):
@@ -158,6 +198,32 @@ class CrossEntropyLoss(Op):
             label_smoothing=self.label_smoothing,
         )
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, target: Node, *weight: Node
+    ) -> Cotangents:
+        t, dim = tensor(x), 1 if tensor(x).rank > 1 else 0
+        flat = 1.0 - self.label_smoothing
+        g, x = s.wide(g, x)
+        weights = by_class(s, t.shape, dim, *weight)
+        rest = [None for _ in weight]
+        if tensor(target).dtype.is_floating_point:
+            if weight:
+                return NotImplemented  # here a weight has a derivative too
+            chosen = s.add(s.scaled(target, flat), self.label_smoothing / t.shape[dim])
+            g = s.div(g, t.numel / t.shape[dim]) if self.reduction == 1 else g
+            g = s.reshape(g, (1,) * t.rank) if self.reduction else s.unsqueeze(g, dim)
+            total = s.sum(chosen, (dim,), True)
+            by_x = s.mul(g, s.sub(s.mul(s(Softmax(dim), x), total), chosen))
+            return (by_x, s.mul(g, s.scaled(s(LogSoftmax(dim), x), -flat)))
+        hit, here, g = targets(s, g, t, target, weights, self.reduction, self.ignore_index)
+        chosen = s.scaled(hit, flat)
+        if self.label_smoothing:
+            even = self.label_smoothing / t.shape[dim]
+            chosen = s.add(chosen, even if weights is None else s.mul(weights, even))
+        p = s(Softmax(dim), x)
+        p = s.mul(p, s.sum(chosen, (dim,), True)) if weight else p
+        return (s.mul(s.choose(here, g, 0.0), s.sub(p, chosen)), None, *rest)
+
 
 class NllLoss(Op):
     """Minus the log probability, given in x, of each target class; a third operand weighs them."""
@@ -181,9 +247,51 @@ class NllLoss(Op):
             x, target, weight, ignore_index=self.ignore_index, reduction=REDUCTIONS[self.reduction]
         )
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, target: Node, *weight: Node
+    ) -> Cotangents:
+        t, dim = tensor(x), 1 if tensor(x).rank > 1 else 0
+        weights = by_class(s, t.shape, dim, *weight)
+        hit, here, g = targets(s, g, t, target, weights, self.reduction, self.ignore_index)
+        found = s.mul(s.neg(s.choose(here, g, 0.0)), hit)
+        return (found, None, *[None for _ in weight])
+
 
 def without_classes(op: Op, x: TensorType) -> tuple[int, ...]:
     """The shape of one loss per sample."""
     if not x.rank:
         raise ShapeError(f"{op.name()}: expected at least 1 dimension", {"input": x})
     return () if x.rank == 1 else (x.shape[0], *x.shape[2:])
+
+
+def by_class(s: Calculus, shape: tuple[int, ...], dim: int, *weight: Node) -> Node | None:
+    """The weights of the classes along dimension `dim`; None where all are 1."""
+    if not weight:
+        return None
+    return s.reshape(weight[0], tuple([n if d == dim else 1 for d, n in enumerate(shape)]))
+
+
+def targets(
+    s: Calculus,
+    g: Node,
+    x: TensorType,
+    target: Node,
+    weights: Node | None,
+    reduction: int,
+    ignore_index: int,
+) -> tuple[Node, Node, Node]:
+    """In the shape of `x`: the weight of each target class where the class is, whether a sample is
+    counted, and what flows to its loss."""
+    dim = 1 if x.rank > 1 else 0
+    target = s.unsqueeze(target, dim)
+    here = s.ne(target, ignore_index)
+    places = s.arange(x.shape[dim], x.device, (-1,) + (1,) * (x.rank - 1 - dim))
+    hit = s.choose(s.eq(places, target), 1.0 if weights is None else weights, 0.0)
+    hit = s.cast(hit, tensor(g).dtype)
+    if not reduction:
+        return hit, here, s.unsqueeze(g, dim)
+    if reduction == 1:
+        counted = s.cast(here, tensor(g).dtype)
+        counted = counted if weights is None else s.choose(here, s.sum(hit, (dim,), True), 0.0)
+        g = s.div(g, s.sum(counted, tuple(range(x.rank))))
+    return hit, here, s.reshape(g, (1,) * x.rank)

@@ -6,7 +6,8 @@ Optional operands have flags: `weight=False` says that there is no such operand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -19,7 +20,12 @@ from lazytorch.ops.conv import suggested
 from lazytorch.ops.elementary import Rsqrt
 from lazytorch.ops.emitter import RowEmitter, Value
 from lazytorch.ops.pointwise import Add, Mul, Neg, Sub
+from lazytorch.ops.reduce import Mean
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import TensorType, TupleType
+
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 def optional(xs: Iterable[Any], *present: bool) -> Iterator[Any]:
@@ -60,6 +66,18 @@ class BatchNorm(Op):
     def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
         weight, bias, mean, var = optional(xs, self.weight, self.bias, True, True)
         return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *xs: Node) -> Cotangents:
+        g, x, *parameters = s.wide(g, x, *xs)
+        weight, _, mean, var = optional(parameters, self.weight, self.bias, True, True)
+        rest = (1,) * (tensor(x).rank - 2)
+        mean, var = (s.reshape(y, (*tensor(y).shape, *rest)) for y in (mean, var))
+        scale = s.rsqrt(s.add(var, self.eps))
+        across = (0, *range(2, tensor(x).rank))
+        by_weight = s.sum(s.mul(g, s.mul(s.sub(x, mean), scale)), across) if weight else None
+        by_x = s.mul(g, s.mul(s.reshape(weight, tensor(scale).shape), scale) if weight else scale)
+        parts = [by_weight] * self.weight + [s.sum(g, across)] * self.bias
+        return (by_x, *parts, None, None)
 
 
 def scale_and_shift(
@@ -186,6 +204,22 @@ class LayerNorm(Rowwise):
         weight, bias = optional(xs, self.weight, self.bias)
         return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *xs: Node) -> Cotangents:
+        weight, _ = optional(xs, self.weight, self.bias)
+        shape = tensor(x).shape
+        rows = (*shape[: -len(self.normalized_shape)], prod(self.normalized_shape))
+        g, x = [s.reshape(y, rows) for y in s.wide(g, x)]
+        last = (len(rows) - 1,)
+        apart = s.sub(x, s(Mean(last, True), x))
+        scale = s.rsqrt(s.add(s(Mean(last, True), s.mul(apart, apart)), self.eps))
+        unit = s.mul(apart, scale)
+        flat = None if weight is None else s.reshape(s.wide(weight)[0], rows[-1:])
+        by_x = unscaled(s, g if flat is None else s.mul(g, flat), unit, scale, centered=True)
+        found = [s.sum_to(s.mul(g, unit), rows[-1:])] * self.weight + [
+            s.sum_to(g, rows[-1:])
+        ] * self.bias
+        return (s.reshape(by_x, shape), *[s.reshape(y, self.normalized_shape) for y in found])
+
 
 def check_normalized(
     op: Op, x: TensorType, shape: tuple[int, ...], xs: Iterable[TensorType]
@@ -218,6 +252,23 @@ class GroupNorm(Op):
         weight, bias = optional(xs, self.weight, self.bias)
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *xs: Node) -> Cotangents:
+        weight, _ = optional(xs, self.weight, self.bias)
+        shape = tensor(x).shape
+        across = (0, *range(2, len(shape)))
+        rows = (shape[0] * self.groups, prod(shape[1:]) // self.groups)
+        g, x = s.wide(g, x)
+        flat = s.reshape(x, rows)
+        apart = s.sub(flat, s(Mean((1,), True), flat))
+        scale = s.rsqrt(s.add(s(Mean((1,), True), s.mul(apart, apart)), self.eps))
+        unit = s.mul(apart, scale)
+        each = g
+        if weight is not None:
+            each = s.mul(g, s.reshape(s.wide(weight)[0], (shape[1], *(1,) * (len(shape) - 2))))
+        by_x = unscaled(s, s.reshape(each, rows), unit, scale, centered=True)
+        by_weight = [s.sum(s.mul(g, s.reshape(unit, shape)), across)] * self.weight
+        return (s.reshape(by_x, shape), *by_weight, *[s.sum(g, across)] * self.bias)
+
 
 class RmsNorm(Rowwise):
     """x over its root mean square along the last dimensions, times a weight if there is one.
@@ -248,3 +299,23 @@ class RmsNorm(Rowwise):
 
     def run(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         return torch.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *weight: Node) -> Cotangents:
+        shape = tensor(x).shape
+        rows = (*shape[: -len(self.normalized_shape)], prod(self.normalized_shape))
+        g, x = [s.reshape(y, rows) for y in s.wide(g, x)]
+        eps = torch.finfo(tensor(x).dtype).eps if self.eps is None else self.eps
+        scale = s.rsqrt(s.add(s(Mean((len(rows) - 1,), True), s.mul(x, x)), eps))
+        unit = s.mul(x, scale)
+        flat = [s.reshape(w, rows[-1:]) for w in s.wide(*weight)]
+        by_x = unscaled(s, s.mul(g, flat[0]) if flat else g, unit, scale, centered=False)
+        by_weight = [s.sum_to(s.mul(g, unit), rows[-1:]) for _ in weight]
+        return (s.reshape(by_x, shape), *[s.reshape(y, self.normalized_shape) for y in by_weight])
+
+
+def unscaled(s: Calculus, g: Node, unit: Node, scale: Node, centered: bool) -> Node:
+    """What flows to rows from what flows to them normalized, `unit`, by the factor `scale`."""
+    mean = Mean((tensor(unit).rank - 1,), True)
+    along = s.mul(unit, s(mean, s.mul(g, unit)))
+    g = s.sub(g, s(mean, g)) if centered else g
+    return s.mul(scale, s.sub(g, along))

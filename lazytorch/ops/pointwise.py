@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from lazytorch.errors import DTypeError
-from lazytorch.ops.base import Pointwise, operands_as_tensors
+from lazytorch.ir import Const
+from lazytorch.ops.base import Pointwise
+from lazytorch.ops.bounds import Clamp as Clamp
+from lazytorch.ops.bounds import ClampMax as ClampMax
+from lazytorch.ops.bounds import ClampMin as ClampMin
+from lazytorch.ops.bounds import Maximum as Maximum
+from lazytorch.ops.bounds import Minimum as Minimum
 from lazytorch.ops.emitter import Emitter, Value, cast
 from lazytorch.types import ScalarType, TensorType, Type, contiguous_strides, kind_of, promote
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 REAL = (0, 1, 2)
 NUMBERS = (1, 2, 3)
@@ -23,6 +33,9 @@ class Add(Pointwise):
 
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.add(x, y)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (g, g)
 
 
 class Sub(Pointwise):
@@ -40,12 +53,18 @@ class Sub(Pointwise):
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.sub(x, y)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (g, s.neg(g))
+
 
 class Mul(Pointwise):
     """x * y."""
 
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.mul(x, y)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (s.mul(g, y), s.mul(g, x))
 
 
 class Div(Pointwise):
@@ -56,6 +75,9 @@ class Div(Pointwise):
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.true_divide(x, y)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (s.div(g, y), s.mul(s.neg(g), s.div(out, y)))
+
 
 class FloorDivide(Pointwise):
     """x / y rounded towards minus infinity."""
@@ -64,6 +86,9 @@ class FloorDivide(Pointwise):
 
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.floor_divide(x, y)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return s.zeros(x, y)
 
 
 class TruncDivide(Pointwise):
@@ -77,6 +102,9 @@ class TruncDivide(Pointwise):
     def run(self, x: Any, y: Any) -> Any:
         return torch.div(x, y, rounding_mode="trunc")
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return s.zeros(x, y)
+
 
 class Remainder(Pointwise):
     """x modulo y with the sign of y."""
@@ -89,6 +117,9 @@ class Remainder(Pointwise):
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.remainder(x, y)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (g, s.mul(s.neg(g), s.floor_divide(x, y)))
+
 
 class Fmod(Pointwise):
     """x modulo y with the sign of x."""
@@ -98,6 +129,9 @@ class Fmod(Pointwise):
 
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.fmod(x, y)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        return (g, s.mul(s.neg(g), s.trunc_divide(x, y)))
 
 
 class Pow(Pointwise):
@@ -118,6 +152,17 @@ class Pow(Pointwise):
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.pow(x, y)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        if isinstance(y.op, Const):
+            if y.op.value == 0:
+                return s.zeros(x, y)
+            return (s.mul(g, s.mul(s.pow(x, y.op.value - 1), y)), None)
+        x, y = s.as_tensor(x, out), s.as_tensor(y, out)
+        base = s.choose(s.eq(y, 0.0), 0.0, s.mul(g, s.mul(y, s.pow(x, s.sub(y, 1.0)))))
+        x = s.match(x, out)
+        still = s.logical_and(s.eq(x, 0.0), s.ge(y, 0.0))
+        return (base, s.mul(g, s.choose(still, 0.0, s.mul(out, s.log(x)))))
+
 
 class Square(Pointwise):
     """x * x."""
@@ -132,6 +177,9 @@ class Square(Pointwise):
     def run(self, x: Any) -> Any:
         return torch.square(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.mul(g, s.mul(x, 2.0)),)
+
 
 class Atan2(Pointwise):
     """The angle of the point (y, x), in radians: atan2(x, y) is the angle of x over y."""
@@ -143,63 +191,10 @@ class Atan2(Pointwise):
     def emit(self, s: Emitter, x: Value, y: Value) -> Value:
         return s.atan2(x, y)
 
-
-class Maximum(Pointwise):
-    """The larger of two; NaN when either is."""
-
-    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "nowhere"
-    kinds: ClassVar[tuple[int, ...]] = REAL
-
-    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
-        return s.maximum(x, y)
-
-
-class Minimum(Pointwise):
-    """The smaller of two; NaN when either is."""
-
-    takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "nowhere"
-    kinds: ClassVar[tuple[int, ...]] = REAL
-
-    def emit(self, s: Emitter, x: Value, y: Value) -> Value:
-        return s.minimum(x, y)
-
-
-class ClampMin(Pointwise):
-    """x, or the bound where x is below it; NaN when either is."""
-
-    overloads: ClassVar[tuple[str, ...]] = ("clamp_min", "clamp_min.Tensor")
-    numbers: ClassVar[bool] = False
-    kinds: ClassVar[tuple[int, ...]] = REAL
-
-    def emit(self, s: Emitter, x: Value, bound: Value) -> Value:
-        return s.clamp_min(x, bound)
-
-
-class ClampMax(Pointwise):
-    """x, or the bound where x is above it; NaN when either is."""
-
-    overloads: ClassVar[tuple[str, ...]] = ("clamp_max", "clamp_max.Tensor")
-    numbers: ClassVar[bool] = False
-    kinds: ClassVar[tuple[int, ...]] = REAL
-
-    def emit(self, s: Emitter, x: Value, bound: Value) -> Value:
-        return s.clamp_max(x, bound)
-
-
-class Clamp(Pointwise):
-    """x within two bounds; the upper bound where they cross; NaN when any is."""
-
-    overloads: ClassVar[tuple[str, ...]] = ("clamp", "clamp.Tensor")
-    numbers: ClassVar[bool] = False
-    kinds: ClassVar[tuple[int, ...]] = REAL_NUMBERS
-
-    def emit(self, s: Emitter, x: Value, low: Value, high: Value) -> Value:
-        return s.clamp_max(s.clamp_min(x, low), high)
-
-    def run(self, x: Any, low: Any, high: Any) -> Any:
-        if isinstance(low, torch.Tensor) != isinstance(high, torch.Tensor):
-            x, low, high = operands_as_tensors((x, low, high))
-        return torch.clamp(x, low, high)
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node) -> Cotangents:
+        square = s.add(s.mul(x, x), s.mul(y, y))
+        recip = s.choose(s.eq(square, 0.0), 0.0, s.reciprocal(square))
+        return (s.mul(s.mul(g, y), recip), s.mul(s.mul(g, s.neg(x)), recip))
 
 
 class Neg(Pointwise):
@@ -209,6 +204,9 @@ class Neg(Pointwise):
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.neg(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.neg(g),)
 
 
 class Abs(Pointwise):
@@ -223,6 +221,9 @@ class Abs(Pointwise):
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.abs(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.mul(g, s.sign(x)),)
+
 
 class Sign(Pointwise):
     """-1, 0 or 1; NaN gives 0."""
@@ -231,6 +232,9 @@ class Sign(Pointwise):
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.sign(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return s.zeros(x)
 
 
 class Floor(Pointwise):
@@ -241,6 +245,9 @@ class Floor(Pointwise):
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.floor(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return s.zeros(x)
+
 
 class Ceil(Pointwise):
     """The smallest integer not below x."""
@@ -249,6 +256,9 @@ class Ceil(Pointwise):
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.ceil(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return s.zeros(x)
 
 
 class Trunc(Pointwise):
@@ -259,6 +269,9 @@ class Trunc(Pointwise):
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.trunc(x)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return s.zeros(x)
+
 
 class Round(Pointwise):
     """x rounded to the nearest integer, halves to the even one."""
@@ -267,6 +280,9 @@ class Round(Pointwise):
 
     def emit(self, s: Emitter, x: Value) -> Value:
         return s.round(x)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return s.zeros(x)
 
 
 class Lerp(Pointwise):
@@ -295,6 +311,9 @@ class Lerp(Pointwise):
     def run(self, x: Any, y: Any, weight: Any) -> Any:
         return torch.lerp(x, y, weight)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node, w: Node) -> Cotangents:
+        return (s.mul(g, s.sub(1.0, w)), s.mul(g, w), s.mul(g, s.sub(y, x)))
+
 
 class Addcmul(Pointwise):
     """x + value * y * z."""
@@ -311,6 +330,11 @@ class Addcmul(Pointwise):
     def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
         return torch.addcmul(x, y, z, value=value)
 
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, y: Node, z: Node, value: Node
+    ) -> Cotangents:
+        return (g, s.mul(g, s.mul(z, value)), s.mul(g, s.mul(y, value)), None)
+
 
 class Addcdiv(Pointwise):
     """x + value * y / z."""
@@ -326,6 +350,12 @@ class Addcdiv(Pointwise):
 
     def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
         return torch.addcdiv(x, y, z, value=value)
+
+    def vjp(
+        self, s: Calculus, g: Node, out: Node, x: Node, y: Node, z: Node, value: Node
+    ) -> Cotangents:
+        by_divisor = s.div(s.mul(y, value), s.mul(z, z))
+        return (g, s.mul(g, s.div(value, z)), s.mul(s.neg(g), by_divisor), None)
 
 
 class Cast(Pointwise):
@@ -344,6 +374,9 @@ class Cast(Pointwise):
 
     def run(self, x: Any) -> Any:
         return x.to(self.dtype, copy=True)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (g,)
 
 
 def is_bool(x: Type) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from lazytorch.errors import ShapeError
-from lazytorch.ir import Op
+from lazytorch.ir import Item, Node, Op
 from lazytorch.types import Shape, Strides, TensorType, TupleType, contiguous_strides, tensor_type
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class Draw(Op, abstract=True):
@@ -160,3 +164,9 @@ class NativeDropout(Op):
 
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.native_dropout(x, self.p, True)
+
+    def vjp(self, s: Calculus, g: list[Node | None], out: Node, x: Node) -> Cotangents:
+        if g[0] is None:
+            return (None,)
+        kept = 1 / (1 - self.p) if self.p < 1 else 0.0
+        return (s.mul(s.mul(g[0], s(Item(1), out)), kept),)

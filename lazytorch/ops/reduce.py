@@ -2,77 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import torch
 
-from lazytorch.errors import BoundsError, DTypeError, ShapeError
-from lazytorch.ir import Op
+from lazytorch.errors import DTypeError
+from lazytorch.ir import Item, Node, Op
 from lazytorch.ops.base import Rowwise
+from lazytorch.ops.copies import Flip
 from lazytorch.ops.emitter import RowEmitter, Value
-from lazytorch.types import Shape, TensorType, TupleType, tensor_type
+from lazytorch.ops.extrema import Argmax as Argmax
+from lazytorch.ops.extrema import Argmin as Argmin
+from lazytorch.ops.extrema import MaxDim as MaxDim
+from lazytorch.ops.extrema import MinDim as MinDim
+from lazytorch.ops.reduction import (
+    Reduction,
+    counted,
+    need_elements,
+    need_float,
+    normalized_dim,
+    reduced_shape,
+    tensor,
+)
+from lazytorch.types import TensorType, TupleType, tensor_type
+
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 Number = int | float
-
-
-def normalized_dim(dim: int, rank: int) -> int:
-    """`dim` counted from the front; BoundsError where a tensor of that rank has no such one."""
-    bound = rank or 1
-    if not -bound <= dim < bound:
-        raise BoundsError(
-            f"Dimension out of range (expected to be in range of [{-bound}, {bound - 1}], "
-            f"but got {dim})"
-        )
-    return dim % bound
-
-
-def reduced_shape(shape: Shape, dims: tuple[int, ...], keepdim: bool) -> Shape:
-    """The shape that is left when `dims` are reduced; ShapeError when one is named twice."""
-    for i, dim in enumerate(dims):
-        normalized_dim(dim, len(shape))
-        if dim in dims[:i]:
-            raise ShapeError(f"dim {dim} appears multiple times in the list of dims")
-    if keepdim:
-        return tuple([1 if d in dims else size for d, size in enumerate(shape)])
-    return tuple([size for d, size in enumerate(shape) if d not in dims])
-
-
-def counted(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums and products of `dtype` come: integers and booleans widen to i64."""
-    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
-
-
-def need_float(op: Op, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, or DTypeError for integers and booleans."""
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise DTypeError(f"{op.name()}: expected a floating point or complex dtype, got {dtype}")
-    return dtype
-
-
-def need_elements(op: Op, x: TensorType, dims: tuple[int, ...]) -> None:
-    """ShapeError where there is nothing to take the extremum of."""
-    for dim in dims if x.rank else ():
-        if x.shape[dim] == 0:
-            raise ShapeError(
-                f"{op.name()}: dimension {dim} has size 0, and the operation has no identity"
-            )
-
-
-class Reduction(Rowwise, abstract=True):
-    """Reduces `dims` (counted from the front, ascending, each once; every one for a whole sum)."""
-
-    dims: tuple[int, ...]
-    keepdim: bool = False
-
-    def along_rows(self, x: TensorType) -> bool:
-        return self.keepdim and self.dims == (x.rank - 1,)
-
-    def infer(self, x: TensorType) -> TensorType | TupleType:
-        return tensor_type(
-            reduced_shape(x.shape, self.dims, self.keepdim), self.result(x), x.device
-        )
-
-    def result(self, x: TensorType) -> torch.dtype:
-        """The dtype of the result."""
-        return x.dtype
 
 
 class Sum(Reduction):
@@ -89,6 +47,10 @@ class Sum(Reduction):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sum(x, self.dims, self.keepdim, dtype=self.dtype)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        t = tensor(x)
+        return (s.unreduced(s.cast(g, t.dtype), self.dims, self.keepdim, t.shape),)
+
 
 class Mean(Reduction):
     """Arithmetic mean of floating point or complex elements."""
@@ -103,6 +65,11 @@ class Mean(Reduction):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.mean(x, self.dims, self.keepdim, dtype=self.dtype)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        t = tensor(x)
+        each = s.cast(s.div(g, self.count(t)), t.dtype)
+        return (s.unreduced(each, self.dims, self.keepdim, t.shape),)
 
 
 class Prod(Reduction):
@@ -133,6 +100,9 @@ class Amax(Reduction):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.amax(x, self.dims, self.keepdim)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (self.shared(s, g, s.eq(x, self.again(s, out, x)), x),)
+
 
 class Amin(Reduction):
     """Smallest element; NaN wins."""
@@ -146,6 +116,9 @@ class Amin(Reduction):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.amin(x, self.dims, self.keepdim)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (self.shared(s, g, s.eq(x, self.again(s, out, x)), x),)
 
 
 class Any(Reduction):
@@ -183,6 +156,10 @@ class LogSumExp(Reduction):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(x, self.dims, self.keepdim)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, out, x = s.wide(g, out, x)
+        return (s.mul(self.again(s, g, x), s.exp(s.sub(x, self.again(s, out, x)))),)
+
 
 class VectorNorm(Reduction):
     """The norm of order `ord` (also 0, inf, -inf) of the vectors that `dims` span."""
@@ -204,6 +181,22 @@ class VectorNorm(Reduction):
             x, self.ord, self.dims, self.keepdim, dtype=self.dtype
         )
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        x = s.match(x, out)
+        match self.ord:
+            case 0:
+                return s.zeros(x)
+            case 1:
+                return (s.mul(s.sign(x), self.again(s, g, x)),)
+            case 2:
+                scale = s.choose(s.eq(out, 0.0), 0.0, s.div(g, out))
+                return (s.mul(x, self.again(s, scale, x)),)
+            case order if math.isinf(order):
+                largest = s.logical_or(s.eq(s.abs(x), self.again(s, out, x)), s.isnan(x))
+                return (s.mul(s.sign(x), self.shared(s, g, largest, x)),)
+            case _:
+                return NotImplemented
+
 
 class Var(Reduction):
     """Variance: squared deviations over the count less `correction`."""
@@ -216,12 +209,23 @@ class Var(Reduction):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.var(x, self.dims, correction=self.correction, keepdim=self.keepdim)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        count = self.count(tensor(x)) - self.correction
+        if count <= 0:
+            return NotImplemented
+        apart = s.sub(x, s(Mean(self.dims, True), x))
+        return (s.mul(s.mul(self.again(s, g, x), 2.0 / count), apart),)
+
 
 class Std(Var):
     """Standard deviation: the square root of the variance."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.std(x, self.dims, correction=self.correction, keepdim=self.keepdim)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g = s.choose(s.eq(out, 0.0), 0.0, s.div(g, s.mul(out, 2.0)))
+        return super().vjp(s, g, out, x)
 
 
 class VarMean(Reduction):
@@ -238,6 +242,24 @@ class VarMean(Reduction):
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.var_mean(x, self.dims, correction=self.correction, keepdim=self.keepdim)
 
+    def vjp(self, s: Calculus, g: list[Node | None], out: Node, x: Node) -> Cotangents:
+        count = self.count(tensor(x)) - self.correction
+        if count <= 0:
+            return NotImplemented
+        spread, shift = g
+        found: list[Node] = []
+        if spread is not None:
+            apart = s.sub(x, self.again(s, s(Item(1), out), x))
+            scale = s.mul(self.towards_variance(s, spread, out), 2.0 / count)
+            found.append(s.mul(self.again(s, scale, x), apart))
+        if shift is not None:
+            found.append(self.again(s, s.div(shift, self.count(tensor(x))), x))
+        return (s.total(found),)
+
+    def towards_variance(self, s: Calculus, g: Node, out: Node) -> Node:
+        """The cotangent of the variance from that of the first result."""
+        return g
+
 
 class StdMean(VarMean):
     """Standard deviation and mean in one pass."""
@@ -246,51 +268,9 @@ class StdMean(VarMean):
         std, mean = torch.std_mean(x, self.dims, correction=self.correction, keepdim=self.keepdim)
         return std, mean
 
-
-class Argmax(Op):
-    """Index of the largest element along `dim`, or in the flattened tensor."""
-
-    dim: int | None = None
-    keepdim: bool = False
-
-    def infer(self, x: TensorType) -> TensorType:
-        dims = tuple(range(x.rank)) if self.dim is None else (self.dim,)
-        if self.dim is None and not x.numel:
-            raise ShapeError(f"{self.name()}: expected a nonempty tensor when no dim is given")
-        need_elements(self, x, dims)
-        return tensor_type(reduced_shape(x.shape, dims, self.keepdim), torch.int64, x.device)
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.argmax(x, self.dim, self.keepdim)
-
-
-class Argmin(Argmax):
-    """Index of the smallest element along `dim`, or in the flattened tensor."""
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.argmin(x, self.dim, self.keepdim)
-
-
-class MaxDim(Op):
-    """Largest elements along `dim`, and their indices."""
-
-    dim: int
-    keepdim: bool = False
-
-    def infer(self, x: TensorType) -> TupleType:
-        need_elements(self, x, (self.dim,))
-        values = x.with_shape(reduced_shape(x.shape, (self.dim,), self.keepdim))
-        return TupleType((values, values.with_dtype(torch.int64)))
-
-    def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.max(x, self.dim, self.keepdim)
-
-
-class MinDim(MaxDim):
-    """Smallest elements along `dim`, and their indices."""
-
-    def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.min(x, self.dim, self.keepdim)
+    def towards_variance(self, s: Calculus, g: Node, out: Node) -> Node:
+        std = s(Item(0), out)
+        return s.choose(s.eq(std, 0.0), 0.0, s.div(g, s.mul(std, 2.0)))
 
 
 class Softmax(Rowwise):
@@ -316,6 +296,15 @@ class Softmax(Rowwise):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.softmax(x, self.dim, self.dtype)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, out = s.wide(g, out)
+        total = s.sum(s.mul(g, out), (self.along(tensor(x)),), True)
+        return (s.mul(out, s.sub(g, total)),)
+
+    def along(self, x: TensorType) -> int:
+        """The dimension, counted from the front."""
+        return normalized_dim(self.dim, x.rank)
+
 
 class LogSoftmax(Softmax):
     """Logarithm of softmax, without underflow."""
@@ -326,6 +315,11 @@ class LogSoftmax(Softmax):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(x, self.dim, self.dtype)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        g, out = s.wide(g, out)
+        total = s.sum(g, (self.along(tensor(x)),), True)
+        return (s.sub(g, s.mul(s.exp(out), total)),)
 
 
 class Cumsum(Op):
@@ -341,9 +335,18 @@ class Cumsum(Op):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cumsum(x, self.dim, dtype=self.dtype)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        if not tensor(x).rank:
+            return (g,)
+        turned = s(Flip((self.dim,)), g)
+        return (s(Flip((self.dim,)), s(Cumsum(self.dim), turned)),)
+
 
 class Cumprod(Cumsum):
     """Products of the elements up to each one along `dim`."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cumprod(x, self.dim, dtype=self.dtype)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return NotImplemented

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from lazytorch.errors import DTypeError, ShapeError
@@ -9,7 +11,12 @@ from lazytorch.ir import Builder, Node
 from lazytorch.ops.base import View
 from lazytorch.ops.copies import relaid
 from lazytorch.ops.layout import Window, restored
+from lazytorch.ops.reduction import tensor
+from lazytorch.ops.writes import Put
 from lazytorch.types import TensorType
+
+if TYPE_CHECKING:
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class Diagonal(Window):
@@ -39,6 +46,9 @@ class Diagonal(Window):
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.diagonal(x, self.shift, self.dim1, self.dim2)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s(Put((self,), tensor(x).with_shape(tensor(x).shape).strides), s.full(x, 0.0), g),)
+
 
 class Unfold(Window):
     """Windows of `size` elements every `step` along `dim`; each lies in a new last dimension."""
@@ -64,6 +74,9 @@ class Unfold(Window):
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return x.unfold(self.dim, self.size, self.step)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
+        return (s.shown(self, x, g),)
 
 
 class ViewDtype(Window):

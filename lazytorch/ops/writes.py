@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lazytorch.errors import BoundsError, ShapeError, UnsupportedError
 from lazytorch.ir import Op
-from lazytorch.ops.copies import overlaps, relaid
+from lazytorch.ops.copies import Clone, overlaps, relaid
 from lazytorch.types import Shape, Strides, TensorType
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 
 class SliceScatter(Op):
@@ -32,6 +36,10 @@ class SliceScatter(Op):
     def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return torch.slice_scatter(x, value, self.dim, self.start, self.stop, self.step)
 
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, value: Node) -> Cotangents:
+        part = Op.registry["slice"](self.dim, self.start, self.stop, self.step)
+        return (s(self, g, s.full(value, 0.0)), s(part, g))
+
 
 class SelectScatter(Op):
     """The first operand with entry `index` along `dim` replaced by the second."""
@@ -49,6 +57,10 @@ class SelectScatter(Op):
 
     def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return torch.select_scatter(x, value, self.dim, self.index)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, value: Node) -> Cotangents:
+        part = Op.registry["select"](self.dim, self.index)
+        return (s(self, g, s.full(value, 0.0)), s(part, g))
 
 
 class Put(Op):
@@ -78,6 +90,12 @@ class Put(Op):
             raise UnsupportedError(f"put: {self.steps} lead to a copy, a write to it would be lost")
         window.copy_(value)
         return result
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, value: Node) -> Cotangents:
+        window = s(Clone(self.strides), g)
+        for step in self.steps:
+            window = s(step, window)
+        return (s(self, g, s.full(value, 0.0)), window)
 
 
 def scattered(op: Op, x: TensorType, value: TensorType, window: Shape) -> TensorType:

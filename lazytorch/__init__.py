@@ -20,12 +20,14 @@ from lazytorch.lazy import (
 )
 from lazytorch.report import report
 from lazytorch.text import parse
+from lazytorch.training import TrainStep, train_step
 from lazytorch.view import view
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Compiled", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack", "from_numpy",
-    "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy", "ones", "parse", "rand", "randn",
-    "report", "reset", "tensor", "trace", "value_and_grad", "view", "vjp", "zeros",
+    "Compiled", "TrainStep", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack",
+    "from_numpy", "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy", "ones", "parse",
+    "rand", "randn", "report", "reset", "tensor", "trace", "train_step", "value_and_grad", "view",
+    "vjp", "zeros",
 ]  # fmt: skip

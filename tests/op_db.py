@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -330,7 +331,8 @@ def checked(case: Case, order: int, dtype: torch.dtype) -> Outcome:
             ours = run(piece, moved)
         except Exception as error:
             return Outcome("crash", f"second values: {brief(error)}")
-        wrong = difference(ours, theirs, dtype, lambda: precisely(case, moved, order))
+        exact = partial(precisely, case, moved, order)
+        wrong = difference(ours, theirs, dtype, exact)
         return Outcome("wrong", f"second values: {wrong}") if wrong else Outcome("ok")
     return Outcome("ok", "first values only")
 

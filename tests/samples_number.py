@@ -46,10 +46,11 @@ SAMPLES = [
         Sample(Arithmetic(name), (x,), function, True, False)
         for name, function in FUNCTIONS.items()
         for x in NUMBERS
-        if name not in (*BINARY, "pow") and defined(function, (x,))
+        if name not in (*BINARY, "pow", "real_pow") and defined(function, (x,))
     ),
     *(
-        Sample(Arithmetic("pow"), operands, operator.pow, True, False)
+        Sample(Arithmetic(name), operands, operator.pow, True, False)
+        for name in ("pow", "real_pow")
         for operands in ((-2.5, 2), (0.3, -1), (2.0, 0.3), (2, 0.5))
     ),
     Sample(Arithmetic("round"), (2.675, 2), round, True, False),

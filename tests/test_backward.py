@@ -28,7 +28,7 @@ class Reverse(torch.autograd.Function):
 
 
 class Cube(torch.autograd.Function):
-    """x^3 and x^2 with what was saved, in the newer style; the square has no gradient of its own."""
+    """x^3 and x^2 from what was saved, in the newer style."""
 
     @staticmethod
     def forward(x: torch.Tensor) -> Any:  # type: ignore[override]

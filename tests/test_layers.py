@@ -19,7 +19,7 @@ LAYERS = (
     ("view",),
     ("guards", "varying"),
     ("trail", "plan", "fastpath", "differentiable", "compiled"),
-    ("compile", "lazy", "derivatives"),
+    ("compile", "lazy", "derivatives", "training"),
     ("zoo",),
     ("bench",),
     ("commands",),

@@ -39,6 +39,10 @@ INCLUDED = torch._C._dispatch_tls_local_include_set()
 EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
+class ConstantError(UnsupportedError):
+    """torch takes an operand for a constant (running statistics, a sum of weights)."""
+
+
 class Deriving(Recorder):
     """Records the kernel of one operation and its gradient, with torch's autograd above it."""
 
@@ -119,7 +123,9 @@ class Deriving(Recorder):
     @override
     def view(self, x: LazyTensor, steps: Any, differentiable: bool) -> LazyTensor:
         # torch detaches what it saves of a result; to a second derivative that is no end.
-        return super().view(x, [one for one in steps if not isinstance(one, Detach)], differentiable)
+        return super().view(
+            x, [one for one in steps if not isinstance(one, Detach)], differentiable
+        )
 
     @override
     def at(self, place: Place, differentiable: bool) -> LazyTensor:
@@ -161,7 +167,10 @@ def derived(
     given = g if isinstance(g, list) else [g]
     asked = tuple([x is not None for x in given])
     operands = tuple([x.op if isinstance(x.op, Const) else x.type for x in node.inputs])
-    rule = recorded(node.op, operands, tuple(needs), asked)
+    try:
+        rule = recorded(node.op, operands, tuple(needs), asked)
+    except ConstantError:
+        rule = recorded(node.op, operands, moving(node.op, operands, tuple(needs), asked), asked)
     known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
     known.update(zip(rule.cotangents, [x for x in given if x is not None], strict=True))
     for i, result in enumerate(rule.results):
@@ -232,6 +241,8 @@ def recorded(
         except LazyTorchError:
             raise
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            if "is not differentiable with respect to argument" in str(error):
+                raise ConstantError(str(error).splitlines()[0]) from error
             r.refused(f"cannot be recorded: {str(error).splitlines()[0]}")
         results = list(returned) if isinstance(returned, tuple | list) else [returned]
         nodes = [r.read(y) if isinstance(y, LazyTensor) else None for y in results]
@@ -291,6 +302,21 @@ def missing(gradients: Sequence[Node | None], results: Sequence[Node | None]) ->
             found[node] = None
             waiting += node.inputs
     return list(found)
+
+
+@lru_cache(maxsize=1024)
+def moving(
+    op: Op, given: tuple[Type | Const, ...], needs: tuple[bool, ...], asked: tuple[bool, ...]
+) -> tuple[bool, ...]:
+    """The operands, of those that need it, by which torch differentiates at all."""
+    found: list[bool] = []
+    for i, need in enumerate(needs):
+        alone = tuple([j == i for j in range(len(needs))])
+        try:
+            found.append(need and bool(recorded(op, given, alone, asked)))
+        except ConstantError:
+            found.append(False)
+    return tuple(found)
 
 
 def stand_in(r: Deriving, node: Node, need: bool) -> Any:

@@ -67,6 +67,7 @@ def gradients(
     if not all(isinstance(x, torch.Tensor) for x in (*outputs, *inputs)):
         raise UnsupportedError("a gradient edge inside a compiled function", where=r.here())
     r.b.where = r.here()
+    refuse_cut(r, 0)
     if not all(x.requires_grad for x in inputs):
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     cotangents: list[Node | None] = [
@@ -87,3 +88,13 @@ def gradients(
     if not create_graph:
         found = [None if g is None else r.detached(g) for g in found]
     return tuple([None if g is None else r.fresh(g, create_graph) for g in found])
+
+
+def refuse_cut(r: Recorder, before: int) -> None:
+    """Refuse to differentiate what was recorded in pieces: the earlier ones have run already."""
+    if getattr(r, "cuts", 0) > before:
+        raise UnsupportedError(
+            "a gradient inside a compiled function cannot go through a value that Python looked at",
+            where=r.here(),
+            hint="look at it outside, or use torch.where",
+        )

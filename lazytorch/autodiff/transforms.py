@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from lazytorch.autodiff.engine import refuse_cut
 from lazytorch.autodiff.jvp import jvp
 from lazytorch.autodiff.rules import rule
 from lazytorch.autodiff.vjp import ones, vjp, zeros
@@ -121,8 +122,10 @@ def linear(
     given = list(args)
     for i, x in zip(numbers, trees.unflatten(structure, stand_ins), strict=True):
         given[i] = x
+    cuts = getattr(r, "cuts", 0)
     with torch.enable_grad():
         returned = f(*given, **kwargs)
+    refuse_cut(r, cuts)
     aux = None
     if has_aux:
         returned, aux = returned

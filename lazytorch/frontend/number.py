@@ -50,6 +50,8 @@ class Varying:
         if any([x is NotImplemented for x in xs]):
             return NotImplemented
         if function == "pow" and not stays_real(*operands):
+            if any([isinstance(x, Varying) and x.from_tensor for x in xs]):
+                return Number(self.made("real_pow", xs))
             return FUNCTIONS["pow"](*[x.look() if isinstance(x, Varying) else x for x in xs])
         return Number(self.made(function, xs))
 

@@ -13,6 +13,15 @@ from lazytorch.errors import DTypeError, ShapeError
 from lazytorch.ir import Op
 from lazytorch.types import ScalarType, TensorType, Type, dtype_name
 
+
+def real_pow(base: float, exponent: float) -> float:
+    """A power that a graph has as a float; DTypeError where Python makes it complex."""
+    found = base**exponent
+    if isinstance(found, complex):
+        raise DTypeError(f"{base!r} ** {exponent!r} is a complex number")
+    return found
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in (
         "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "abs",
@@ -23,6 +32,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         "sinh", "cosh", "tanh", "floor", "ceil",
     )},
     "float": float, "int": int, "bool": bool, "round": round, "is_integer": float.is_integer,
+    "real_pow": real_pow,
 }  # fmt: skip
 """What Python does with numbers, by name."""
 

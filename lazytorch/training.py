@@ -1,0 +1,354 @@
+"""`lt.train_step`: forward, loss, backward, clipping and the optimizer's update as one graph."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from lazytorch.autodiff.transforms import current
+from lazytorch.compiled import Compiled
+from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
+from lazytorch.frontend import trees
+from lazytorch.frontend.recorder import Recorder
+from lazytorch.ops.calculus import Calculus
+from lazytorch.ops.compare import Where
+from lazytorch.options import Options
+from lazytorch.report import Event, Report
+
+Loss = Callable[..., torch.Tensor]
+
+
+def train_step(
+    model: nn.Module,
+    loss_fn: Loss | None,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    amp: torch.dtype | None = None,
+    keep_grads: bool = False,
+    skip_nonfinite: bool = False,
+    **options: Any,
+) -> TrainStep:
+    """A whole training step as one function of a batch, which returns the loss.
+
+    `step(*inputs, target)` computes `loss_fn(model(*inputs), target)`; without a `loss_fn` the
+    model is called with everything and returns the loss, or an output whose `loss` it is. The batch
+    is split into `accumulate` parts along dimension 0, whose losses are averaged. Parameters,
+    buffers and the optimizer's state are then what the same eager step leaves; `p.grad` is None,
+    unless `keep_grads`.
+
+    `clip_norm` bounds the norm of all gradients together (`torch.nn.utils.clip_grad_norm_`), `amp`
+    is the dtype of an autocast region around model and loss. With `skip_nonfinite`, a loss or a
+    gradient that is not finite leaves everything as it was. `options` are those of `lt.compile`.
+
+    The first step is eager's own where the optimizer has yet to make its state.
+    """
+    if accumulate < 1:
+        raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
+    return TrainStep(
+        model, loss_fn, optimizer, clip_norm, accumulate, amp, keep_grads, skip_nonfinite, options
+    )
+
+
+class TrainStep:
+    """A model, a loss and an optimizer, stepped together. `compiled` is what runs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Loss | None,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        accumulate: int,
+        amp: torch.dtype | None,
+        keep_grads: bool,
+        skip_nonfinite: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.amp = amp
+        self.keep_grads = keep_grads
+        self.skip_nonfinite = skip_nonfinite
+        self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
+        self.started = False
+        chosen: dict[str, Any] = {
+            **options,
+            "fullgraph": True,
+        }  # a gradient cannot go through a cut
+        recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
+        self.compiled = Compiled(recorded, Options(**chosen))
+
+    def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
+        """Do one step; the loss before it."""
+        self.check()
+        parts = self.parts(batch, named)
+        if not self.started and not all(self.optimizer.state.get(p) for p in self.parameters()):
+            self.started = True
+            return self.eager(parts)
+        self.started = True
+        self.hold()
+        try:
+            with torch.no_grad():
+                loss, grads = self.compiled(self.settings(), batch, named)
+        except (UnsupportedError, CutError) as error:
+            Report.add(Event("backward", "train_step", f"eager's own: {error.message}", 0.0))
+            return self.eager(parts)
+        if self.keep_grads:
+            for p, g in zip(self.parameters(), grads, strict=True):
+                p.grad = g
+        return loss
+
+    def explain(self) -> str:
+        """Stages, kernels and times of the compiled step."""
+        return self.compiled.explain()
+
+    def wait(self) -> None:
+        """Return when every kernel is compiled and in use."""
+        self.compiled.wait()
+
+    def release(self) -> None:
+        """Drop every plan and what it holds."""
+        self.compiled.release()
+
+    # What a step reads besides its batch.
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer updates."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.requires_grad]
+
+    def check(self) -> None:
+        """Gradients left from elsewhere would be added to in eager and be lost here."""
+        if not self.keep_grads and any(p.grad is not None for p in self.parameters()):
+            raise LazyTorchError(
+                "a parameter has a gradient before the step",
+                hint="call optimizer.zero_grad() first: train_step computes its own",
+            )
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The optimizer's numbers by group: arguments, so that schedulers may change them."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return [{k: v for k, v in group.items() if k != "params"} for group in groups]
+
+    def hold(self) -> None:
+        """Put the optimizer's tensors where a recording finds them again, if they are others."""
+        buffers = self.state._buffers
+        position = 0
+        for p in self.parameters():
+            state: dict[str, Any] = self.optimizer.state.get(p, {})
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    place = f"{name}_{position}"
+                    if buffers.get(place) is not value:
+                        buffers[place] = value
+                    position += 1
+
+    def parts(
+        self, batch: tuple[Any, ...], named: dict[str, Any]
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The batch in as many parts as gradients are accumulated over."""
+        if self.accumulate == 1:
+            return [(batch, named)]
+        leaves, spec = trees.flatten((batch, named))
+        count = self.accumulate
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor) and (not leaf.dim() or leaf.shape[0] % count):
+                raise ShapeError(
+                    f"a batch cannot be split into {count} equal parts along dimension 0",
+                    {"tensor": tuple(leaf.shape)},
+                    hint="choose a batch size that accumulate divides",
+                )
+        made: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        for i in range(count):
+            chosen = [x.chunk(count)[i] if isinstance(x, torch.Tensor) else x for x in leaves]
+            made.append(trees.unflatten(spec, chosen))
+        return made
+
+    # A step, by eager or by what records it.
+
+    def loss(self, batch: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
+        """The loss of one part, of which the gradients are taken."""
+        with self.region():
+            if self.loss_fn is None:
+                result = self.model(*batch, **named)
+                found = result if isinstance(result, torch.Tensor) else result.loss
+            else:
+                found = self.loss_fn(self.model(*batch[:-1], **named), batch[-1])
+        return found / self.accumulate if self.accumulate > 1 else found
+
+    def region(self) -> AbstractContextManager[Any]:
+        """The autocast region, if there is one."""
+        if self.amp is None:
+            return nullcontext()
+        device = next((p.device.type for p in self.parameters()), "cpu")
+        return torch.autocast(device, self.amp)
+
+    def eager(self, parts: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> torch.Tensor:
+        """The step as eager does it."""
+        kept = self.snapshot() if self.skip_nonfinite else []
+        total: torch.Tensor | None = None
+        for p in self.parameters():
+            p.grad = None
+        with torch.enable_grad():
+            for batch, named in parts:
+                loss = self.loss(batch, named)
+                loss.backward()
+                total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        found = [p.grad for p in self.parameters() if p.grad is not None]
+        if self.skip_nonfinite and not bool(finite(total, found)):
+            for tensor, before in kept:
+                tensor.copy_(before)
+        else:
+            self.update()
+        if not self.keep_grads:
+            for p in self.parameters():
+                p.grad = None
+        return total
+
+    @torch.no_grad()
+    def snapshot(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Buffers that a forward writes, with their values."""
+        return [(b, b.clone()) for b in self.model.buffers()]
+
+    def update(self) -> None:
+        """Clip and update by the gradients that the parameters have."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm, foreach=False)
+        self.optimizer.step()
+
+
+def recorded_step(
+    model: nn.Module,
+    loss_fn: Loss | None,
+    state: nn.Module,
+    step: TrainStep,
+    settings: list[dict[str, Any]],
+    batch: tuple[Any, ...],
+    named: dict[str, Any],
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """What is recorded; model, loss and state are arguments so that their tensors are found."""
+    r = current()
+    assert r is not None
+    parameters = step.parameters()
+    total: torch.Tensor | None = None
+    grads: list[torch.Tensor | None] = [None] * len(parameters)
+    with torch.enable_grad():
+        for part, more in step.parts(batch, named):
+            loss = step.loss(part, more)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
+            total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    with torch.no_grad(), given(r, step.optimizer, settings), gradients(parameters, grads):
+        fine = finite(total, [g for g in grads if g is not None]) if step.skip_nonfinite else None
+        step.update()
+        kept = [p.grad for p in parameters] if step.keep_grads else []
+        if fine is not None:
+            undone(r, fine)
+    return total, kept
+
+
+def added(g: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
+    """A gradient and one more part of it."""
+    if g is None or new is None:
+        return g if new is None else new
+    return g + new
+
+
+def finite(loss: torch.Tensor, grads: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Whether the loss and every gradient are finite, as a tensor."""
+    every = [loss.isfinite().all(), *[g.isfinite().all() for g in grads]]
+    return torch.stack(every).all()
+
+
+def undone(r: Recorder, fine: torch.Tensor) -> None:
+    """Let every write of the recording so far keep what was there, unless `fine`."""
+    condition = r.read(r.lazy(fine))
+    b = Calculus(r.here())
+    for cell, _ in r.storages.values():
+        if cell.value is not cell.initial:
+            cell.value = b(Where(), condition, cell.value, cell.initial)
+            cell.version += 1
+
+
+@contextmanager
+def given(
+    r: Recorder, optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]
+) -> Generator[None]:
+    """The optimizer with these numbers, one tensor at a time, as it is while it is recorded."""
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    kept = [dict(group) for group in groups]
+    numbers = python_numbers(optimizer)
+    compiling = torch.compiler._is_compiling_flag
+    # Told that it is compiled, torch's Adam computes its corrections in float32.
+    torch.compiler._is_compiling_flag = False
+    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
+    roots = [x._dispatch_sqrt for x in families]
+    for family in families:
+        family._dispatch_sqrt = root
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    real = [dict(state) for state in states]
+    for state in states:  # what a lazy tensor's item() gives is a number of the graph
+        state.update({k: r.lazy(x) for k, x in state.items() if isinstance(x, torch.Tensor)})
+    for group, values in zip(groups, settings, strict=True):
+        group.update(values)
+        group.update({name: False for name in ("foreach", "fused") if name in group})
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = compiling
+        for family, theirs in zip(families, roots, strict=True):
+            family._dispatch_sqrt = theirs
+        for group, values in zip(groups, kept, strict=True):
+            group.clear()
+            group.update(values)
+        after = python_numbers(optimizer)
+        for state, values in zip(states, real, strict=True):
+            state.update(values)
+    if after != numbers:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} counts in Python numbers, which a replay would not do",
+            hint="keep what changes from step to step in tensors",
+        )
+
+
+def root(x: Any) -> Any:
+    """The square root of a tensor or a number, one that varies included."""
+    return x.sqrt() if isinstance(x, torch.Tensor) else torch.sym_sqrt(x)
+
+
+def python_numbers(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """What an optimizer's state holds besides tensors."""
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    return [
+        (name, value)
+        for state in states
+        for name, value in state.items()
+        if not isinstance(value, torch.Tensor)
+    ]
+
+
+@contextmanager
+def gradients(
+    parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor | None]
+) -> Generator[None]:
+    """Parameters with these gradients, for code that looks for them there."""
+    before = [p.grad for p in parameters]
+    for p, g in zip(parameters, grads, strict=True):
+        p.grad = g
+    try:
+        yield
+    finally:
+        for p, g in zip(parameters, before, strict=True):
+            p.grad = g

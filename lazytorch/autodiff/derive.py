@@ -146,7 +146,7 @@ def derived(
     given = g if isinstance(g, list) else [g]
     asked = tuple([x is not None for x in given])
     operands = tuple([x.op if isinstance(x.op, Const) else x.type for x in node.inputs])
-    rule = recorded(node.op, operands, tuple(needs), asked)
+    rule = recorded(node.op.recordable(), operands, tuple(needs), asked)
     known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
     known.update(zip(rule.cotangents, [x for x in given if x is not None], strict=True))
     for i, result in enumerate(rule.results):

@@ -224,7 +224,7 @@ class IndexPut(Op):
             return (base, s(Index(self.which), g, *indices), *rest)
         if len(indices) > 1 or tensor(value).numel != 1:
             return NotImplemented  # how many elements a mask chooses is not known
-        (mask,) = indices
+        mask = next(iter(indices))
         before = self.which.index(True)
         after = tensor(x).rank - before - tensor(mask).rank
         spread = s.reshape(mask, (1,) * before + tensor(mask).shape + (1,) * after)

@@ -95,6 +95,14 @@ class Op:
         which is fastest on operands of such types may be measured."""
         return {}
 
+    def saving(self, *xs: Any) -> Op | None:
+        """The operation that gives these results and then what the derivative needs of them."""
+        return None
+
+    def recordable(self) -> Op:
+        """The operation that torch's formula of the derivative is recorded from."""
+        return self
+
     def vjp(self, s: Any, g: Any, out: Any, *xs: Any, **_: Any) -> Any:
         """`Cotangents` of the operands from that of the result; NotImplemented leaves it to torch's
         own formula.

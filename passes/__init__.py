@@ -31,6 +31,7 @@ from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
+from lazytorch.passes.share_saved import share_saved
 from lazytorch.passes.simplify import simplify
 from lazytorch.types import TensorType
 from lazytorch.verify import signature, verify
@@ -43,6 +44,7 @@ Observer = Callable[[str, Graph, Graph], None]
 REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
+    share_saved,  # after simplify: operands are equal; before all that turns operations into others
     layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     additive_masks,  # after cse: layers share a mask only then
@@ -186,6 +188,7 @@ __all__ = [
     "post_ops",
     "scale_batch_norm",
     "select",
+    "share_saved",
     "simplify",
     "why_apart",
 ]

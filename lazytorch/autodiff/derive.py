@@ -167,10 +167,11 @@ def derived(
     given = g if isinstance(g, list) else [g]
     asked = tuple([x is not None for x in given])
     operands = tuple([x.op if isinstance(x.op, Const) else x.type for x in node.inputs])
+    op = node.op.recordable()
     try:
-        rule = recorded(node.op, operands, tuple(needs), asked)
+        rule = recorded(op, operands, tuple(needs), asked)
     except ConstantError:
-        rule = recorded(node.op, operands, moving(node.op, operands, tuple(needs), asked), asked)
+        rule = recorded(op, operands, moving(op, operands, tuple(needs), asked), asked)
     known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
     known.update(zip(rule.cotangents, [x for x in given if x is not None], strict=True))
     for i, result in enumerate(rule.results):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lazytorch.errors import ShapeError
-from lazytorch.ir import Op
-from lazytorch.ops.checks import check_alike, check_devices
+from lazytorch.ir import Item, Op
+from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving, kernel_for
+from lazytorch.ops.checks import check_alike, check_devices, optional
+from lazytorch.ops.reduce import Softmax
+from lazytorch.ops.reduction import tensor
 from lazytorch.types import TensorType, broadcast, tensor_type
+
+if TYPE_CHECKING:
+    from lazytorch.ir import Node
+    from lazytorch.ops.calculus import Calculus, Cotangents
 
 BACKENDS = {
     "FLASH_ATTENTION": False,
@@ -143,6 +151,43 @@ class ScaledDotProductAttention(Op):
         backends = [getattr(SDPBackend, name) for name in self.kernels]
         return cast(AbstractContextManager[object], sdpa_kernel(backends))
 
+    def keeping(self, *xs: TensorType) -> AttentionSaving | None:
+        """What also keeps what the derivative needs; None where scores are held in memory."""
+        query, key, value, mask = optional(xs, True, True, True, len(xs) > 3)
+        if not self.fused(query, key, value, mask):
+            return None
+        kernel = kernel_for(query, key, mask, self.is_causal)
+        return None if kernel is None else AttentionSaving(kernel, self.is_causal, self.scale)
+
+    def saving(self, *xs: TensorType) -> Op | None:
+        return self.keeping(*xs)
+
+    def recordable(self) -> Op:
+        return self.with_attributes(kernels=("MATH",))
+
+    def vjp(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
+        op = self.keeping(*[tensor(x) for x in xs])
+        if op is None:
+            return NotImplemented
+        kept = s(op, *xs)
+        back = AttentionBackward(op.kernel, op.is_causal, op.scale)
+        pulled = s(back, g, *xs[:3], s(Item(0), kept), s(Item(1), kept), *xs[3:])
+        found = [s(Item(i), pulled) for i in range(3)]
+        return [*found, *[self.by_mask(s, g, *xs) for _ in xs[3:]]]
+
+    def by_mask(self, s: Calculus, g: Node, *xs: Node) -> Node:
+        """What flows to numbers that are added to the scores, from scores in memory."""
+        query, key, value, mask = xs
+        if tensor(mask).dtype is torch.bool:
+            return g  # which nothing reads: conditions have no derivative
+        scale = 1 / math.sqrt(tensor(query).shape[-1]) if self.scale is None else self.scale
+        scores = s.add(s.matmul(s.scaled(query, scale), s.transpose(key)), mask)
+        last = tensor(scores).rank - 1
+        weights = s(Softmax(last), scores)
+        by_weights = s.matmul(g, s.transpose(value))
+        total = s.sum(s.mul(by_weights, weights), (last,), True)
+        return s.mul(weights, s.sub(by_weights, total))
+
 
 class RandomScaledDotProductAttention(ScaledDotProductAttention):
     """Attention that drops weights with probability `dropout_p`: draws from torch's generator."""
@@ -152,3 +197,9 @@ class RandomScaledDotProductAttention(ScaledDotProductAttention):
     def alternatives(self, *xs: TensorType) -> Mapping[str, Op]:
         """None: each draws its own numbers."""
         return {}
+
+    def keeping(self, *xs: TensorType) -> AttentionSaving | None:
+        return None
+
+    def recordable(self) -> Op:
+        return self

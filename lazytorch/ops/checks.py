@@ -1,8 +1,11 @@
-"""What operations refuse alike: operands of several dtypes or devices."""
+"""What operations check alike: dtypes, devices, which optional operands there are."""
 
 from __future__ import annotations
 
-from lazytorch.errors import DeviceError, DTypeError
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lazytorch.errors import DeviceError, DTypeError, ShapeError
 from lazytorch.ir import Op
 from lazytorch.types import TensorType
 
@@ -23,3 +26,24 @@ def check_alike(op: Op, *xs: TensorType) -> None:
         found = ", ".join(str(x.dtype) for x in xs)
         raise DTypeError(f"{op.name()}: expected operands of one dtype, got {found}")
     check_devices(op, *xs)
+
+
+def optional(xs: Iterable[Any], *present: bool) -> Iterator[Any]:
+    """The operands in order, None for each that is absent."""
+    rest = iter(xs)
+    for there in present:
+        yield next(rest) if there else None
+
+
+def check_channels(op: Op, x: TensorType, operands: Iterable[Any]) -> None:
+    """ShapeError unless every per-channel operand has as many elements as `x` has channels."""
+    if x.rank < 2:
+        raise ShapeError(f"{op.name()}: expected at least 2 dimensions", {"input": x})
+    given = [other for other in operands if isinstance(other, TensorType)]
+    check_devices(op, x, *given)
+    for other in given:
+        if other.shape != (x.shape[1],):
+            raise ShapeError(
+                f"{op.name()}: expected {x.shape[1]} elements, one for each channel",
+                {"input": x, "operand": other},
+            )

@@ -1,11 +1,11 @@
-"""Normalization: batch, instance, layer, group and root mean square.
+"""Normalization: instance, layer, group and root mean square; batch has a file of its own.
 
 Optional operands have flags: `weight=False` says that there is no such operand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,121 +13,21 @@ import torch
 from torch.nn import functional
 
 from lazytorch.errors import DTypeError, ShapeError
-from lazytorch.ir import Builder, Node, Op
+from lazytorch.ir import Node, Op
 from lazytorch.ops.base import Rowwise
-from lazytorch.ops.checks import check_devices
+from lazytorch.ops.batch_norm import BatchNorm as BatchNorm
+from lazytorch.ops.batch_norm import BatchNormTrain as BatchNormTrain
+from lazytorch.ops.batch_norm import scale_and_shift as scale_and_shift
+from lazytorch.ops.checks import check_channels, check_devices
+from lazytorch.ops.checks import optional as optional
 from lazytorch.ops.conv import suggested
-from lazytorch.ops.elementary import Rsqrt
 from lazytorch.ops.emitter import RowEmitter, Value
-from lazytorch.ops.pointwise import Add, Mul, Neg, Sub
 from lazytorch.ops.reduce import Mean
 from lazytorch.ops.reduction import tensor
 from lazytorch.types import TensorType, TupleType
 
 if TYPE_CHECKING:
     from lazytorch.ops.calculus import Calculus, Cotangents
-
-
-def optional(xs: Iterable[Any], *present: bool) -> Iterator[Any]:
-    """The operands in order, None for each that is absent."""
-    rest = iter(xs)
-    for there in present:
-        yield next(rest) if there else None
-
-
-def check_channels(op: Op, x: TensorType, operands: Iterable[Any]) -> None:
-    """ShapeError unless every per-channel operand has as many elements as `x` has channels."""
-    if x.rank < 2:
-        raise ShapeError(f"{op.name()}: expected at least 2 dimensions", {"input": x})
-    given = [other for other in operands if isinstance(other, TensorType)]
-    check_devices(op, x, *given)
-    for other in given:
-        if other.shape != (x.shape[1],):
-            raise ShapeError(
-                f"{op.name()}: expected {x.shape[1]} elements, one for each channel",
-                {"input": x, "operand": other},
-            )
-
-
-class BatchNorm(Op):
-    """Inference: x (N, C, ...) normalized by the running mean and variance, the last operands.
-
-    Operands: x, weight and bias where present, mean, variance.
-    """
-
-    eps: float
-    weight: bool = True
-    bias: bool = True
-
-    def infer(self, x: TensorType, *xs: TensorType) -> TensorType:
-        check_channels(self, x, xs)
-        return suggested(x, x.shape)
-
-    def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
-        weight, bias, mean, var = optional(xs, self.weight, self.bias, True, True)
-        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
-
-    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *xs: Node) -> Cotangents:
-        g, x, *parameters = s.wide(g, x, *xs)
-        weight, _, mean, var = optional(parameters, self.weight, self.bias, True, True)
-        rest = (1,) * (tensor(x).rank - 2)
-        mean, var = (s.reshape(y, (*tensor(y).shape, *rest)) for y in (mean, var))
-        scale = s.rsqrt(s.add(var, self.eps))
-        across = (0, *range(2, tensor(x).rank))
-        by_weight = s.sum(s.mul(g, s.mul(s.sub(x, mean), scale)), across) if weight else None
-        by_x = s.mul(g, s.mul(s.reshape(weight, tensor(scale).shape), scale) if weight else scale)
-        parts = [by_weight] * self.weight + [s.sum(g, across)] * self.bias
-        return (by_x, *parts, None, None)
-
-
-def scale_and_shift(
-    b: Builder, op: BatchNorm, parameters: Sequence[Node], before: Node | None = None
-) -> tuple[Node, Node]:
-    """s and t for each channel, with which the norm of `x + before` is `x * s + t`.
-
-    s = gamma / sqrt(var + eps) and t = beta - (mean - before) * s. `parameters` are the norm's
-    operands after x, in the dtype that is computed in.
-    """
-    gamma, beta, mean, var = optional(parameters, op.weight, op.bias, True, True)
-    scale = b(Rsqrt(), b(Add(), var, op.eps))
-    if gamma is not None:
-        scale = b(Mul(), gamma, scale)
-    center = mean if before is None else b(Sub(), mean, before)
-    shift = b(Mul(), center, scale)
-    return scale, b(Sub(), beta, shift) if beta is not None else b(Neg(), shift)
-
-
-class BatchNormTrain(Op):
-    """Training: x normalized by its own statistics; a tuple of that and, with `stats`, the new
-    running mean and variance.
-
-    Operands: x, weight and bias where present, with `stats` the running mean and variance, and
-    the momentum where `momentum` is None.
-    """
-
-    momentum: float | None
-    eps: float
-    weight: bool = True
-    bias: bool = True
-    stats: bool = True
-
-    def infer(self, x: TensorType, *xs: TensorType) -> TupleType:
-        check_channels(self, x, xs[:-1] if self.momentum is None else xs)
-        _, _, mean, var, _ = self.given(xs)
-        return TupleType((suggested(x, x.shape), *((mean, var) if self.stats else ())))
-
-    def given(self, xs: Iterable[Any]) -> Iterator[Any]:
-        """Weight, bias, mean, variance, momentum."""
-        flags = (self.weight, self.bias, self.stats, self.stats, self.momentum is None)
-        return optional(xs, *flags)
-
-    def run(self, x: torch.Tensor, *xs: Any) -> tuple[torch.Tensor, ...]:
-        weight, bias, mean, var, momentum = self.given(xs)
-        momentum = float(momentum if self.momentum is None else self.momentum)
-        stats = (mean.clone(), var.clone()) if self.stats else ()
-        mean, var = stats or (None, None)
-        result = functional.batch_norm(x, mean, var, weight, bias, True, momentum, self.eps)
-        return (result, *stats)
 
 
 class InstanceNorm(Op):
@@ -148,6 +48,12 @@ class InstanceNorm(Op):
     def run(self, x: torch.Tensor, *xs: torch.Tensor) -> torch.Tensor:
         weight, bias, mean, var = optional(xs, self.weight, self.bias, self.stats, self.stats)
         return instance_norm(x, weight, bias, mean, var, not self.stats, 0.0, self.eps)
+
+    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, *xs: Node) -> Cotangents:
+        if self.stats:
+            return BatchNorm(self.eps, self.weight, self.bias).vjp(s, g, out, x, *xs)
+        each = GroupNorm(tensor(x).shape[1], self.eps, self.weight, self.bias)
+        return each.vjp(s, g, out, x, *xs)
 
 
 class InstanceNormTrain(Op):

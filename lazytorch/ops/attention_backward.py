@@ -1,0 +1,206 @@
+"""Attention that keeps what its derivative needs, and the derivative, by torch's fused kernels.
+
+Both hold no scores in memory. The kernel is chosen from the operands' types when the derivative is
+recorded, so a machine without a GPU records what a GPU will run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+
+from lazytorch.ir import Op
+from lazytorch.ops.copies import relaid
+from lazytorch.types import Strides, TensorType, TupleType, tensor_type
+
+Kernel = Literal["cpu", "flash", "efficient"]
+LOG_SUM_BLOCK = 32
+"""The efficient kernel rounds the number of its logarithms of sums up to multiples of this."""
+
+
+def kernel_for(
+    query: TensorType, key: TensorType, mask: TensorType | None, causal: bool
+) -> Kernel | None:
+    """The kernel for operands that `ScaledDotProductAttention.fused` takes; None where torch writes
+    the scores out.
+
+    Source: ATen/native/transformers/cuda/sdp_utils.cpp.
+    """
+    if query.shape[1] != key.shape[1]:
+        return None
+    if query.device.type == "cpu":
+        return "cpu"
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    aligned = 8 if half else 4
+    square = not causal or query.shape[2] == key.shape[2]
+    if query.device.type != "cuda" or not square or query.shape[3] % aligned:
+        return None
+    if half and mask is None and query.shape[3] <= 256:
+        return "flash"
+    fits = mask is None or (key.shape[2] % aligned == 0 and mask.dtype in (query.dtype, torch.bool))
+    return "efficient" if fits and query.dtype is not torch.float64 else None
+
+
+def heads_inside(x: TensorType) -> Strides:
+    """Strides of (B, H, L, E) that lies in memory as (B, L, H, E), as the kernels write it."""
+    _, heads, length, size = x.shape
+    return (length * heads * size, size, heads * size, 1)
+
+
+def numbers(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    """What is added to the scores."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+
+
+def placed(x: torch.Tensor, strides: Strides) -> torch.Tensor:
+    """`x` with these strides, itself if it has them."""
+    return x if tuple(x.stride()) == strides else relaid(x, strides)
+
+
+class AttentionSaving(Op):
+    """(attention, logarithms of the sums of its exponentials); a fourth operand is the mask."""
+
+    kernel: Kernel
+    is_causal: bool = False
+    scale: float | None = None
+
+    def infer(
+        self, query: TensorType, key: TensorType, value: TensorType, *mask: TensorType
+    ) -> TupleType:
+        batch, heads, length, _ = query.shape
+        out = query.dense()
+        if self.kernel == "efficient":
+            length = -(-length // LOG_SUM_BLOCK) * LOG_SUM_BLOCK
+        wide = torch.promote_types(query.dtype, torch.float32)
+        sums = tensor_type((batch, heads, length), wide, query.device)
+        if self.kernel == "cpu":
+            sums = sums.with_strides((length * heads, 1, heads))
+        return TupleType((out, sums))
+
+    def run(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        aten = torch.ops.aten
+        bias = numbers(mask, query)
+        operands = (query, key, value)
+        if self.kernel == "cpu":
+            found = aten._scaled_dot_product_flash_attention_for_cpu(
+                *operands, 0.0, self.is_causal, attn_mask=bias, scale=self.scale
+            )
+        elif self.kernel == "flash":
+            found = aten._scaled_dot_product_flash_attention(
+                *operands, 0.0, self.is_causal, False, scale=self.scale
+            )
+        else:
+            found = aten._scaled_dot_product_efficient_attention(
+                *operands, spread(bias, query, key), True, 0.0, self.is_causal, scale=self.scale
+            )
+        types = self.infer(*[typed(x) for x in operands]).items
+        out, sums = [t for t in types if isinstance(t, TensorType)]
+        return placed(found[0], out.strides), placed(found[1], sums.strides)
+
+
+class AttentionBackward(Op):
+    """The cotangents of query, key and value.
+
+    Operands: the cotangent of the result, query, key, value, what `AttentionSaving` gave, and the
+    mask where there is one. `written` computes it from scores in memory, which torch can
+    differentiate once more.
+    """
+
+    kernel: Kernel
+    is_causal: bool = False
+    scale: float | None = None
+    written: bool = False
+
+    def infer(self, g: TensorType, *xs: TensorType) -> TupleType:
+        return TupleType(tuple([x.with_strides(heads_inside(x)) for x in xs[:3]]))
+
+    def recordable(self) -> Op:
+        return self.with_attributes(written=True)
+
+    def run(self, g: torch.Tensor, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value, out, sums, *mask = xs
+        bias = numbers(mask[0] if mask else None, query)
+        operands = (query, key, value)
+        if self.written:
+            return self.from_scores(g, query, key, value, bias)
+        aten = torch.ops.aten
+        g = g if g.stride(-1) == 1 else g.contiguous()
+        if self.kernel == "cpu":
+            found = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, *operands, out, sums, 0.0, self.is_causal, attn_mask=bias, scale=self.scale
+            )
+        else:
+            # What random numbers would have been drawn from: without dropout nothing reads it.
+            draws = [torch.zeros((), dtype=torch.int64, device=g.device) for _ in range(2)]
+            found = self.on_gpu(aten, (g, *operands), bias, out, sums, draws)
+        return tuple(
+            [placed(x, heads_inside(typed(y))) for x, y in zip(found, operands, strict=False)]
+        )
+
+    def on_gpu(
+        self,
+        aten: Any,
+        operands: tuple[torch.Tensor, ...],
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        sums: torch.Tensor,
+        draws: list[torch.Tensor],
+    ) -> Any:
+        """The cotangents by a kernel of CUDA's."""
+        _, query, key, _ = operands
+        if self.kernel == "flash":
+            lengths = (query.shape[2], key.shape[2])
+            return aten._scaled_dot_product_flash_attention_backward(
+                *operands, out, sums, None, None, *lengths, 0.0, self.is_causal, *draws,
+                scale=self.scale,
+            )  # fmt: skip
+        return aten._scaled_dot_product_efficient_attention_backward(
+            *operands, spread(bias, query, key), out, sums, *draws, 0.0,
+            [True, True, True, False], self.is_causal, scale=self.scale,
+        )[:3]  # fmt: skip
+
+    def from_scores(
+        self,
+        g: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, ...]:
+        """The same with every score in memory."""
+        scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
+        scores = torch.matmul(query * scale, key.transpose(-2, -1))
+        scores = scores if bias is None else scores + bias
+        if self.is_causal:
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=g.device).tril()
+            scores = scores.masked_fill(~allowed, -math.inf)
+        weights = scores.softmax(-1)
+        by_weights = torch.matmul(g, value.transpose(-2, -1))
+        by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True))
+        return (
+            torch.matmul(by_scores, key) * scale,
+            torch.matmul(by_scores.transpose(-2, -1), query) * scale,
+            torch.matmul(weights.transpose(-2, -1), g),
+        )
+
+
+def spread(
+    bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor | None:
+    """A mask in the shape of the scores, as the efficient kernel wants it."""
+    return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
+
+
+def typed(x: torch.Tensor) -> TensorType:
+    """A tensor's type."""
+    return tensor_type(tuple(x.shape), x.dtype, x.device, tuple(x.stride()))

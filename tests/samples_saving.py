@@ -1,4 +1,4 @@
-"""Samples of the forms that keep what derivatives need, and of the derivatives by torch's kernels."""
+"""Samples of forms that keep what derivatives need, and of derivatives by torch's kernels."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from lazytorch.ops.layout import (
 )
 from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.ops.pointwise import Add, Cast, Div, Maximum, Minimum, Mul, Neg, Pow, Square, Sub
-from lazytorch.types import Number, TensorType
+from lazytorch.types import Number, TensorType, contiguous_strides
 
 ABSORBING = (Add, Sub, Mul, Maximum, Minimum, Eq, Ne, Lt, Le, Gt, Ge, Where, MaskedFill)
 """Elementwise operations to which a number and a tensor of that number are the same; to `div` and
@@ -235,6 +235,14 @@ def same(b: Builder, node: Node) -> Node:
     return node.inputs[0] if len(node.inputs) == 1 else node
 
 
+def filled(b: Builder, node: Node, value: Number, dtype: torch.dtype, device: torch.device) -> Node:
+    """A view of a filled tensor as one that is filled in that shape."""
+    assert isinstance(node.type, TensorType)
+    strides = node.type.strides
+    row_major = strides == contiguous_strides(node.type.shape)
+    return b(Full(node.type.shape, value, dtype, device, None if row_major else strides))
+
+
 def permute(b: Builder, node: Node) -> Node:
     """A permutation of a permutation, and one that leaves all in place."""
     match node:
@@ -251,6 +259,8 @@ def reshape(b: Builder, node: Node) -> Node:
     (inner,) = node.inputs
     if inner.type == node.type:
         return inner
+    if isinstance(inner.op, Full) and inner.op.value is not None:
+        return filled(b, node, inner.op.value, inner.op.dtype, inner.op.device)
     if not isinstance(inner.op, Reshape):
         return node
     (x,) = inner.inputs
@@ -266,8 +276,10 @@ def reshape(b: Builder, node: Node) -> Node:
 
 
 def expand(b: Builder, node: Node) -> Node:
-    """An expansion to the shape that is there, and one of an expansion."""
+    """An expansion to the shape that is there, one of an expansion, and one of a filled tensor."""
     match node:
+        case Node(_, (Node(Full(_, value, dtype, device)),)) if value is not None:
+            return filled(b, node, value, dtype, device)
         case Node(Expand(shape), (Node(Expand(), (x,)),)):
             return b(Expand(shape), x)
         case _:

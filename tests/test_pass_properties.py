@@ -39,6 +39,7 @@ from lazytorch.passes import (
     optimize,
     pass_name,
     scale_batch_norm,
+    share_saved,
 )
 from lazytorch.types import TensorType, tensor_type
 from lazytorch.verify import verify
@@ -242,7 +243,8 @@ def test_a_pass_keeps_every_bit(rewrite: Pass, make: Callable[[int], Graph]) -> 
         assert_same_values(graph, after, seed=seed)
         assert rewrite(after) is after, "a second run still finds something to do"
         changed += after is not graph
-    enough = 5 if make is effectful_graph and rewrite is not layouts else 0  # it has layers' graphs
+    elsewhere = (layouts, share_saved)  # on layers' graphs, and in test_vjp_rules.py
+    enough = 5 if make is effectful_graph and rewrite not in elsewhere else 0
     assert changed >= enough, "the graphs give it nothing to do"
 
 

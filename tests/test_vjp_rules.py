@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 from samples import Sample, by_op
+from test_ops import ours
+from torch.nn import functional
 
+import lazytorch as lt
 from lazytorch.autodiff.rules import rule
 from lazytorch.autodiff.vjp import carries, vjp
 from lazytorch.interpret import interpret
 from lazytorch.ir import Builder, Graph, Item, Node, Op, constant, input
 from lazytorch.ops.aten import value_type
 from lazytorch.ops.calculus import Calculus, is_tensor, tensor
+from lazytorch.passes import REWRITES, optimize
 from lazytorch.types import TupleType
 
 SAMPLES = by_op()
@@ -211,3 +215,101 @@ def test_second_derivative_is_torchs(name: str) -> None:
         except Exception as error:
             error.add_note(described(sample))
             raise
+
+
+DERIVED = {
+    *("max_pool", "max_pool_indices", "avg_pool", "adaptive_avg_pool", "prod", "cumprod"),
+    *("attention_backward", "batch_norm_backward", "binary_cross_entropy", "convolution"),
+    *("conj", "view_as_real", "view_as_complex", "embedding", "index_select", "bernoulli_of"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "random_recurrent", "instance_norm_train"),
+    "random_scaled_dot_product_attention",
+}
+"""Operations whose rule is recorded from torch's formula."""
+CONSTANT = {
+    *("all", "any", "argmax", "argmin", "randperm", "multinomial", "view_dtype", "detach"),
+    *("eq", "ge", "gt", "le", "lt", "ne", "isinf", "isnan", "to_number", "arithmetic"),
+    *("logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and"),
+    *("bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift"),
+    *("arange", "eye", "full", "linspace", "literal"),
+    *("bernoulli", "exponential", "normal", "random_integer", "uniform"),
+}
+"""Operations without a derivative: they have no floating operand or no floating result."""
+CHOSEN = {"row_cross_entropy", "attention_saving"}
+"""What passes make of operations that were differentiated before, and what rules make."""
+LIBRARY = ("library", "cudnn", "cublas")
+
+
+def test_every_operation_says_how_it_is_differentiated() -> None:
+    without = {
+        name
+        for name, kind in ours().items()
+        if kind.vjp is Op.vjp and kind.__module__.rsplit(".", 1)[-1] not in LIBRARY
+    }
+    inherited = {"cumprod", "random_scaled_dot_product_attention"}
+    assert sorted(without | inherited) == sorted(
+        DERIVED | CONSTANT | CHOSEN - {"linear_activation"}
+    )
+    assert not DERIVED & CONSTANT
+
+
+def test_a_convolution_computes_only_the_cotangents_that_are_asked_for() -> None:
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+
+    def by_input(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, weight).square().sum()
+
+    (back,) = [n.op for n in lt.trace(lt.grad(by_input), x).nodes if "convolution_b" in str(n.op)]
+    assert (True, False, False) in back.args  # type: ignore[attr-defined]
+
+
+def block(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """A transformer's block: norms, joined products, attention, gelu."""
+    h = functional.layer_norm(x, (16,), p["gain"], p["shift"])
+    q, k, v = (h @ p["qkv"]).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+    y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    x = x + y.transpose(1, 2).flatten(-2)
+    return (functional.gelu(functional.linear(x, p["up"])) @ p["up"]).square().mean()
+
+
+def image(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Convolution, batch norm, pooling, a loss of classes."""
+    h = functional.conv2d(x[:, None], p["filter"], padding=1)
+    h = functional.batch_norm(h, None, None, p["gain"][:4], p["shift"][:4], training=True)
+    h = functional.max_pool2d(h.relu(), 2).flatten(1)
+    return functional.cross_entropy(h, torch.arange(h.shape[0]), label_smoothing=0.1)
+
+
+def parameters(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Small weights."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "gain": (16,),
+        "shift": (16,),
+        "qkv": (16, 48),
+        "up": (32, 16),
+        "filter": (4, 1, 3, 3),
+    }
+    return {k: torch.randn(shape, dtype=dtype) * 0.3 for k, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("f", [block, image])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_gradients_are_torchs(f: Any, dtype: torch.dtype) -> None:
+    p, x = parameters(dtype), torch.randn(3, 12, 16, dtype=dtype)
+    ours = lt.compile(lambda p, x: lt.value_and_grad(f)(p, x), wait=True)(p, x)
+    theirs = torch.func.grad_and_value(f)(p, x)
+    near = 1e-10 if dtype is torch.float64 else 2e-5
+    torch.testing.assert_close(ours, theirs[::-1], rtol=near, atol=near)
+
+
+def kinds(graph: Graph) -> list[str]:
+    """The names of the operations."""
+    return [node.op.name() for node in optimize(graph, REWRITES).nodes]
+
+
+def test_nothing_is_computed_twice_for_the_derivative() -> None:
+    p = parameters(torch.float32)
+    of_block = kinds(lt.trace(lt.value_and_grad(block), p, torch.randn(3, 12, 16)))
+    of_image = kinds(lt.trace(lt.value_and_grad(image), p, torch.randn(3, 12, 16)))
+    assert "scaled_dot_product_attention" not in of_block and "pad" not in of_block
+    assert "batch_norm_train" not in of_image and "max_pool" not in of_image
+    assert of_image.count("batch_norm_saving") == of_image.count("max_pool_indices") == 1

@@ -39,7 +39,7 @@ def vjp(
 
     def add(x: Node, g: Node) -> None:
         s.where = x.where
-        found[x] = s.add(found[x], g) if x in found else g
+        found[x] = s.joined(found[x], g) if x in found else g
 
     for out, g in zip(outputs, cotangents, strict=True):
         if g is not None and out in moving:

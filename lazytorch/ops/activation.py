@@ -1,4 +1,8 @@
-"""Activation functions: elementwise, composed for generated kernels, run by torch's."""
+"""Activation functions: elementwise, composed for generated kernels, run by torch's.
+
+Derivatives multiply with the cotangent early: what is left are functions of x alone, which fusion
+computes where they are read.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +126,8 @@ class Silu(Activation):
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
         part = s.sigmoid(x)
-        return (s.mul(s.mul(g, part), s.add(s.mul(x, s.sub(1.0, part)), 1.0)),)
+        scaled = s.mul(g, part)
+        return (s.add(scaled, s.mul(s.mul(scaled, x), s.sub(1.0, part))),)
 
 
 class Gelu(Activation):
@@ -148,7 +153,7 @@ class Gelu(Activation):
         if self.approximate == "none":
             below = s.mul(s.add(s.erf(s.mul(x, math.sqrt(0.5))), 1.0), 0.5)
             density = s.mul(s.exp(s.mul(s.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
-            return (s.mul(g, s.add(below, s.mul(x, density))),)
+            return (s.add(s.mul(g, below), s.mul(s.mul(g, x), density)),)
         cube = s.mul(s.mul(s.mul(x, x), x), 0.044715)
         inner = s.tanh(s.mul(s.add(x, cube), math.sqrt(2 / math.pi)))
         slope = s.mul(s.add(s.mul(s.mul(x, x), 3 * 0.044715), 1.0), math.sqrt(2 / math.pi))
@@ -172,8 +177,8 @@ class Softplus(Activation):
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
         scaled = s.mul(x, self.beta)
-        z = s.exp(scaled)
-        return (s.choose(s.gt(scaled, self.threshold), g, s.div(s.mul(g, z), s.add(z, 1.0))),)
+        bent = s.mul(g, s.sigmoid(scaled))
+        return (s.choose(s.gt(scaled, self.threshold), g, bent),)
 
 
 class LogSigmoid(Activation):
@@ -194,9 +199,7 @@ class LogSigmoid(Activation):
 
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
-        z = s.exp(s.neg(s.abs(x)))
-        part = s.div(z, s.add(z, 1.0))
-        return (s.mul(g, s.choose(s.lt(x, 0.0), s.sub(1.0, part), part)),)
+        return (s.mul(g, s.sigmoid(s.neg(x))),)
 
 
 class Hardsigmoid(Activation):
@@ -245,5 +248,5 @@ class Mish(Activation):
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
         bent = s.tanh(s.log1p(s.exp(x)))
-        slope = s.mul(s.mul(x, s.sigmoid(x)), s.sub(1.0, s.mul(bent, bent)))
-        return (s.mul(g, s.add(bent, slope)),)
+        slope = s.mul(s.mul(s.mul(g, x), s.sigmoid(x)), s.sub(1.0, s.mul(bent, bent)))
+        return (s.add(s.mul(g, bent), slope),)

@@ -129,7 +129,7 @@ class BatchNormTrain(Op):
 class BatchNormSaving(BatchNormTrain):
     """What `BatchNormTrain` gives, then the mean and the inverse standard deviation by channel."""
 
-    def infer(self, x: TensorType, *xs: TensorType) -> TupleType:
+    def infer(self, x: TensorType, *xs: Any) -> TupleType:
         saved = tensor_type(
             x.shape[1:2], saved_dtype(x, [y for y in xs if isinstance(y, TensorType)]), x.device
         )

@@ -11,7 +11,7 @@ import torch
 
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.compare import Where
-from lazytorch.ops.copies import Clone, Pad
+from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.create import Arange, Full
 from lazytorch.ops.index import ScatterAdd
 from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
@@ -126,6 +126,20 @@ class Calculus(Builder):
         behind = (0, 0) * (tensor(x).rank - 1 - dim)
         return self(Pad((*behind, before, after), 0.0), x)
 
+    def joined(self, x: Node, y: Node) -> Node:
+        """The sum of two cotangents: of neighbouring parts of one value, one after the other."""
+        for first, second in ((x, y), (y, x)):
+            a, b = around(first), around(second)
+            if a is None or b is None or a[0] != b[0] or tensor(x).dtype is not tensor(y).dtype:
+                continue
+            dim, before, after = a[0], a[1], b[2]
+            parts = (first.inputs[0], second.inputs[0])
+            size = tensor(parts[0]).shape[dim]
+            if before + size == b[1] and after + tensor(parts[1]).shape[dim] == a[2]:
+                flat = [z for part in parts for z in pieces(part, dim)]
+                return self.pad(self(Cat(dim), *flat), dim, before, after)
+        return self.add(x, y)
+
     def shown(self, view: Op, x: Node, g: Node) -> Node:
         """What flows to `x` where a view of it may show an element more than once."""
         t = tensor(x)
@@ -157,6 +171,22 @@ class Calculus(Builder):
         """What a reduction of `shape` along `dims` gave, repeated to that shape."""
         kept = tuple([1 if d in dims else size for d, size in enumerate(shape)])
         return self.expand(x if keepdim else self.reshape(x, kept), shape)
+
+
+def around(x: Node) -> tuple[int, int, int] | None:
+    """Dimension, zeros before and zeros after, where a node pads one dimension with zeros."""
+    if not isinstance(x.op, Pad) or x.op.value != 0 or min(x.op.pad) < 0:
+        return None
+    named = [i for i in range(0, len(x.op.pad), 2) if any(x.op.pad[i : i + 2])]
+    if len(named) != 1:
+        return None
+    (i,) = named
+    return tensor(x).rank - 1 - i // 2, x.op.pad[i], x.op.pad[i + 1]
+
+
+def pieces(x: Node, dim: int) -> tuple[Node, ...]:
+    """What a node joins along a dimension; itself if it joins nothing there."""
+    return x.inputs if isinstance(x.op, Cat) and x.op.dim == dim else (x,)
 
 
 @cache

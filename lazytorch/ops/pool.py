@@ -105,6 +105,11 @@ class MaxPool(Windows):
     def fill(self) -> float:
         return -math.inf
 
+    def saving(self, *xs: TensorType) -> Op | None:
+        if len(self.kernel) != 2:
+            return None
+        return MaxPoolIndices(self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
     def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
         return reduce(s.maximum, [x for x, _ in found])
 

@@ -355,3 +355,25 @@ def test_simplify_addmm_with_one_bias_for_all_rows(check: Check) -> None:
 def test_simplify_leaves_a_scaled_addmm_and_one_of_another_base(check: Check, call: str) -> None:
     operands = "%b: f32[3], %y: f32[5, 3], %z: f32[1], %x: f32[5, 4], %w: f32[4, 3]"
     check.declines(simplify, f"graph({operands}) {{ %0 = {call} return %0 }}")
+
+
+def test_simplify_fills_what_shows_a_filled_tensor(check: Check) -> None:
+    check(
+        simplify,
+        """
+        graph(%x: f32[2, 3]) {
+          %0 = full{shape=(), value=0.1}
+          %1 = reshape{shape=(1, 1)} %0
+          %2 = expand{shape=(2, 3)} %1
+          %3 = mul %2 %x
+          return %3, %2
+        }
+        """,
+        """
+        graph(%x: f32[2, 3]) {
+          %0: f32[2, 3] = mul 0.10000000149011612 %x
+          %1: f32[2, 3]{0, 0} = full{shape=(2, 3), value=0.1, strides=(0, 0)}
+          return %0, %1
+        }
+        """,
+    )

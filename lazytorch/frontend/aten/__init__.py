@@ -2,6 +2,7 @@
 
 import lazytorch.ops as ops
 from lazytorch.frontend.aten import (
+    backward,
     conv,
     create,
     index,
@@ -21,6 +22,6 @@ from lazytorch.frontend.imports import import_pointwise
 import_pointwise()
 
 __all__ = [
-    "conv", "create", "index", "layout", "linalg", "loss", "moves", "nn", "norm", "ops",
+    "backward", "conv", "create", "index", "layout", "linalg", "loss", "moves", "nn", "norm", "ops",
     "pointwise", "pool", "random", "reduce",
 ]  # fmt: skip

@@ -396,4 +396,4 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     vectors, scalars = zip(*(map(int, x.split()) for x in done.stdout.splitlines()), strict=True)
     # The channel's numbers are loaded one by one; what fits no vector has them in all programs
     # but the last.
-    assert vectors == (6, 3, 4, 4) and scalars[:3] == (0, 0, 2)
+    assert vectors == (6, 6, 4, 4) and scalars[:3] == (0, 0, 2)

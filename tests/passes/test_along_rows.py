@@ -44,13 +44,15 @@ def test_the_mean_loss_is_a_sum_of_rows(check: Check) -> None:
         graph(%x: f16[4, 50] on cuda:0, %t: i64[4] on cuda:0) {
           %0: i64[4, 1] on cuda:0 = reshape{shape=(4, 1)} %t
           %1: f32[4, 1] on cuda:0 = row_cross_entropy %x %0
-          %2: f32[] on cuda:0 = sum{dims=(0, 1)} %1
-          %3: bool[4, 1] on cuda:0 = ne %0 -100
-          %4: f32[4, 1] on cuda:0 = cast{dtype=f32} %3
-          %5: f32[] on cuda:0 = sum{dims=(0, 1)} %4
-          %6: f32[] on cuda:0 = div %2 %5
-          %7: f16[] on cuda:0 = cast{dtype=f16} %6
-          return %7
+          %2: f32[4] on cuda:0 = reshape{shape=(4,)} %1
+          %3: f32[1] on cuda:0 = sum{dims=(0,), keepdim=True} %2
+          %4: bool[4] on cuda:0 = ne %t -100
+          %5: f32[4] on cuda:0 = cast{dtype=f32} %4
+          %6: f32[1] on cuda:0 = sum{dims=(0,), keepdim=True} %5
+          %7: f32[1] on cuda:0 = div %3 %6
+          %8: f16[1] on cuda:0 = cast{dtype=f16} %7
+          %9: f16[] on cuda:0 = reshape{shape=()} %8
+          return %9
         }
         """,
         close=1e-3,

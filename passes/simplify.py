@@ -25,6 +25,7 @@ from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
 from lazytorch.ops.layout import (
     Detach,
     Expand,
+    Kept,
     Permute,
     Reshape,
     Slice,
@@ -234,6 +235,11 @@ def same(b: Builder, node: Node) -> Node:
     return node.inputs[0] if len(node.inputs) == 1 else node
 
 
+def value(b: Builder, node: Node) -> Node:
+    """What was written; whose history it has matters to derivatives alone."""
+    return node.inputs[1]
+
+
 def permute(b: Builder, node: Node) -> Node:
     """A permutation of a permutation, and one that leaves all in place."""
     match node:
@@ -337,5 +343,6 @@ RULES: dict[type[Op], Rule] = {
     Cat: cat,
     Addmm: addmm,
     Detach: same,
+    Kept: value,
     Variable: same,
 }

@@ -14,8 +14,11 @@ from lazytorch.autodiff.rules import rule
 from lazytorch.autodiff.vjp import vjp
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.recorder import Recorder
+from lazytorch.frontend.recording import Recording
+from lazytorch.frontend.sources import Live
 from lazytorch.frontend.tensor import Traced
-from lazytorch.ir import Node
+from lazytorch.ir import Node, postorder
+from lazytorch.types import carries
 
 
 class Engine:
@@ -73,6 +76,8 @@ def gradients(
         None if g is None or not y.requires_grad else r.read(r.lazy(g))
         for y, g in zip(outputs, grads, strict=True)
     ]
+    if isinstance(r, Recording) and r.cuts:
+        refuse_cut(r, [r.read(r.lazy(y)) for y in outputs])
     found = vjp(
         [r.read(r.lazy(y)) for y in outputs],
         cotangents,
@@ -87,3 +92,14 @@ def gradients(
     if not create_graph:
         found = [None if g is None else r.detached(g) for g in found]
     return tuple([None if g is None else r.fresh(g, create_graph) for g in found])
+
+
+def refuse_cut(r: Recording, outputs: Sequence[Node]) -> None:
+    """What was computed before a cut has lost its history: no gradient rather than a wrong one."""
+    for node in postorder(outputs):
+        if isinstance(r.sources.get(node), Live) and carries(node.type):
+            raise UnsupportedError(
+                "a gradient reaches back to before a value decided how Python goes on",
+                where=r.here(),
+                hint="use lt.grad, which takes such functions, or look at the value elsewhere",
+            )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lazytorch.errors import BoundsError, ShapeError
-from lazytorch.ir import Builder, Node
+from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.base import View
 from lazytorch.ops.copies import (
     Cat,
@@ -346,6 +346,7 @@ __all__ = [
     "Detach",
     "Expand",
     "Flip",
+    "Kept",
     "Pad",
     "Permute",
     "Put",
@@ -381,3 +382,17 @@ class Variable(View):
 
     def put(self, b: Builder, base: Node, value: Node) -> Node:
         return restored(b, value, base)
+
+
+class Kept(Op):
+    """The second operand, with the history of the first: what eager makes of a write under no_grad
+    to a tensor that requires grad."""
+
+    def infer(self, old: TensorType, new: TensorType) -> TensorType:
+        return new
+
+    def run(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return new.clone()
+
+    def vjp(self, s: Any, g: Any, out: Any, *xs: Any) -> Any:
+        return g, None

@@ -46,10 +46,10 @@ def test_derivatives_are_eagers(part: int, order: int) -> None:
 
 
 KNOWN: dict[str, str] = {
-    "nn.functional.linear_cross_entropy.chunked_none": "an autograd.Function of torch's own that "
-    "recomputes in its backward",
+    "nn.functional.linear_cross_entropy.chunked_none": "eager's second derivative is zero there; "
+    "ours is the one that eager has without chunks",
 }
-"""What still differs, and why; `make operators` says how often."""
+"""Where eager is not to be followed, and why."""
 
 
 def test_compiled_derivatives_of_many_samples_are_eagers() -> None:

@@ -4,6 +4,7 @@
 """
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +31,15 @@ def few(op: Any, dtype: torch.dtype) -> list[op_db.Case]:
     """A seeded choice of an operation's samples."""
     cases = list(op_db.cases(op, dtype))
     return random.Random(op_db.called(op)).sample(cases, min(SAMPLES, len(cases)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Samples are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("order", [1, 2])

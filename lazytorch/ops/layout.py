@@ -392,7 +392,7 @@ class Kept(Op):
         return new
 
     def run(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return new.clone()
+        return relaid(new, tuple(new.stride()))
 
     def vjp(self, s: Any, g: Any, out: Any, *xs: Any) -> Any:
         return g, None

@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint types bench suites models clean
+.PHONY: demo test lint types bench suites operators models clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -34,6 +34,10 @@ suites: $(READY)
 	$(BIN)/lazytorch bench --suite transformers --compare --out $(RESULTS)
 	$(BIN)/lazytorch bench --suite kernels --out $(RESULTS)
 	$(BIN)/python benchmarks/summary.py $(RESULTS)
+
+# Every sample of torch's operator database, differentiated once and twice: docs/operators.md.
+operators: $(READY)
+	$(BIN)/python benchmarks/operators.py
 
 models: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -321,3 +321,10 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
             merged.append(b if a == 1 else a)
         result = tuple(merged)
     return result
+
+
+def carries(typed: Type) -> bool:
+    """Whether values of a type have derivatives: floating and complex tensors, tuples of such."""
+    if isinstance(typed, TensorType):
+        return typed.dtype.is_floating_point or typed.dtype.is_complex
+    return isinstance(typed, TupleType) and any([carries(x) for x in typed.items])

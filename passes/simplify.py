@@ -26,6 +26,7 @@ from lazytorch.ops.elementary import Reciprocal, Rsqrt, Sqrt
 from lazytorch.ops.layout import (
     Detach,
     Expand,
+    Kept,
     Permute,
     Reshape,
     Slice,
@@ -243,6 +244,11 @@ def filled(b: Builder, node: Node, value: Number, dtype: torch.dtype, device: to
     return b(Full(node.type.shape, value, dtype, device, None if row_major else strides))
 
 
+def value(b: Builder, node: Node) -> Node:
+    """What was written; whose history it has matters to derivatives alone."""
+    return node.inputs[1]
+
+
 def permute(b: Builder, node: Node) -> Node:
     """A permutation of a permutation, and one that leaves all in place."""
     match node:
@@ -358,6 +364,7 @@ RULES: dict[type[Op], Rule] = {
     Cat: cat,
     Addmm: addmm,
     Detach: same,
+    Kept: value,
     Variable: same,
     Item: item,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,14 @@ import lazytorch as lt
 from lazytorch.autodiff import rules, transforms
 from lazytorch.frontend.modes import recording
 from lazytorch.frontend.recording import Recording
-from lazytorch.frontend.sources import Argument, Held, Piece
+from lazytorch.frontend.sources import Argument, Held, Live, Piece
 from lazytorch.interpret import interpret
 from lazytorch.ir import Node
 
 SEED = 7
 # Random operations set a seed of their own at each call, which a graph does not do again.
 database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
-TOLERANCE = {torch.float32: (2e-4, 2e-6), torch.float64: (1e-7, 1e-9)}
+TOLERANCE = {torch.float32: (2e-4, 1e-5), torch.float64: (1e-7, 1e-9)}
 Tensors = Sequence[torch.Tensor]
 
 
@@ -107,7 +107,10 @@ def called(op: Any) -> str:
 def cases(op: Any, dtype: torch.dtype) -> Iterator[Case]:
     """The samples of an operation."""
     torch.manual_seed(SEED)
-    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+    for sample in samples:
         leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         tensors = tuple({id(x): x for x in leaves if isinstance(x, torch.Tensor)}.values())
         variables = tuple([i for i, x in enumerate(tensors) if x.requires_grad])
@@ -189,27 +192,57 @@ def derivative(case: Case, order: int) -> Callable[..., Any]:
     return derived
 
 
-def recorded(fn: Callable[..., Any], tensors: Tensors) -> Piece:
-    """What a function of tensors does, as a graph."""
-    r = Recording(
-        {id(x): (Argument(i), f"x{i}") for i, x in enumerate(tensors)}, set(), fullgraph=True
-    )
-    stand_ins = [r.lift(x) for x in tensors]
-    with recording(r.mode):
-        returned = fn(*stand_ins)
-    try:
-        return r.finish(returned).piece
-    finally:
-        r.finished = True
+class Plan:
+    """A recorded function: pieces that end where Python looked at a value, and the last one."""
+
+    def __init__(self, fn: Callable[..., Any], tensors: Tensors) -> None:
+        self.fn = fn
+        self.pieces: list[Piece] = []
+        lives: list[tuple[Any, ...]] = []
+
+        def on_cut(piece: Piece) -> Any:
+            assert piece.cut is not None
+            value, live = piece.cut.resolve(computed(piece, tensors, lives))
+            self.pieces.append(replace(piece, cut=replace(piece.cut, value=value)))
+            lives.append(live)
+            return value
+
+        origins = {id(x): (Argument(i), f"x{i}") for i, x in enumerate(tensors)}
+        r = Recording(origins, set(), on_cut=on_cut, numbers=False)
+        stand_ins = [r.lift(x) for x in tensors]
+        try:
+            with recording(r.mode):
+                returned = fn(*stand_ins)
+            self.last = r.finish(returned).piece
+        finally:
+            r.finished = True
+
+    def __call__(self, tensors: Tensors) -> list[torch.Tensor]:
+        """The results for these tensors; recorded again where they decide otherwise."""
+        torch.manual_seed(SEED)
+        lives: list[tuple[Any, ...]] = []
+        for piece in self.pieces:
+            assert piece.cut is not None
+            value, live = piece.cut.resolve(computed(piece, tensors, lives))
+            if value != piece.cut.value:
+                return Plan(self.fn, tensors)(tensors)
+            lives.append(live)
+        return computed(self.last, tensors, lives)
 
 
-def run(piece: Piece, tensors: Tensors) -> list[torch.Tensor]:
-    """The results of a recorded function for these tensors."""
+def computed(piece: Piece, tensors: Tensors, lives: list[tuple[Any, ...]]) -> list[Any]:
+    """The outputs of a piece, node by node."""
     values: list[Any] = []
     for source in piece.sources:
-        assert isinstance(source, Argument | Held)
-        values.append(tensors[source.index] if isinstance(source, Argument) else source.tensor)
-    torch.manual_seed(SEED)
+        match source:
+            case Argument(index):
+                values.append(tensors[index])
+            case Held(tensor):
+                values.append(tensor)
+            case Live(position, index):
+                values.append(lives[position][index])
+            case _:
+                raise AssertionError(f"an input from {source}")
     return list(interpret(piece.graph, *values))
 
 
@@ -235,9 +268,9 @@ def difference(
 
     In float32 both may be far from the truth: then we may be as far from float64 as eager is.
     """
-    relative, absolute = TOLERANCE[dtype]
     truth: Any = None
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        relative, absolute = TOLERANCE.get(b.dtype, TOLERANCE[dtype])
         finite = b.abs()[b.isfinite()] if b.numel() else b.abs()
         bound = absolute + relative * (float(finite.max()) if finite.numel() else 0.0)
         if error(a, b) <= bound:
@@ -310,17 +343,18 @@ def checked(case: Case, order: int, dtype: torch.dtype) -> Outcome:
     if theirs is None:
         return Outcome("skipped", "no result has a derivative")
     try:
-        piece = recorded(derivative(case, order), values)
-        ours = run(piece, values)
+        plan = Plan(derivative(case, order), values)
+        ours = plan(values)
     except lt.errors.LazyTorchError as error:
         return Outcome("refused", brief(error))
     except Exception as error:
         return Outcome("crash", brief(error))
-    wrong = difference(ours, theirs, dtype, lambda: precisely(case, values, order))
+    wrong = difference(ours, theirs, dtype, partial(precisely, case, values, order))
     if wrong:
         return Outcome("wrong", wrong)
     for change in (flipped, smaller):
         moved = [change(x) for x in values]
+        precise = partial(precisely, case, moved, order)
         try:
             theirs = eager(case, moved, order)
         except Exception:
@@ -328,11 +362,10 @@ def checked(case: Case, order: int, dtype: torch.dtype) -> Outcome:
         if theirs is None or not all(bool(x.isfinite().all()) for x in theirs):
             continue
         try:
-            ours = run(piece, moved)
+            ours = plan(moved)
         except Exception as error:
             return Outcome("crash", f"second values: {brief(error)}")
-        exact = partial(precisely, case, moved, order)
-        wrong = difference(ours, theirs, dtype, exact)
+        wrong = difference(ours, theirs, dtype, precise)
         return Outcome("wrong", f"second values: {wrong}") if wrong else Outcome("ok")
     return Outcome("ok", "first values only")
 

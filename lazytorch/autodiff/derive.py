@@ -26,9 +26,11 @@ from lazytorch.frontend.place import Place
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
+from lazytorch.ops.aten import Aten
 from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.create import Literal
 from lazytorch.ops.layout import Detach
+from lazytorch.ops.writes import Put
 from lazytorch.types import ScalarType, TensorType, TupleType, Type
 
 if TYPE_CHECKING:
@@ -123,9 +125,8 @@ class Deriving(Recorder):
     @override
     def view(self, x: LazyTensor, steps: Any, differentiable: bool) -> LazyTensor:
         # torch detaches what it saves of a result; to a second derivative that is no end.
-        return super().view(
-            x, [one for one in steps if not isinstance(one, Detach)], differentiable
-        )
+        kept = [one for one in steps if not isinstance(one, Detach)]
+        return super().view(x, kept, differentiable)
 
     @override
     def at(self, place: Place, differentiable: bool) -> LazyTensor:
@@ -236,9 +237,11 @@ def recorded(
         ]
     )
     with above_autograd(), r.mode:
-        values = [stand_in(r, x, need) for x, need in zip(operands, needs, strict=True)]
+        # A write through a view of what needs no gradient would leave no history on it.
+        flags = (True,) * len(needs) if isinstance(op, Put) else needs
+        values = [stand_in(r, x, flag) for x, flag in zip(operands, flags, strict=True)]
         try:
-            returned = op.run(*values)
+            returned = twin(op).run(*values)
         except LazyTorchError:
             raise
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -246,12 +249,21 @@ def recorded(
                 raise ConstantError(str(error).splitlines()[0]) from error
             r.refused(f"cannot be recorded: {str(error).splitlines()[0]}")
         results = list(returned) if isinstance(returned, tuple | list) else [returned]
-        nodes = [r.read(y) if isinstance(y, LazyTensor) else None for y in results]
+        same = twin(op) is op
+        nodes = [r.read(y) if same and isinstance(y, LazyTensor) else None for y in results]
         r.settle([x for x in values if isinstance(x, LazyTensor)])
         moving = [
             y if ask and isinstance(y, torch.Tensor) and y.requires_grad else None
             for y, ask in zip(results, asked, strict=True)
         ]
+        for y, ask in zip(results, asked, strict=True):
+            if (
+                ask
+                and isinstance(y, LazyTensor)
+                and not y.requires_grad
+                and not isinstance(op, Aten | Detach)
+            ):
+                r.refused("has no history: torch's kernels lost it")
         cotangents: list[Node] = []
         seeds: list[LazyTensor] = []
         for i, (y, ask) in enumerate(zip(results, asked, strict=True)):
@@ -282,7 +294,7 @@ def recorded(
                 )
             except LazyTorchError:
                 raise
-            except (RuntimeError, NotImplementedError) as error:
+            except (RuntimeError, NotImplementedError, AttributeError) as error:
                 r.refused(f"is not known to torch: {str(error).splitlines()[0]}")
         rest = iter(found)
         gradients = [next(rest) if need else None for need in needs]
@@ -290,6 +302,14 @@ def recorded(
     if any([x.op.effect for x in missing(read, nodes)]):
         r.refused("draws random numbers that its results do not tell")
     return Derived(operands, tuple(nodes), tuple(cotangents), read)
+
+
+def twin(op: Op) -> Op:
+    """The overload that torch calls where a gradient will be asked for, if it is another; what it
+    gives besides the first result need not be the same."""
+    if isinstance(op, Aten) and op.overload == "aten._embedding_bag_forward_only.default":
+        return op.with_attributes(overload="aten._embedding_bag.default")
+    return op
 
 
 def missing(gradients: Sequence[Node | None], results: Sequence[Node | None]) -> list[Node]:

@@ -14,8 +14,11 @@ from lazytorch.autodiff.rules import rule
 from lazytorch.autodiff.vjp import vjp
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.recorder import Recorder
+from lazytorch.frontend.recording import Recording
+from lazytorch.frontend.sources import Live
 from lazytorch.frontend.tensor import Traced
-from lazytorch.ir import Node
+from lazytorch.ir import Node, postorder
+from lazytorch.types import carries
 
 
 class Engine:
@@ -67,13 +70,14 @@ def gradients(
     if not all(isinstance(x, torch.Tensor) for x in (*outputs, *inputs)):
         raise UnsupportedError("a gradient edge inside a compiled function", where=r.here())
     r.b.where = r.here()
-    refuse_cut(r, 0)
     if not all(x.requires_grad for x in inputs):
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     cotangents: list[Node | None] = [
         None if g is None or not y.requires_grad else r.read(r.lazy(g))
         for y, g in zip(outputs, grads, strict=True)
     ]
+    if isinstance(r, Recording) and r.cuts:
+        refuse_cut(r, [r.read(r.lazy(y)) for y in outputs])
     found = vjp(
         [r.read(r.lazy(y)) for y in outputs],
         cotangents,
@@ -90,11 +94,12 @@ def gradients(
     return tuple([None if g is None else r.fresh(g, create_graph) for g in found])
 
 
-def refuse_cut(r: Recorder, before: int) -> None:
-    """Refuse to differentiate what was recorded in pieces: the earlier ones have run already."""
-    if getattr(r, "cuts", 0) > before:
-        raise UnsupportedError(
-            "a gradient inside a compiled function cannot go through a value that Python looked at",
-            where=r.here(),
-            hint="look at it outside, or use torch.where",
-        )
+def refuse_cut(r: Recording, outputs: Sequence[Node]) -> None:
+    """What was computed before a cut has lost its history: no gradient rather than a wrong one."""
+    for node in postorder(outputs):
+        if isinstance(r.sources.get(node), Live) and carries(node.type):
+            raise UnsupportedError(
+                "a gradient reaches back to before a value decided how Python goes on",
+                where=r.here(),
+                hint="use lt.grad, which takes such functions, or look at the value elsewhere",
+            )

@@ -7,14 +7,14 @@ do the derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from lazytorch.autodiff.engine import refuse_cut
 from lazytorch.autodiff.jvp import jvp
 from lazytorch.autodiff.rules import rule
 from lazytorch.autodiff.vjp import ones, vjp, zeros
@@ -22,6 +22,7 @@ from lazytorch.errors import LazyTorchError, ShapeError
 from lazytorch.frontend import trees
 from lazytorch.frontend.modes import RecordingMode
 from lazytorch.frontend.recorder import Recorder
+from lazytorch.frontend.recording import Recording
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Const, Node, input, postorder
 from lazytorch.ops.calculus import Calculus, tensor
@@ -34,6 +35,17 @@ def current() -> Recorder | None:
     """The recorder that this thread's calls go to."""
     mode = _get_current_dispatch_mode()
     return mode.recorder if isinstance(mode, RecordingMode) else None
+
+
+@contextmanager
+def deriving(r: Recorder) -> Generator[None]:
+    """A recording knows that what it records is differentiated."""
+    assert isinstance(r, Recording)
+    r.deriving += 1
+    try:
+        yield
+    finally:
+        r.deriving -= 1
 
 
 @dataclass
@@ -122,10 +134,8 @@ def linear(
     given = list(args)
     for i, x in zip(numbers, trees.unflatten(structure, stand_ins), strict=True):
         given[i] = x
-    cuts = getattr(r, "cuts", 0)
-    with torch.enable_grad():
+    with torch.enable_grad(), deriving(r):
         returned = f(*given, **kwargs)
-    refuse_cut(r, cuts)
     aux = None
     if has_aux:
         returned, aux = returned

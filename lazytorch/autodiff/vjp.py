@@ -10,7 +10,7 @@ from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.create import Full
 from lazytorch.ops.layout import Detach, Select
 from lazytorch.ops.windows import ViewAsReal
-from lazytorch.types import TensorType, TupleType, Type
+from lazytorch.types import TensorType, TupleType, Type, carries
 
 Cotangent = Node | None | list[Node | None]
 """Of a tensor: a node; of a tuple: a list with None where nothing depends on the item."""
@@ -82,13 +82,6 @@ def active(order: Sequence[Node], wanted: dict[Node, None]) -> set[Node]:
         ):
             moving.add(node)
     return moving
-
-
-def carries(typed: Type) -> bool:
-    """Whether values of a type have derivatives: floating and complex tensors, tuples of such."""
-    if isinstance(typed, TensorType):
-        return typed.dtype.is_floating_point or typed.dtype.is_complex
-    return isinstance(typed, TupleType) and any([carries(x) for x in typed.items])
 
 
 def fitted(s: Calculus, g: Node, typed: Type) -> Node:

@@ -143,8 +143,15 @@ def static(values: Any) -> tuple[Any, ...]:
 
 def call_composite(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An overload that torch itself defines by others: record those."""
-    with r.resumed():
-        return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+    try:
+        with r.resumed():
+            return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+    except RuntimeError as error:
+        if "data is not allocated yet" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"{func} reads the values of a tensor in torch's own code", where=r.b.where
+        ) from error
 
 
 def call_reshape_alias(

@@ -15,6 +15,7 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.values import differentiable, items, nodes, static_argument
 from lazytorch.ir import Node
 from lazytorch.ops.aten import AtenMutating
+from lazytorch.ops.layout import Kept
 from lazytorch.types import TensorType, TupleType
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
         value = value[0]
     value = fitted(r.b, value, x.typed, func._opname)
     if needed and not enabled:
-        value = r.detached(value)
+        value = unnoticed(r, x, value)
     r.write(x, value)
     mark_written(r, x, target, needed and enabled)
     return target
+
+
+def unnoticed(r: Recorder, x: LazyTensor, value: Node) -> Node:
+    """A write under no_grad: the target keeps the history that it has, or none."""
+    if isinstance(x, Traced) and x.requires_grad:
+        return r.b(Kept(), r.read(x), value)
+    return r.detached(value)
 
 
 def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool) -> None:
@@ -149,8 +157,9 @@ def call_copy(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if source.typed.device != x.typed.device:
         source = r.call(aten._to_copy.default, (source,), {"device": x.typed.device})
     value = copied(r.b, r.read(source), x.typed)
+    value = fitted(r.b, value, x.typed, "copy_")
     if needed and not enabled:
-        value = r.detached(value)
-    r.write(x, fitted(r.b, value, x.typed, "copy_"))
+        value = unnoticed(r, x, value)
+    r.write(x, value)
     mark_written(r, x, target, needed and enabled)
     return target

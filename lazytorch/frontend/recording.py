@@ -41,7 +41,7 @@ from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import Literal as TensorLiteral
 from lazytorch.ops.number import ToNumber
-from lazytorch.types import ScalarType, TensorType, Type
+from lazytorch.types import ScalarType, TensorType, Type, carries
 
 
 class Restart(BaseException):
@@ -85,6 +85,7 @@ class Recording(Recorder):
         self.finished = False
         self.cells: list[weakref.ref[Cell | Varying]] = []
         self.cuts = 0
+        self.deriving = 0  # how many derivatives are being taken of what is recorded now
         self.notes: list[str] = []
         self.inferred = Inferred()
 
@@ -243,6 +244,9 @@ class Recording(Recorder):
             raise CutError(
                 f"fullgraph=True, but the recording would be cut: {what}", where=self.here()
             )
+        if self.deriving and any([carries(x.type) for x in operands]):
+            said = f"a derivative cannot pass what runs outside the graph: {what}"
+            raise UnsupportedError(said, where=self.here())
         position = self.cuts
         spec, parts = self.cut(operands, bool, call).value
         results: list[Any] = []
@@ -257,13 +261,17 @@ class Recording(Recorder):
 
     def cut(self, nodes: list[Node], kind: type, call: Callable[..., Any] | None) -> Cut:
         """End the piece in `nodes`, and go on knowing what came of them."""
+        if self.deriving and (self.effects or any([x.version for x, _ in self.storages.values()])):
+            what = "a derivative of what looks at a value after a random draw or a write"
+            raise UnsupportedError(what, where=self.here(), hint="use torch.where")
         position = self.cuts
         self.cuts += 1
         if position < len(self.known):
             cut = self.known[position]
         else:
             cut = self.new_cut(nodes, kind, call)
-        self.rebase(position, cut)
+        if not self.deriving:  # a derivative needs what came before: the next piece computes it too
+            self.rebase(position, cut)
         return cut
 
     def new_cut(self, nodes: list[Node], kind: type, call: Callable[..., Any] | None) -> Cut:
@@ -276,7 +284,7 @@ class Recording(Recorder):
             )
         live: list[int] = []
         values: list[Node] = []
-        for i, ref in enumerate(self.cells):
+        for i, ref in enumerate(() if self.deriving else self.cells):
             cell = ref()
             if cell is not None and not isinstance(cell.value.op, TensorLiteral):
                 live.append(i)

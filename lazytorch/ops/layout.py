@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lazytorch.errors import BoundsError, ShapeError
-from lazytorch.ir import Builder, Node
+from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.base import View
 from lazytorch.ops.copies import (
     Cat,
@@ -307,6 +307,20 @@ class Variable(View):
         return (g,)
 
 
+class Kept(Op):
+    """The second operand, with the history of the first: what eager makes of a write under no_grad
+    to a tensor that requires grad."""
+
+    def infer(self, old: TensorType, new: TensorType) -> TensorType:
+        return new
+
+    def run(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return relaid(new, tuple(new.stride()))
+
+    def vjp(self, s: Calculus, g: Node, out: Node, old: Node, new: Node) -> Cotangents:
+        return g, None
+
+
 __all__ = [
     "AsStrided",
     "Cat",
@@ -314,6 +328,7 @@ __all__ = [
     "Detach",
     "Expand",
     "Flip",
+    "Kept",
     "Pad",
     "Permute",
     "Put",

@@ -27,8 +27,8 @@ MASKS = (torch.bool, torch.uint8)
 
 @imports("gather.default")
 def gather(b: Builder, self: Node, dim: int, index: Node, sparse_grad: bool = False) -> Node:
-    """Only with dense gradients."""
-    if sparse_grad:
+    """Only with dense gradients; indices that are none may be of any dtype."""
+    if sparse_grad or (typed(index).dtype not in INDICES and not typed(index).numel):
         return NotImplemented
     return b(Gather(wrapped(dim, typed(self).rank)), self, index)
 
@@ -47,7 +47,9 @@ def scatter_value(b: Builder, self: Node, dim: int, index: Node, value: Number |
 
 @imports("scatter_add.default")
 def scatter_add(b: Builder, self: Node, dim: int, index: Node, src: Node) -> Node:
-    """Sums where positions repeat."""
+    """Sums where positions repeat; positions that are none may be of any dtype."""
+    if typed(index).dtype not in INDICES and not typed(index).numel:
+        return NotImplemented
     return b(ScatterAdd(wrapped(dim, typed(self).rank)), self, index, src)
 
 

@@ -1,0 +1,93 @@
+"""Rules recorded from torch's formulas: what they take from a forward, and what they refuse."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+
+import lazytorch as lt
+
+F64 = torch.float64
+
+
+def twice(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    """First and second derivatives are eager's."""
+
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        return (lt.grad(f)(x) * weights).sum()
+
+    weights = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
+    y = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(f(y), y, create_graph=True)
+    (second,) = torch.autograd.grad((first * weights).sum(), y)
+    torch.testing.assert_close(lt.grad(f)(x), first.detach())
+    torch.testing.assert_close(lt.grad(slope)(x), second)
+
+
+def test_a_factorization_that_a_formula_reuses_has_derivatives_too() -> None:
+    a = torch.randn(4, 4, dtype=F64) + 4 * torch.eye(4, dtype=F64)
+    twice(lambda a: torch.linalg.solve(a, torch.arange(4.0, dtype=F64)).square().sum(), a)
+
+
+def test_saved_constants_of_a_kernel_stay_constants() -> None:
+    # The weights' total is a result of the loss's kernel that torch never differentiates.
+    target = torch.tensor([0, 2, 1])
+    twice(lambda x: functional.nll_loss(x.log_softmax(1), target), torch.randn(3, 4, dtype=F64))
+
+
+def test_a_write_under_no_grad_keeps_the_history() -> None:
+    def clamped(x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        with torch.no_grad():
+            y.clamp_(min=0.5)
+        return (x / y).sum() + (y * y * y).sum()
+
+    twice(clamped, torch.tensor([0.2, 0.9], dtype=F64))
+
+
+def test_a_write_into_constants_has_the_value_s_history() -> None:
+    def written(x: torch.Tensor) -> torch.Tensor:
+        y = torch.zeros(3, 3, dtype=F64)
+        y.as_strided((3,), (4,)).copy_(x * x)
+        return (y * y).sum()
+
+    twice(written, torch.tensor([0.2, 0.9, -1.0], dtype=F64))
+
+
+def test_a_value_that_python_looks_at() -> None:
+    def branching(x: torch.Tensor) -> torch.Tensor:
+        y = x.sin()
+        return (y * y if y.sum() > 0 else y * y * y).sum()
+
+    slope = lt.grad(branching)
+    for x in (torch.tensor([0.1, 0.2]), torch.tensor([-0.1, -0.2]), torch.tensor([0.3, 0.1])):
+        y = x.clone().requires_grad_()
+        torch.testing.assert_close(slope(x), torch.autograd.grad(branching(y), y)[0])
+
+
+def test_values_outside_the_graph_have_no_derivative() -> None:
+    with pytest.raises(lt.errors.LazyTorchError, match="outside the graph"):
+        lt.grad(lambda x: torch.masked_select(x * x, x > 0).sum())(torch.randn(3))
+
+
+def test_a_gradient_past_a_cut_is_refused() -> None:
+    def cut(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        y = x * x
+        if y.sum() > 100:
+            return y
+        return torch.autograd.grad((y + x).sum(), x)[0]
+
+    with pytest.raises(lt.errors.LazyTorchError, match="reaches back"):
+        lt.compile(cut)(torch.ones(3))
+
+
+def test_a_draw_that_no_result_tells_is_refused() -> None:
+    q = torch.randn(1, 2, 3, 4)
+
+    def attention(q: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, q, q, dropout_p=0.5).sum()
+
+    with pytest.raises(lt.errors.LazyTorchError, match="random numbers"):
+        lt.grad(attention)(q)

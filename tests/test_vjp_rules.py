@@ -13,6 +13,7 @@ import torch
 from samples import Sample, by_op
 from test_ops import ours
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import lazytorch as lt
 from lazytorch.autodiff.rules import rule
@@ -313,3 +314,37 @@ def test_nothing_is_computed_twice_for_the_derivative() -> None:
     assert "scaled_dot_product_attention" not in of_block and "pad" not in of_block
     assert "batch_norm_train" not in of_image and "max_pool" not in of_image
     assert of_image.count("batch_norm_saving") == of_image.count("max_pool_indices") == 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_has_a_second_derivative(causal: bool, masked: bool) -> None:
+    if causal and masked:
+        pytest.skip("torch refuses both")
+    q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+    mask = torch.randn(5, 5, dtype=torch.float64) if masked else None
+
+    def value(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        y = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        return y.sin().sum()
+
+    def again(grad: Any) -> Any:
+        def of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return sum(x.square().sum() for x in grad(value, (0, 1, 2))(q, k, v))  # type: ignore
+
+        return grad(of, (0, 1, 2))
+
+    ours = lt.compile(lambda *xs: again(lt.grad)(*xs))(q, k, v)
+    with sdpa_kernel(SDPBackend.MATH):
+        theirs = again(torch.func.grad)(q, k, v)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_mask_that_is_added_has_a_gradient() -> None:
+    q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+
+    def value(mask: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, mask).sin().sum()
+
+    mask = torch.randn(5, 5, dtype=torch.float64)
+    torch.testing.assert_close(lt.grad(value)(mask), torch.func.grad(value)(mask))

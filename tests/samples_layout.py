@@ -95,9 +95,7 @@ VIEWS: dict[type[Op], list[Sample]] = {
         ),
     ],
     layout.Variable: [(layout.Variable(), lambda x: x.view_as(x), (strided(3, 2),))],
-    layout.Kept: [
-        (layout.Kept(), lambda old, new: new.clone(), (strided(3, 2), strided(3, 2))),
-    ],
+    layout.Kept: [(layout.Kept(), lambda _, y: y.clone(), (normal(3, 2), turned(3, 2)))],
     layout.Detach: [(layout.Detach(), lambda x: x.detach(), (strided(3, 2),))],
     windows.Diagonal: [
         (windows.Diagonal(1, 0, 2), lambda x: x.diagonal(1, 0, 2), (normal(3, 2, 5),)),

@@ -47,7 +47,9 @@ def train_step(
     is the dtype of an autocast region around model and loss. With `skip_nonfinite`, a loss or a
     gradient that is not finite leaves everything as it was. `options` are those of `lt.compile`.
 
-    The first step is eager's own where the optimizer has yet to make its state.
+    On a GPU the corrections of Adam and its kin are computed there, in float32, as torch does with
+    `capturable=True`; elsewhere in double precision. The first step is eager's own where the
+    optimizer has yet to make its state.
     """
     if accumulate < 1:
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
@@ -80,6 +82,7 @@ class TrainStep:
         self.keep_grads = keep_grads
         self.skip_nonfinite = skip_nonfinite
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
+        self.rates: dict[int, tuple[float, torch.Tensor]] = {}  # on the GPU a rate is a tensor
         self.started = False
         chosen: dict[str, Any] = {
             **options,
@@ -138,7 +141,18 @@ class TrainStep:
     def settings(self) -> list[dict[str, Any]]:
         """The optimizer's numbers by group: arguments, so that schedulers may change them."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
-        return [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        for i, group in enumerate(made):
+            if "capturable" in group and self.on_gpu() and isinstance(group["lr"], float):
+                if i not in self.rates or self.rates[i][0] != group["lr"]:
+                    rate = torch.full((), group["lr"], device=self.parameters()[0].device)
+                    self.rates[i] = (group["lr"], rate)
+                group["lr"] = self.rates[i][1]
+        return made
+
+    def on_gpu(self) -> bool:
+        """Whether the parameters are on a CUDA device, where a step becomes a CUDA graph."""
+        return all(p.device.type == "cuda" for p in self.parameters())
 
     def hold(self) -> None:
         """Put the optimizer's tensors where a recording finds them again, if they are others."""
@@ -146,6 +160,9 @@ class TrainStep:
         position = 0
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
+            count = state.get("step")
+            if p.device.type == "cuda" and isinstance(count, torch.Tensor) and count.is_cpu:
+                state["step"] = count.to(p.device)  # a CUDA graph reads no number of the host's
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     place = f"{name}_{position}"
@@ -304,6 +321,8 @@ def given(
     for group, values in zip(groups, settings, strict=True):
         group.update(values)
         group.update({name: False for name in ("foreach", "fused") if name in group})
+        if "capturable" in group and isinstance(group["lr"], torch.Tensor):
+            group["capturable"] = True
     try:
         yield
     finally:

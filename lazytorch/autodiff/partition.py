@@ -7,7 +7,7 @@ where that needs fewer bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import networkx as nx
 
@@ -19,16 +19,20 @@ from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type
 
 def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
     """The values that `asked`, computed after `forward`, is to be left; in the forward's order."""
-    order = forward.nodes
-    before = set(order)
+    before = dict.fromkeys(forward.nodes)
+    # What only the backward reads of a tuple: the item is handed over, not the tuple.
+    before |= {
+        x: None for x in postorder(asked) if isinstance(x.op, Item) and x.inputs[0] in before
+    }
+    order = list(before)
     needed = crossing(before, asked)
     if not needed:
         return []
-    cut = cheapest(needed, order)
+    cut = cheapest(needed)
     return [node for node in order if node in cut]
 
 
-def crossing(before: set[Node], asked: Sequence[Node]) -> list[Node]:
+def crossing(before: Container[Node], asked: Sequence[Node]) -> list[Node]:
     """The forward nodes that nodes after it read."""
     found: dict[Node, None] = {}
     for node in postorder(asked):
@@ -38,7 +42,7 @@ def crossing(before: set[Node], asked: Sequence[Node]) -> list[Node]:
     return [x for x in found if not isinstance(x.op, Const)]
 
 
-def cheapest(needed: Sequence[Node], order: Sequence[Node]) -> set[Node]:
+def cheapest(needed: Sequence[Node]) -> set[Node]:
     """The values to save: each split into its being computed and its being kept.
 
     From the source come values that cannot be computed again; into the sink go those that are

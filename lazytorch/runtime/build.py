@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
 from lazytorch.errors import CompilerError
@@ -72,18 +72,18 @@ class Builds:
         if not calls:
             return
         kernels: dict[str, Kernel] = {call.kernel.name: call.kernel for call in calls}
-        try:
-            calls[0].target.build(list(kernels.values()))
-        except CompilerError as error:
-            self.failed = str(error)
-            warn_once(self.failed)
-            for call in calls:
-                call.measured, call.settled = None, True
-            return
+        refused = refusals(calls[0].target, kernels)
+        if len(refused) == len(kernels):
+            self.failed = next(iter(refused.values()))
+        for message in dict.fromkeys(refused.values()):
+            warn_once(message)
         for call in calls:
-            if call not in unknown:
+            if call.kernel.name in refused:
+                call.measured, call.settled = None, True
+            elif call not in unknown:
                 call.swap()
                 call.settled = True
+        unknown = [call for call in unknown if call.kernel.name not in refused]
         if tuner is not None and unknown:
             tuner.prepare(unknown)
             for call in unknown:
@@ -96,6 +96,20 @@ class Builds:
         self.threads.clear()
 
 
+def refusals(target: Target, kernels: Mapping[str, Kernel]) -> dict[str, str]:
+    """What the compiler says of the kernels that it refuses; the others are built."""
+    try:
+        target.build(list(kernels.values()))
+    except CompilerError as error:
+        if len(kernels) == 1:
+            return dict.fromkeys(kernels, str(error))
+        refused: dict[str, str] = {}
+        for name, kernel in kernels.items():
+            refused |= refusals(target, {name: kernel})
+        return refused
+    return {}
+
+
 _warned: set[str] = set()
 
 
@@ -104,7 +118,7 @@ def warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         warnings.warn(
-            f"{message}\nlazytorch runs on torch's own kernels, one by one.", stacklevel=2
+            f"{message}\nlazytorch runs torch's own kernels in its place, one by one.", stacklevel=2
         )
 
 

@@ -25,6 +25,8 @@ from lazytorch.frontend.sources import Argument, Held, Live, Piece
 from lazytorch.interpret import interpret
 from lazytorch.ir import Node
 
+# Importing the database forbids, in the whole process, to set the flags of torch's backends.
+torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
 SEED = 7
 # Random operations set a seed of their own at each call, which a graph does not do again.
 database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)

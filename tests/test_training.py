@@ -1,7 +1,9 @@
 """A whole training step in one graph leaves what the same eager step leaves."""
 
 import copy
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +230,16 @@ def test_python_counters_and_data_dependent_models_are_eager_and_said_to_be() ->
     run(eagerly(theirs, other), 3)
     torch.testing.assert_close(state_of(ours, mine), state_of(theirs, other))
     assert "counts in Python numbers" in str(list(Report.events))
+
+
+def test_a_network_with_second_derivatives_in_its_loss() -> None:
+    Report.events.clear()
+    path = Path(__file__).parent.parent / "examples" / "heat.py"
+    heat = runpy.run_path(str(path))
+    ours, _, _ = heat["train"](12, False)
+    theirs, _, _ = heat["train"](12, True)
+    assert abs(ours - theirs) <= 1e-4 * abs(theirs)
+    assert [e for e in Report.events if e.kind == "backward"] == []
 
 
 def test_refusals() -> None:

@@ -1,0 +1,152 @@
+"""A whole training step beside eager's and torch.compile's, in one process, interleaved.
+
+    python benchmarks/training.py FOLDER [bert gpt2 resnet50 ...]
+
+AdamW, bfloat16 autocast, dropout off, random data; each side has its own copy of the model and of
+the optimizer (the fused one for the peers). One JSON a model: medians in milliseconds, seconds to
+the first step, whether the losses of all sides agree, and the machine.
+"""
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import lazytorch as lt
+from lazytorch import zoo
+from lazytorch.bench import best_device, machine
+
+ROUNDS = 12
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Logits(nn.Module):
+    """A language model that returns its logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=x).logits
+
+
+def tokens(vocabulary: int, rows: int, length: int) -> Batch:
+    x = torch.randint(0, vocabulary, (rows, length))
+    return x, x
+
+
+def bert() -> tuple[nn.Module, Batch]:
+    import transformers
+
+    config = transformers.BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return Logits(transformers.BertForMaskedLM(config)), tokens(30000, 32, 128)
+
+
+def gpt2() -> tuple[nn.Module, Batch]:
+    import transformers
+
+    none = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    config = transformers.GPT2Config(**none, bos_token_id=None, eos_token_id=None)
+    return Logits(transformers.GPT2LMHeadModel(config)), tokens(50000, 8, 512)
+
+
+def resnet50() -> tuple[nn.Module, Batch]:
+    model, (x, *_), _ = zoo.build("resnet50", batch=64, train=True)
+    return model, (x, torch.randint(0, 1000, (64,)))
+
+
+MODELS = {"bert": bert, "gpt2": gpt2, "resnet50": resnet50}
+
+
+def loss_of(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(y.reshape(-1, y.shape[-1]).float(), target.reshape(-1))
+
+
+def ordinary(
+    model: nn.Module, run: Callable[..., torch.Tensor], batch: Batch
+) -> Callable[[], torch.Tensor]:
+    """The loop that people write."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+
+    def step() -> torch.Tensor:
+        with torch.autocast(batch[0].device.type, torch.bfloat16):
+            loss = loss_of(run(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def timed(step: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """Seconds of one step."""
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def measured(name: str, device: torch.device) -> dict[str, Any]:
+    """All sides of one model."""
+    torch.manual_seed(0)
+    model, (x, y) = MODELS[name]()
+    model, batch = model.to(device), (x.to(device), y.to(device))
+    others = {side: copy.deepcopy(model) for side in ("eager", "torch.compile")}
+    first: dict[str, float] = {}
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+    whole = lt.train_step(model, loss_of, optimizer, amp=torch.bfloat16)
+    sides: dict[str, Callable[[], torch.Tensor]] = {"lazytorch": lambda: whole(*batch)}
+    first["lazytorch"] = timed(sides["lazytorch"], device)
+    began = time.perf_counter()
+    timed(sides["lazytorch"], device)
+    whole.wait()
+    for _ in range(3):
+        timed(sides["lazytorch"], device)
+    full = time.perf_counter() - began
+    runs = {"eager": others["eager"], "torch.compile": torch.compile(others["torch.compile"])}
+    for side, run in runs.items():
+        sides[side] = ordinary(others[side], run, batch)
+        first[side] = timed(sides[side], device)
+        for _ in range(4):
+            timed(sides[side], device)
+    losses = {side: float(step()) for side, step in sides.items()}
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(ROUNDS):
+        for side, step in sides.items():
+            times[side].append(timed(step, device) * 1e3)
+    return {
+        "model": name,
+        "ms": {side: sorted(found)[ROUNDS // 2] for side, found in times.items()},
+        "first_s": first,
+        "to_full_speed_s": first["lazytorch"] + full,
+        "losses": losses,
+        "plan": whole.explain().splitlines()[0],
+        "machine": machine(device),
+    }
+
+
+def main(folder: str, *names: str) -> None:
+    device = best_device()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in names or MODELS:
+        found = measured(name, device)
+        (Path(folder) / f"{device.type}_training_{name}.json").write_text(
+            json.dumps(found, indent=2) + "\n"
+        )
+        print(name, found["ms"], found["first_s"], found["losses"], flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

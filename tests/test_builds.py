@@ -1,0 +1,50 @@
+"""Builds: a kernel that the compiler refuses takes no other with it; a launch calls Triton."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lazytorch.errors import CompilerError
+from lazytorch.lower.triton import foreach
+from lazytorch.runtime.build import refusals
+
+
+class Picky:
+    """Refuses kernels with a bad name, and then builds nothing that came with it."""
+
+    def __init__(self) -> None:
+        self.built: set[str] = set()
+
+    def build(self, kernels: Sequence[Any]) -> None:
+        for kernel in kernels:
+            if kernel.name.startswith("bad"):
+                raise CompilerError(f"no {kernel.name}")
+        self.built |= {kernel.name for kernel in kernels}
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [(["a", "b"], []), (["a", "bad", "b"], ["bad"]), (["bad"], ["bad"]), (["bad1", "bad2"], None)],
+)
+def test_only_what_is_refused_is_not_built(names: list[str], refused: list[str] | None) -> None:
+    target: Any = Picky()
+    kernels: Any = {name: SimpleNamespace(name=name) for name in names}
+    found = refusals(target, kernels)
+    assert list(found) == (names if refused is None else refused)
+    assert target.built == set(names) - set(found)
+
+
+def test_the_launch_of_joined_updates_calls_tritons_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lines(*arguments: Any) -> list[str]:
+        arguments[-1]["start"] = lambda *xs: xs
+        return ["return start(7, table)"]
+
+    monkeypatch.setattr(foreach, "start_lines", lines)
+    layout: Any = SimpleNamespace(pointers=[], values=[1])
+    kernel: Any = SimpleNamespace(name="k")
+    launch = foreach.starter(None, kernel, layout, 2, 3, None)  # type: ignore[arg-type]
+    assert launch("table", "blocks", "spans", 0.5) == (7, "table")

@@ -14,7 +14,8 @@ from lazytorch.frontend import trees
 from lazytorch.options import Options
 
 Argnums = int | tuple[int, ...]
-theirs: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+KEPT = 64  # functions whose plans for lt.jvp and lt.vjp are kept; the least recently used goes
+held: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
 
 
 class Derivative(functools.partial[Any]):
@@ -33,10 +34,10 @@ class Derivative(functools.partial[Any]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """The derivative at these arguments."""
-        if transforms.current() is not None and not transformed(args, kwargs):
-            return self.func(*self.args, args, kwargs)
         if transformed(args, kwargs):
             return self.theirs(*args, **kwargs)
+        if transforms.current() is not None:
+            return self.func(*self.args, args, kwargs)
         return self.compiled(*args, **kwargs)
 
 
@@ -50,7 +51,7 @@ def apply(
 def transformed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a tensor among the arguments is in the hands of torch.func."""
     leaves, _ = trees.flatten((args, kwargs))
-    return any(isinstance(x, torch.Tensor) and theirs(x) for x in leaves)
+    return any(isinstance(x, torch.Tensor) and held(x) for x in leaves)
 
 
 def derivative(
@@ -109,31 +110,49 @@ def jvp(
     tangents: tuple[Any, ...],
     has_aux: bool = False,
 ) -> tuple[Any, ...]:
-    """`(value, tangent)` of `f` at `primals` in the direction `tangents`; then aux, if any."""
+    """`(value, tangent)` of `f` at `primals` in the direction `tangents`; then aux, if any.
 
-    def theirs(primals: Any, tangents: Any) -> Any:
+    The plans of the functions asked for last are kept.
+    """
+    if transformed(primals, {}) or transformed(tangents, {}):
         return torch.func.jvp(f, primals, tangents, has_aux=has_aux)
-
-    return derivative(transforms.pushed, theirs, f, has_aux)(primals, tangents)
+    if transforms.current() is not None:
+        return transforms.pushed(f, has_aux, (primals, tangents), {})
+    return pushing(f, has_aux)(primals, tangents)
 
 
 def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
     """`(value, pull)`, and aux with `has_aux`; `pull(cotangent)` is a tuple of cotangents, one for
     each primal.
 
-    Outside a recording `pull` computes the value again, in one plan with its derivative.
+    Outside a recording `pull` computes the value again, in one plan with its derivative. The plans
+    of the functions asked for last are kept.
     """
-    if transforms.current() is not None and not transformed(primals, {}):
-        return transforms.pullback(f, has_aux, primals, {})
     if transformed(primals, {}):
         return torch.func.vjp(f, *primals, has_aux=has_aux)
-    pulled = Compiled(functools.partial(pull_at, f, has_aux), Options())
-    returned = Compiled(f, Options())(*primals)
-
-    def pull(cotangents: Any) -> Any:
-        return pulled(primals, cotangents)
-
+    if transforms.current() is not None:
+        return transforms.pullback(f, has_aux, primals, {})
+    value, pulled = pulling(f, has_aux)
+    returned = value(*primals)
+    pull = functools.partial(pulled, primals)
     return (returned[0], pull, returned[1]) if has_aux else (returned, pull)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def pushing(f: Callable[..., Any], has_aux: bool) -> Compiled:
+    """The compiled tangents of a function."""
+    return Compiled(functools.partial(push_at, f, has_aux), Options())
+
+
+@functools.lru_cache(maxsize=KEPT)
+def pulling(f: Callable[..., Any], has_aux: bool) -> tuple[Compiled, Compiled]:
+    """A function and its cotangents, compiled."""
+    return Compiled(f, Options()), Compiled(functools.partial(pull_at, f, has_aux), Options())
+
+
+def push_at(f: Callable[..., Any], has_aux: bool, primals: Any, tangents: Any) -> Any:
+    """The value and its tangent."""
+    return transforms.pushed(f, has_aux, (primals, tangents), {})
 
 
 def pull_at(f: Callable[..., Any], has_aux: bool, primals: Any, cotangents: Any) -> Any:

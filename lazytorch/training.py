@@ -84,28 +84,28 @@ class TrainStep:
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
         self.rates: dict[int, tuple[float, torch.Tensor]] = {}  # on the GPU a rate is a tensor
         self.started = False
-        chosen: dict[str, Any] = {
-            **options,
-            "fullgraph": True,
-        }  # a gradient cannot go through a cut
+        self.refused = ""  # why steps are eager's own, once a recording was refused
+        # A gradient cannot go through a cut.
+        chosen: dict[str, Any] = {**options, "fullgraph": True}
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
         self.compiled = Compiled(recorded, Options(**chosen))
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
         self.check()
-        parts = self.parts(batch, named)
-        if not self.started and not all(self.optimizer.state.get(p) for p in self.parameters()):
-            self.started = True
-            return self.eager(parts)
+        first = not self.started and not all(map(self.optimizer.state.get, self.parameters()))
         self.started = True
+        if first or self.refused:
+            return self.eager(batch, named)
         self.hold()
         try:
             with torch.no_grad():
                 loss, grads = self.compiled(self.settings(), batch, named)
         except (UnsupportedError, CutError) as error:
-            Report.add(Event("backward", "train_step", f"eager's own: {error.message}", 0.0))
-            return self.eager(parts)
+            self.refused = error.message
+            said = f"eager's own from now on: {error.message}"
+            Report.add(Event("backward", "train_step", said, 0.0))
+            return self.eager(batch, named)
         if self.keep_grads:
             for p, g in zip(self.parameters(), grads, strict=True):
                 p.grad = g
@@ -120,8 +120,9 @@ class TrainStep:
         self.compiled.wait()
 
     def release(self) -> None:
-        """Drop every plan and what it holds."""
+        """Drop every plan and what it holds; the next step is recorded anew."""
         self.compiled.release()
+        self.refused = ""
 
     # What a step reads besides its batch.
 
@@ -158,10 +159,11 @@ class TrainStep:
         """Put the optimizer's tensors where a recording finds them again, if they are others."""
         buffers = self.state._buffers
         position = 0
+        countable = self.on_gpu() and "capturable" in self.optimizer.defaults
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
             count = state.get("step")
-            if p.device.type == "cuda" and isinstance(count, torch.Tensor) and count.is_cpu:
+            if countable and isinstance(count, torch.Tensor) and count.is_cpu:
                 state["step"] = count.to(p.device)  # a CUDA graph reads no number of the host's
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -210,15 +212,16 @@ class TrainStep:
         device = next((p.device.type for p in self.parameters()), "cpu")
         return torch.autocast(device, self.amp)
 
-    def eager(self, parts: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> torch.Tensor:
+    def eager(self, batch: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
         """The step as eager does it."""
+        parts = self.parts(batch, named)
         kept = self.snapshot() if self.skip_nonfinite else []
         total: torch.Tensor | None = None
         for p in self.parameters():
             p.grad = None
         with torch.enable_grad():
-            for batch, named in parts:
-                loss = self.loss(batch, named)
+            for part, more in parts:
+                loss = self.loss(part, more)
                 loss.backward()
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
@@ -306,24 +309,24 @@ def given(
     """The optimizer with these numbers, one tensor at a time, as it is while it is recorded."""
     groups: list[dict[str, Any]] = optimizer.param_groups
     kept = [dict(group) for group in groups]
-    numbers = python_numbers(optimizer)
-    compiling = torch.compiler._is_compiling_flag
-    # Told that it is compiled, torch's Adam computes its corrections in float32.
-    torch.compiler._is_compiling_flag = False
-    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
-    roots = [x._dispatch_sqrt for x in families]
-    for family in families:
-        family._dispatch_sqrt = root
     states: list[dict[str, Any]] = list(optimizer.state.values())
     real = [dict(state) for state in states]
-    for state in states:  # what a lazy tensor's item() gives is a number of the graph
-        state.update({k: r.lazy(x) for k, x in state.items() if isinstance(x, torch.Tensor)})
-    for group, values in zip(groups, settings, strict=True):
-        group.update(values)
-        group.update({name: False for name in ("foreach", "fused") if name in group})
-        if "capturable" in group and isinstance(group["lr"], torch.Tensor):
-            group["capturable"] = True
+    numbers = after = python_numbers(optimizer)
+    compiling = torch.compiler._is_compiling_flag
+    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
+    roots = [x._dispatch_sqrt for x in families]
     try:
+        # Told that it is compiled, torch's Adam computes its corrections in float32.
+        torch.compiler._is_compiling_flag = False
+        for family in families:
+            family._dispatch_sqrt = root
+        for state in states:  # what a lazy tensor's item() gives is a number of the graph
+            state.update({k: r.lazy(x) for k, x in state.items() if isinstance(x, torch.Tensor)})
+        for group, values in zip(groups, settings, strict=True):
+            group.update(values)
+            group.update({name: False for name in ("foreach", "fused") if name in group})
+            if "capturable" in group and isinstance(group["lr"], torch.Tensor):
+                group["capturable"] = True
         yield
     finally:
         torch.compiler._is_compiling_flag = compiling
@@ -334,6 +337,7 @@ def given(
             group.update(values)
         after = python_numbers(optimizer)
         for state, values in zip(states, real, strict=True):
+            state.clear()
             state.update(values)
     if after != numbers:
         raise UnsupportedError(

@@ -155,3 +155,18 @@ def test_autograd_grad_inside_says_what_torch_says() -> None:
 
     with pytest.raises(RuntimeError, match="appears to not have been used"):
         lt.compile(unused)(point())
+
+
+def test_plans_of_jvp_and_vjp_are_kept() -> None:
+    before = {id(x) for x in lt.Compiled.alive}
+
+    def once(x: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+    for _ in range(3):
+        x = point()
+        close(lt.jvp(once, (x,), (x,)), (x.sin(), x.cos() * x))
+        close(lt.vjp(once, x)[1](x), (x.cos() * x,))
+    made = [x for x in lt.Compiled.alive if id(x) not in before]
+    assert len(made) == 3
+    assert all(len(x.programs()) == 1 for x in made)

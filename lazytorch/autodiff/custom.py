@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any
 
 import torch
 from typing_extensions import override
@@ -29,27 +30,19 @@ from lazytorch.ops.custom import Custom
 Function = torch.autograd.Function
 
 
-class Functions:
-    """What stands in the place of `Function.apply`; process-wide, since torch's is."""
+@cache
+def wrap_functions() -> None:
+    """Stand in the place of `Function.apply`, while recording; once, and process-wide as it is."""
+    theirs: Any = vars(Function)["apply"].__func__
 
-    installed: ClassVar[bool] = False
+    def apply(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
+        r = current()
+        needed = any([isinstance(x, torch.Tensor) and x.requires_grad for x in args])
+        if isinstance(r, Recording) and needed and torch.is_grad_enabled():
+            return called(r, kind, args, kwargs)
+        return theirs(kind, *args, **kwargs)
 
-    @classmethod
-    def install(cls) -> None:
-        """Wrap `torch.autograd.Function.apply`; once."""
-        if cls.installed:
-            return
-        cls.installed = True
-        theirs: Any = vars(Function)["apply"].__func__
-
-        def apply(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
-            r = current()
-            needed = any([isinstance(x, torch.Tensor) and x.requires_grad for x in args])
-            if isinstance(r, Recording) and needed and torch.is_grad_enabled():
-                return called(r, kind, args, kwargs)
-            return theirs(kind, *args, **kwargs)
-
-        Function.apply = classmethod(apply)  # type: ignore[assignment]
+    Function.apply = classmethod(apply)  # type: ignore[assignment]
 
 
 class Context:

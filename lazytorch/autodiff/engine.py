@@ -6,7 +6,8 @@ Everything that torch checks before it starts its engine is checked by torch all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -21,41 +22,33 @@ from lazytorch.ir import Node, postorder
 from lazytorch.types import carries
 
 
-class Engine:
-    """What stands in the place of torch's engine; process-wide, since torch's is."""
+@cache
+def wrap_engine() -> None:
+    """Stand in the place of torch's engine, for lazy tensors; once, and process-wide as it is."""
+    theirs: Any = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
-    installed: ClassVar[bool] = False
+    def run_backward(
+        outputs: Sequence[Any],
+        grads: Sequence[Any],
+        retain_graph: bool,
+        create_graph: bool,
+        inputs: Sequence[Any],
+        *more: Any,
+        **named: Any,
+    ) -> Any:
+        if not any([isinstance(x, Traced) for x in (*outputs, *inputs)]):
+            return theirs(outputs, grads, retain_graph, create_graph, inputs, *more, **named)
+        allow_unused = more[0] if more else named.get("allow_unreachable", False)
+        recorder = next(x.recorder for x in (*outputs, *inputs) if isinstance(x, Traced))
+        if named.get("accumulate_grad"):
+            raise UnsupportedError(
+                "backward() inside a compiled function is not recorded",
+                where=recorder.here(),
+                hint="use torch.autograd.grad, lt.grad, or call backward() on the result",
+            )
+        return gradients(recorder, outputs, grads, create_graph, inputs, allow_unused)
 
-    @classmethod
-    def install(cls) -> None:
-        """Wrap the call of torch's engine; once."""
-        if cls.installed:
-            return
-        cls.installed = True
-        theirs: Any = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
-
-        def run_backward(
-            outputs: Sequence[Any],
-            grads: Sequence[Any],
-            retain_graph: bool,
-            create_graph: bool,
-            inputs: Sequence[Any],
-            *more: Any,
-            **named: Any,
-        ) -> Any:
-            if not any([isinstance(x, Traced) for x in (*outputs, *inputs)]):
-                return theirs(outputs, grads, retain_graph, create_graph, inputs, *more, **named)
-            allow_unused = more[0] if more else named.get("allow_unreachable", False)
-            recorder = next(x.recorder for x in (*outputs, *inputs) if isinstance(x, Traced))
-            if named.get("accumulate_grad"):
-                raise UnsupportedError(
-                    "backward() inside a compiled function is not recorded",
-                    where=recorder.here(),
-                    hint="use torch.autograd.grad, lt.grad, or call backward() on the result",
-                )
-            return gradients(recorder, outputs, grads, create_graph, inputs, allow_unused)
-
-        torch.autograd._engine_run_backward = run_backward  # type: ignore[attr-defined]
+    torch.autograd._engine_run_backward = run_backward  # type: ignore[attr-defined]
 
 
 def gradients(

@@ -24,15 +24,14 @@ class Halves:
     """A function's two graphs.
 
     `forward` has the function's own outputs, then those that only `backward` reads. The inputs of
-    `backward` are the `saved` values, then the `cotangents` of the outputs `carried`. Its outputs
-    are the gradients; `gradients[i]` is the one of the i-th input asked for, None where no output
-    depends on it.
+    `backward` are the `saved` values, then the `cotangents` of the outputs that carry gradients.
+    Its outputs are the gradients; `gradients[i]` is the one of the i-th input asked for, None where
+    no output depends on it.
     """
 
     forward: Graph
     backward: Graph
     saved: tuple[Origin, ...]
-    carried: tuple[int, ...]
     cotangents: tuple[TensorType, ...]
     gradients: tuple[int | None, ...]
 
@@ -63,7 +62,7 @@ def halves(graph: Graph, carried: Sequence[int], wrt: Sequence[Node]) -> Halves:
     outputs = [graph.outputs[k] for k in carried]
     cotangents = [input(f"d{i}", y.type) for i, y in enumerate(outputs)]
     found = vjp(outputs, cotangents, wrt, rule)
-    gradients = [s_like(g, x) for g, x in zip(found, wrt, strict=True) if g is not None]
+    gradients = [laid_out_as(g, x) for g, x in zip(found, wrt, strict=True) if g is not None]
     joint = Graph(
         (*graph.inputs, *cotangents),
         (*graph.outputs, *gradients),
@@ -104,13 +103,12 @@ def halves(graph: Graph, carried: Sequence[int], wrt: Sequence[Node]) -> Halves:
         forward,
         backward,
         tuple(places),
-        tuple(carried),
         tuple([tensor(x) for x in cotangents]),
         tuple([None if g is None else next(places_of) for g in found]),
     )
 
 
-def s_like(g: Node, x: Node) -> Node:
+def laid_out_as(g: Node, x: Node) -> Node:
     """A gradient that lies in memory as its parameter does, as torch accumulates it."""
     have, want = tensor(g), tensor(x)
     if have.strides == want.strides or not want.is_dense:

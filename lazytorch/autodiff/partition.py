@@ -14,7 +14,8 @@ import networkx as nx
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write, postorder
 from lazytorch.ops.base import Pointwise, View
 from lazytorch.ops.create import Arange, Eye, Full
-from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type
+from lazytorch.peak import size
+from lazytorch.types import ScalarType, TensorType, TupleType, Type
 
 
 def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
@@ -24,12 +25,8 @@ def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
     before |= {
         x: None for x in postorder(asked) if isinstance(x.op, Item) and x.inputs[0] in before
     }
-    order = list(before)
-    needed = crossing(before, asked)
-    if not needed:
-        return []
-    cut = cheapest(needed)
-    return [node for node in order if node in cut]
+    cut = cheapest(crossing(before, asked))
+    return [node for node in before if node in cut]
 
 
 def crossing(before: Container[Node], asked: Sequence[Node]) -> list[Node]:
@@ -96,10 +93,5 @@ def cost(node: Node) -> int:
     if isinstance(node.op, Input):
         return 1
     if isinstance(node.op, View):
-        return bytes_of(node.type) + 1  # its base is as good, and shares its memory
-    return max(1, bytes_of(node.type))
-
-
-def bytes_of(typed: Type) -> int:
-    """Bytes of a value."""
-    return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0
+        return size(node) + 1  # its base is as good, and shares its memory
+    return max(1, size(node))

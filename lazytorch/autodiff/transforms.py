@@ -247,7 +247,7 @@ def jacrev(
         given = [s if i == k else None for i, s in enumerate(seeds)]
         found = vjp(outputs, given, at.variables, rule)
         filled = [at.filled(g, x) for g, x in zip(found, at.variables, strict=True)]
-        batched = over_basis(at.r, filled, seeds[k], tuple(y.shape), y.dtype, y.device)
+        batched = over_basis(at.r, filled, seeds[k])
         shaped = [
             m.reshape(*y.shape, *tensor(x).shape)
             for m, x in zip(batched, at.variables, strict=True)
@@ -274,11 +274,10 @@ def jacfwd(
         given = [s if i == j else None for i, s in enumerate(seeds)]
         found = jvp(outputs, given, at.variables, rule)
         filled = [at.filled(g, y) for g, y in zip(found, outputs, strict=True)]
-        t = tensor(x)
-        batched = over_basis(at.r, filled, seeds[j], t.shape, t.dtype, t.device)
+        batched = over_basis(at.r, filled, seeds[j])
         columns.append(
             [
-                m.movedim(0, -1).reshape(*y.shape, *t.shape)
+                m.movedim(0, -1).reshape(*y.shape, *tensor(x).shape)
                 for m, y in zip(batched, at.results, strict=True)
             ]
         )
@@ -290,14 +289,7 @@ def jacfwd(
     return (result, at.aux) if has_aux else result
 
 
-def over_basis(
-    r: Recorder,
-    results: Sequence[Node],
-    seed: Node,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[torch.Tensor]:
+def over_basis(r: Recorder, results: Sequence[Node], seed: Node) -> list[torch.Tensor]:
     """`results`, linear in `seed`, for every unit tensor in its place: stacked in front."""
     order = postorder(results)
     depends: set[Node] = {seed}
@@ -317,14 +309,13 @@ def over_basis(
                 known[node] = node.op.run(*[known[x] for x in node.inputs])
         return tuple([known[x] for x in results if x in depends])
 
-    count = 1
-    for size in shape:
-        count *= size
-    basis = torch.eye(count, dtype=dtype, device=device).reshape(count, *shape)
+    typed = tensor(seed)
+    count = typed.numel
+    basis = torch.eye(count, dtype=typed.dtype, device=typed.device).reshape(count, *typed.shape)
     moved = iter(torch.func.vmap(along)(basis)) if any(x in depends for x in results) else iter(())
     return [
         next(moved)
         if x in depends
-        else torch.zeros(count, *tensor(x).shape, dtype=tensor(x).dtype, device=device)
+        else torch.zeros(count, *tensor(x).shape, dtype=tensor(x).dtype, device=typed.device)
         for x in results
     ]

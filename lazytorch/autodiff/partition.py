@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-import networkx as nx
-
+from lazytorch.cut import cheapest
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write, postorder
 from lazytorch.ops.base import Pointwise, View
 from lazytorch.ops.create import Arange, Eye, Full
 from lazytorch.peak import size
-from lazytorch.types import ScalarType, TensorType, TupleType, Type
+from lazytorch.types import ScalarType, TensorType, TupleType
 
 
 def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
@@ -25,7 +24,7 @@ def saved_values(forward: Graph, asked: Sequence[Node]) -> list[Node]:
     before |= {
         x: None for x in postorder(asked) if isinstance(x.op, Item) and x.inputs[0] in before
     }
-    cut = cheapest(crossing(before, asked))
+    cut = cheapest(crossing(before, asked), cost, operands)
     return [node for node in before if node in cut]
 
 
@@ -39,38 +38,9 @@ def crossing(before: Container[Node], asked: Sequence[Node]) -> list[Node]:
     return [x for x in found if not isinstance(x.op, Const)]
 
 
-def cheapest(needed: Sequence[Node]) -> set[Node]:
-    """The values to save: each split into its being computed and its being kept.
-
-    From the source come values that cannot be computed again; into the sink go those that are
-    needed. A cut edge is a value that is kept.
-    """
-    network: nx.DiGraph[object] = nx.DiGraph()
-    reached: set[Node] = set()
-    stack = list(needed)
-    while stack:
-        node = stack.pop()
-        if node in reached or isinstance(node.op, Const):
-            continue
-        reached.add(node)
-        again = recomputable(node)
-        if saveable(node.type):
-            network.add_edge((node, 0), (node, 1), capacity=cost(node))
-        else:
-            network.add_edge((node, 0), (node, 1))
-        if not again:
-            network.add_edge("source", (node, 0))
-            continue
-        for x in node.inputs:
-            if not isinstance(x.op, Const):
-                network.add_edge((x, 1), (node, 0))
-                stack.append(x)
-    for node in needed:
-        network.add_edge((node, 1), "sink")
-    if "source" not in network:
-        return set()
-    _, (kept, _) = nx.minimum_cut(network, "source", "sink")
-    return {node for node in reached if (node, 0) in kept and (node, 1) not in kept}
+def operands(node: Node) -> list[Node] | None:
+    """What a value is computed again from; None where it is to be read from memory."""
+    return [x for x in node.inputs if not isinstance(x.op, Const)] if recomputable(node) else None
 
 
 def recomputable(node: Node) -> bool:
@@ -83,13 +53,11 @@ def recomputable(node: Node) -> bool:
     return isinstance(op, Pointwise | View | Full | Arange | Eye)
 
 
-def saveable(typed: Type) -> bool:
-    """Whether a value can be handed over."""
-    return isinstance(typed, TensorType | ScalarType)
-
-
-def cost(node: Node) -> int:
-    """Bytes that keeping a value costs: nothing for what is there anyway."""
+def cost(node: Node) -> int | None:
+    """Bytes that keeping a value costs, nothing for what is there anyway; None where it cannot be
+    handed over."""
+    if not isinstance(node.type, TensorType | ScalarType):
+        return None
     if isinstance(node.op, Input):
         return 1
     if isinstance(node.op, View):

@@ -23,6 +23,7 @@ from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.horizontal import horizontal
+from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.pad_features import pad_features
@@ -44,6 +45,7 @@ Observer = Callable[[str, Graph, Graph], None]
 REWRITES: tuple[Pass, ...] = (
     fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
+    known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
     layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
@@ -177,6 +179,7 @@ __all__ = [
     "gpu_pipeline",
     "grants",
     "horizontal",
+    "known_masks",
     "layouts",
     "merge_linears",
     "optimize",

@@ -14,6 +14,7 @@ from lazytorch.ir import Graph
 from lazytorch.ops.library import Libraries
 from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
+from lazytorch.passes.aligned_rows import aligned_rows
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.cse import cse
@@ -93,10 +94,15 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
-def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
-    """The passes on a GPU that copy no weight; `fits` says where cuBLASLt has epilogues."""
+def gpu_pipeline(fits: Fits, half: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
+    `half` which products tensor cores compute."""
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
+        # weights that change from call to call, as in training
+        partial(pad_features, fits=half, steady=False),
+        partial(aligned_rows, fits=half),  # after padding: what reads padded logits is no product
+        cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         fuse,
@@ -166,6 +172,7 @@ __all__ = [
     "Pass",
     "activations",
     "additive_masks",
+    "aligned_rows",
     "along_rows",
     "attention",
     "cse",

@@ -2,13 +2,14 @@
 
 A language model's head has as many outputs as its vocabulary has words, often an odd number. Rows
 that do not begin on a 16-byte boundary keep cuBLAS from its fast kernels, by a factor of several.
-The weight, and the bias, get rows of zeros once, in the prologue; the additional columns of the
-product are cut off by a slice, which costs nothing.
+The weight, and the bias, get rows of zeros; the additional columns of the product are cut off by a
+slice, which costs nothing. Weights that stay (`steady`) are padded once, in the prologue; those
+that change, in training, at each call, where rows of the input are many: what else reads such a
+weight reads the larger one without its zeros, so that none is kept twice.
 
-Declines where rows are aligned already, on weights that change from call to call (they would be
-padded at each), on vectors, on small products, which take as long to launch, and where tensor cores
-are not used (`fits`). Safe within the accuracy rule: the same products, which a library may sum in
-another order.
+Declines where rows are aligned already, on vectors, on small products, which take as long to
+launch, and where tensor cores are not used (`fits`). Safe within the accuracy rule: the same
+products, which a library may sum in another order.
 """
 
 from __future__ import annotations
@@ -27,22 +28,32 @@ BOUNDARY = 16  # bytes
 TILE = 64
 """Columns that a kernel computes at once, at least: many features are padded to whole tiles."""
 MANY = 1024
+ROWS = 256
+"""Rows of the input from which padding a weight costs little beside the product."""
 SMALLEST = 2**24
 """Multiplications from which padding pays: fewer take a GPU some microseconds in any kernel."""
 
 
-def pad_features(graph: Graph, fits: Fits, smallest: int = SMALLEST) -> Graph:
+def pad_features(graph: Graph, fits: Fits, smallest: int = SMALLEST, steady: bool = True) -> Graph:
     """The graph with aligned rows; `fits` says of which input, `smallest` how large a product."""
+    chosen = {x for x in graph.nodes if suits(x, graph, fits, smallest, steady)}
+    if not chosen:
+        return graph
+    shared = set() if steady else {node.inputs[1] for node in chosen}
     done: dict[Node, Node] = {x: x for x in graph.inputs}
+    wide: dict[Node, Node] = {}
     for node in graph.nodes:
-        if node in done:
-            continue
-        found = with_inputs(node, [done[x] for x in node.inputs])
-        done[node] = padded(found) if suits(node, graph, fits, smallest) else found
+        found = done.get(node) or with_inputs(node, [done[x] for x in node.inputs])
+        done[node] = found
+        if node in chosen:
+            done[node] = padded(found, wide.get(node.inputs[1]))
+        elif node in shared:
+            wide[node] = widened(found, missing(found, typed(found)))
+            done[node] = Builder(node.where)(Slice(0, 0, typed(found).shape[0]), wide[node])
     return rerooted(graph, done)
 
 
-def suits(node: Node, graph: Graph, fits: Fits, smallest: int) -> bool:
+def suits(node: Node, graph: Graph, fits: Fits, smallest: int, steady: bool) -> bool:
     """Whether a node is a linear layer that gains by aligned rows."""
     if not isinstance(node.op, Linear) or node in graph.steady:
         return False
@@ -53,21 +64,34 @@ def suits(node: Node, graph: Graph, fits: Fits, smallest: int) -> bool:
         and all(y.shape == weight.shape[:1] for y in bias)
         and weight.shape[0] * x.dtype.itemsize % BOUNDARY != 0
         and x.numel * weight.shape[0] >= smallest
-        and all(y in graph.steady for y in node.inputs[1:])
+        and (node.inputs[1] in graph.steady) is steady
+        and (not steady or all(y in graph.steady for y in node.inputs[2:]))
+        and (steady or (x.numel >= ROWS * x.shape[-1] and weight.is_contiguous))
         and fits(x)
     )
 
 
-def padded(node: Node) -> Node:
-    """The layer with more outputs, of which those that were asked for are shown."""
+def padded(node: Node, wide: Node | None = None) -> Node:
+    """The layer with more outputs, of which those that were asked for are shown; `wide` is its
+    weight with more rows, if that is there already."""
     b = Builder(node.where)
     x, weight, *bias = node.inputs
+    more = missing(weight, typed(x))
+    wide = widened(weight, more) if wide is None else wide
+    y = b(Linear(), x, wide, *[b(Pad((0, more)), y) for y in bias])
+    return b(Slice(typed(y).rank - 1, 0, typed(weight).shape[0]), y)
+
+
+def missing(weight: Node, x: TensorType) -> int:
+    """How many rows a weight lacks."""
     features = typed(weight).shape[0]
-    step = TILE if features >= MANY else BOUNDARY // typed(x).dtype.itemsize
-    more = -features % step
-    wide = [b(Pad((0, 0, 0, more)), weight), *(b(Pad((0, more)), y) for y in bias)]
-    y = b(Linear(), x, *wide)
-    return b(Slice(typed(y).rank - 1, 0, features), y)
+    step = TILE if features >= MANY else BOUNDARY // x.dtype.itemsize
+    return -features % step
+
+
+def widened(weight: Node, more: int) -> Node:
+    """A weight with more rows, of zeros."""
+    return Builder(weight.where)(Pad((0, 0, 0, more)), weight)
 
 
 def typed(node: Node) -> TensorType:

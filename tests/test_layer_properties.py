@@ -69,7 +69,13 @@ def test_a_pass_on_layers_keeps_their_meaning(rewrite: Pass) -> None:
 def test_the_order_of_a_gpu_keeps_the_meaning_of_layers(seed: int) -> None:
     graph = layer_graph(seed)
     padding = partial(pad_features, fits=everywhere, smallest=0)
-    order = (*REWRITES, *RECOGNIZED, *gpu_copies(everywhere), padding, *gpu_pipeline(everywhere))
+    order = (
+        *REWRITES,
+        *RECOGNIZED,
+        *gpu_copies(everywhere),
+        padding,
+        *gpu_pipeline(everywhere, everywhere),
+    )
     assert_same_values(graph, optimize(graph, order), close=CLOSE, seed=seed)
 
 

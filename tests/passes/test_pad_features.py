@@ -97,3 +97,43 @@ def test_pad_features_keeps_values(rows: str, features: int) -> None:
     after = verify(everywhere(graph), after="pad_features")
     assert after is not graph
     assert_same_values(graph, after, close=1e-12)
+
+
+def test_a_weight_that_changes_is_padded_for_all_its_readers(check: Check) -> None:
+    check(
+        partial(everywhere, steady=False),
+        """
+        graph(%x: f16[256, 8], %w: f32[11, 8], %g: f16[256, 11]) {
+          %0 = cast{dtype=f16} %w
+          %1 = linear %x %0
+          %2 = mm %g %0
+          return %1, %2
+        }
+        """,
+        """
+        graph(%x: f16[256, 8], %w: f32[11, 8], %g: f16[256, 11]) {
+          %0: f16[11, 8] = cast{dtype=f16} %w
+          %1: f16[16, 8] = pad{pad=(0, 0, 0, 5)} %0
+          %2: f16[256, 16] = linear %x %1
+          %3: f16[256, 11]{16, 1} = slice{dim=1, start=0, stop=11} %2
+          %4: f16[256, 11] = clone{strides=(11, 1)} %3
+          %5: f16[11, 8] = slice{dim=0, start=0, stop=11} %1
+          %6: f16[256, 8] = mm %g %5
+          return %4, %6
+        }
+        """,
+        close=1e-2,
+    )
+
+
+def test_declines_on_few_rows_for_a_weight_that_changes(check: Check) -> None:
+    check.declines(
+        partial(everywhere, steady=False),
+        """
+        graph(%x: f16[255, 8], %w: f16[11, 8], %s: f16[11, 8] state, %y: f16[256, 8]) {
+          %0 = linear %x %w
+          %1 = linear %y %s
+          return %0, %1
+        }
+        """,
+    )

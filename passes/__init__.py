@@ -19,6 +19,7 @@ from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
+from lazytorch.passes.cudnn_attention import cudnn_attention
 from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
@@ -94,11 +95,12 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
-def gpu_pipeline(fits: Fits, half: Fits) -> tuple[Pass, ...]:
+def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
     """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
-    `half` which products tensor cores compute."""
+    `half` which products tensor cores compute, `attends` which attentions gain by cuDNN."""
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
+        partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
         partial(pad_features, fits=half, steady=False),
         partial(aligned_rows, fits=half),  # after padding: what reads padded logits is no product
@@ -177,6 +179,7 @@ __all__ = [
     "attention",
     "cse",
     "cudnn",
+    "cudnn_attention",
     "epilogues",
     "fold_batch_norm",
     "fold_constants",

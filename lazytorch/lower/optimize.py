@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lazytorch import passes
 from lazytorch.ir import Graph
-from lazytorch.ops.cudnn import on_gpu, tensor_cores
+from lazytorch.ops.cudnn import attends, on_gpu, tensor_cores
 from lazytorch.ops.library import libraries
 from lazytorch.peak import eager_peak, footprint
 from lazytorch.types import TensorType
@@ -29,7 +29,7 @@ def optimize(
         return on_cpu(graph, allowed, freeze, numerics, observe)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.DEFAULT, observe)
-    rest = passes.gpu_pipeline(on_gpu, tensor_cores)
+    rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe)
     padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe)
     for found in (padded, copied) if padded is not copied else (copied,):

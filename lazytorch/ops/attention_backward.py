@@ -15,7 +15,7 @@ from lazytorch.ir import Op
 from lazytorch.ops.copies import relaid
 from lazytorch.types import Strides, TensorType, TupleType, tensor_type
 
-Kernel = Literal["cpu", "flash", "efficient"]
+Kernel = Literal["cpu", "flash", "efficient", "cudnn"]
 LOG_SUM_BLOCK = 32
 """The efficient kernel rounds the number of its logarithms of sums up to multiples of this."""
 
@@ -99,6 +99,11 @@ class AttentionSaving(Op):
             found = aten._scaled_dot_product_flash_attention(
                 *operands, 0.0, self.is_causal, False, scale=self.scale
             )
+        elif self.kernel == "cudnn":
+            found = aten._scaled_dot_product_cudnn_attention(
+                *operands, None, True, 0.0, self.is_causal, False, scale=self.scale
+            )
+            found = (found[0], found[1].reshape(query.shape[:3]))
         else:
             found = aten._scaled_dot_product_efficient_attention(
                 *operands, spread(bias, query, key), True, 0.0, self.is_causal, scale=self.scale
@@ -163,6 +168,12 @@ class AttentionBackward(Op):
             return aten._scaled_dot_product_flash_attention_backward(
                 *operands, out, sums, None, None, *lengths, 0.0, self.is_causal, *draws,
                 scale=self.scale,
+            )  # fmt: skip
+        if self.kernel == "cudnn":
+            lengths = (query.shape[2], key.shape[2])
+            return aten._scaled_dot_product_cudnn_attention_backward(
+                *operands, out, sums.unsqueeze(-1), *draws, None, None, None, *lengths, 0.0,
+                self.is_causal, scale=self.scale,
             )  # fmt: skip
         return aten._scaled_dot_product_efficient_attention_backward(
             *operands, spread(bias, query, key), out, sums, *draws, 0.0,

@@ -27,6 +27,16 @@ def tensor_cores(x: TensorType) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
+def attends(x: TensorType) -> bool:
+    """Whether cuDNN's attention is the fastest for such a query, on a GPU that is here."""
+    return (
+        on_gpu(x)
+        and torch.cuda.is_available()
+        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and torch.backends.cuda.cudnn_sdp_enabled()
+    )
+
+
 class CudnnConvolution(Op):
     """Convolution of x (N, C, H, W) with weight (O, C, H, W), without a bias; channels last."""
 

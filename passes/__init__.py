@@ -14,7 +14,6 @@ from lazytorch.ir import Graph
 from lazytorch.ops.library import Libraries
 from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
-from lazytorch.passes.aligned_rows import aligned_rows
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.cse import cse
@@ -29,6 +28,7 @@ from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.pad_features import pad_features
+from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
 from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
@@ -103,7 +103,7 @@ def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
         partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
         partial(pad_features, fits=half, steady=False),
-        partial(aligned_rows, fits=half),  # after padding: what reads padded logits is no product
+        partial(pad_products, fits=half),  # after pad_features: it reads weights as padded there
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
@@ -174,7 +174,6 @@ __all__ = [
     "Pass",
     "activations",
     "additive_masks",
-    "aligned_rows",
     "along_rows",
     "attention",
     "cse",
@@ -194,6 +193,7 @@ __all__ = [
     "merge_linears",
     "optimize",
     "pad_features",
+    "pad_products",
     "pass_name",
     "patches",
     "pipeline",

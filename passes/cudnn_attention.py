@@ -31,7 +31,7 @@ def cudnn_attention(graph: Graph, fits: Fits) -> Graph:
         if node in done:
             continue
         new = with_inputs(node, [done[x] for x in node.inputs])
-        kept = node.inputs[4].inputs[0] if isinstance(node.op, AttentionBackward) else node
+        kept = node.inputs[5].inputs[0] if isinstance(node.op, AttentionBackward) else node
         if kept in chosen and isinstance(node.op, AttentionSaving | AttentionBackward):
             op = node.op.with_attributes(kernel="cudnn")
             new = Node(op, new.inputs, op.infer(*[x.type for x in new.inputs]), node.where)
@@ -54,7 +54,7 @@ def suits(node: Node, graph: Graph, fits: Fits) -> bool:
         and all(isinstance(x.op, Item) for x in items)
         and not roots.intersection((node, *sums))
         and all(
-            isinstance(user.op, AttentionBackward) and user.inputs[4] is x
+            isinstance(user.op, AttentionBackward) and user.inputs[5] is x
             for x in sums
             for user in graph.users[x]
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lazytorch.ir import Builder, Graph, Node, with_inputs
+from lazytorch.ops.alignment import missing
 from lazytorch.ops.copies import Pad, rerooted
 from lazytorch.ops.layout import Slice
 from lazytorch.ops.linalg import Linear
@@ -24,10 +25,6 @@ from lazytorch.types import TensorType
 
 Fits = Callable[[TensorType], bool]
 
-BOUNDARY = 16  # bytes
-TILE = 64
-"""Columns that a kernel computes at once, at least: many features are padded to whole tiles."""
-MANY = 1024
 ROWS = 256
 """Rows of the input from which padding a weight costs little beside the product."""
 SMALLEST = 2**24
@@ -48,7 +45,7 @@ def pad_features(graph: Graph, fits: Fits, smallest: int = SMALLEST, steady: boo
         if node in chosen:
             done[node] = padded(found, wide.get(node.inputs[1]))
         elif node in shared:
-            wide[node] = widened(found, missing(found, typed(found)))
+            wide[node] = widened(found)
             done[node] = Builder(node.where)(Slice(0, 0, typed(found).shape[0]), wide[node])
     return rerooted(graph, done)
 
@@ -62,7 +59,7 @@ def suits(node: Node, graph: Graph, fits: Fits, smallest: int, steady: bool) -> 
         weight.rank == 2
         and x.rank > 1
         and all(y.shape == weight.shape[:1] for y in bias)
-        and weight.shape[0] * x.dtype.itemsize % BOUNDARY != 0
+        and missing(weight.shape[0], x) > 0
         and x.numel * weight.shape[0] >= smallest
         and (node.inputs[1] in graph.steady) is steady
         and (not steady or all(y in graph.steady for y in node.inputs[2:]))
@@ -76,21 +73,15 @@ def padded(node: Node, wide: Node | None = None) -> Node:
     weight with more rows, if that is there already."""
     b = Builder(node.where)
     x, weight, *bias = node.inputs
-    more = missing(weight, typed(x))
-    wide = widened(weight, more) if wide is None else wide
+    more = missing(typed(weight).shape[0], typed(x))
+    wide = widened(weight) if wide is None else wide
     y = b(Linear(), x, wide, *[b(Pad((0, more)), y) for y in bias])
     return b(Slice(typed(y).rank - 1, 0, typed(weight).shape[0]), y)
 
 
-def missing(weight: Node, x: TensorType) -> int:
-    """How many rows a weight lacks."""
-    features = typed(weight).shape[0]
-    step = TILE if features >= MANY else BOUNDARY // x.dtype.itemsize
-    return -features % step
-
-
-def widened(weight: Node, more: int) -> Node:
+def widened(weight: Node) -> Node:
     """A weight with more rows, of zeros."""
+    more = missing(typed(weight).shape[0], typed(weight))
     return Builder(weight.where)(Pad((0, 0, 0, more)), weight)
 
 

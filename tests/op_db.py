@@ -30,6 +30,8 @@ torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_f
 SEED = 7
 # Random operations set a seed of their own at each call, which a graph does not do again.
 database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
+STEP = 1e-5
+"""Of finite differences."""
 TOLERANCE = {torch.float32: (2e-4, 1e-5), torch.float64: (1e-7, 1e-9)}
 Tensors = Sequence[torch.Tensor]
 
@@ -288,7 +290,8 @@ def difference(
 
 @dataclass
 class Outcome:
-    """What came of one sample: `ok`, `skipped`, `refused`, `wrong` or `crash`, and why."""
+    """What came of one sample: `ok`, `skipped`, `refused`, `torch` (finite differences say that
+    eager is wrong and we are right), `wrong` or `crash`, and why."""
 
     verdict: str
     reason: str = ""
@@ -352,6 +355,8 @@ def checked(case: Case, order: int, dtype: torch.dtype) -> Outcome:
     except Exception as error:
         return Outcome("crash", brief(error))
     wrong = difference(ours, theirs, dtype, partial(precisely, case, values, order))
+    if wrong and order == 2 and torchs_fault(case, values, ours, theirs):
+        return Outcome("torch", "eager's second derivative is not that of its own first")
     if wrong:
         return Outcome("wrong", wrong)
     for change in (flipped, smaller):
@@ -370,6 +375,32 @@ def checked(case: Case, order: int, dtype: torch.dtype) -> Outcome:
         wrong = difference(ours, theirs, dtype, precise)
         return Outcome("wrong", f"second values: {wrong}") if wrong else Outcome("ok")
     return Outcome("ok", "first values only")
+
+
+def torchs_fault(case: Case, values: Tensors, ours: Tensors, theirs: Tensors) -> bool:
+    """Whether eager's own gradient, in float64, moves along a direction as our second derivative
+    says, and not as eager's does."""
+    generator = torch.Generator().manual_seed(SEED)
+    by = [values[i] for i in case.variables]
+    along = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in by]
+    if any(x.dtype is not torch.float64 for x in by):
+        return False
+
+    def moved(step: float) -> torch.Tensor:
+        given = list(values)
+        for i, x, v in zip(case.variables, by, along, strict=True):
+            given[i] = x.detach() + step * v
+        found = eager(case, given, 1)
+        assert found is not None
+        return case.weighted("gradient", found)
+
+    slope = float(moved(STEP) - moved(-STEP)) / (2 * STEP)
+    our, their = (
+        sum(float((x * v).sum()) for x, v in zip(found, along, strict=True))
+        for found in (ours, theirs)
+    )
+    near = 1e-6 * max(1.0, abs(slope))
+    return abs(our - slope) <= near < 1e3 * near < abs(their - slope)
 
 
 def precisely(case: Case, values: Tensors, order: int) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from op_db_numbers import Tensors, difference, widest
 from torch.testing._internal import common_methods_invocations as database
 from torch.utils import _pytree as pytree
 
@@ -32,8 +33,6 @@ SEED = 7
 database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
 STEP = 1e-5
 """Of finite differences."""
-TOLERANCE = {torch.float32: (2e-4, 1e-5), torch.float64: (1e-7, 1e-9)}
-Tensors = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -248,44 +247,6 @@ def computed(piece: Piece, tensors: Tensors, lives: list[tuple[Any, ...]]) -> li
             case _:
                 raise AssertionError(f"an input from {source}")
     return list(interpret(piece.graph, *values))
-
-
-def error(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest distance between two tensors, infinite where only one is finite."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
-    a, b = widest(a), widest(b)
-    alike = (a == b) | (a.isnan() & b.isnan())
-    distance = (a - b).abs().masked_fill(alike, 0).nan_to_num(nan=float("inf"))
-    return float(distance.max()) if a.numel() else 0.0
-
-
-def widest(x: torch.Tensor) -> torch.Tensor:
-    """A tensor in double precision."""
-    return x.to(torch.complex128 if x.is_complex() else torch.float64)
-
-
-def difference(
-    ours: Tensors, theirs: Tensors, dtype: torch.dtype, precise: Callable[[], Any]
-) -> str:
-    """How results differ from eager's, empty where they do not.
-
-    In float32 both may be far from the truth: then we may be as far from float64 as eager is.
-    """
-    truth: Any = None
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        relative, absolute = TOLERANCE.get(b.dtype, TOLERANCE[dtype])
-        finite = b.abs()[b.isfinite()] if b.numel() else b.abs()
-        bound = absolute + relative * (float(finite.max()) if finite.numel() else 0.0)
-        if error(a, b) <= bound:
-            continue
-        if dtype is torch.float32 and a.shape == b.shape and a.dtype == b.dtype:
-            truth = precise() if truth is None else truth
-            exact = truth[i].to(widest(a).dtype)
-            if error(widest(a), exact) <= 3 * error(widest(b), exact) + bound:
-                continue
-        return f"gradient {i}: off by {error(a, b):.3g}, bound {bound:.3g}"
-    return ""
 
 
 @dataclass

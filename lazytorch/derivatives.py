@@ -90,13 +90,13 @@ def value_and_grad(
 def jacrev(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Derivative:
     """The Jacobian by reverse mode. Shape: (*result, *argument) for each pair of them."""
     theirs = torch.func.jacrev(f, argnums, has_aux=has_aux)
-    return derivative(transforms.jacrev, theirs, f, argnums, has_aux)
+    return derivative(transforms.jacobian, theirs, f, argnums, has_aux, False)
 
 
 def jacfwd(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Derivative:
     """The Jacobian by forward mode. Shape: (*result, *argument) for each pair of them."""
     theirs = torch.func.jacfwd(f, argnums, has_aux=has_aux)
-    return derivative(transforms.jacfwd, theirs, f, argnums, has_aux)
+    return derivative(transforms.jacobian, theirs, f, argnums, has_aux, True)
 
 
 def hessian(f: Callable[..., Any], argnums: Argnums = 0) -> Derivative:

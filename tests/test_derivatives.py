@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.passes import REWRITES, optimize
 
 F64 = torch.float64
 
@@ -170,3 +171,26 @@ def test_plans_of_jvp_and_vjp_are_kept() -> None:
     made = [x for x in lt.Compiled.alive if id(x) not in before]
     assert len(made) == 3
     assert all(len(x.programs()) == 1 for x in made)
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, torch.nn.functional.gelu])
+def test_a_tangent_costs_the_products_of_a_forward_pass(activation: Any) -> None:
+    weights = [torch.randn(8, 8) for _ in range(4)]
+    x = torch.randn(3, 8)
+
+    def mlp(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        for w in weights[:-1]:
+            x = activation(x @ w)
+        return x @ weights[-1]
+
+    def products(*primals: torch.Tensor) -> tuple[int, int]:
+        def moved(*along: torch.Tensor) -> Any:
+            rest = weights[len(primals) - 1 :]
+            return lt.jvp(lambda *p: mlp(*p, *rest), primals, along)
+
+        graph = lt.trace(moved, *[torch.randn_like(p) for p in primals])
+        names = [n.op.name() for n in optimize(graph, REWRITES).nodes]
+        return names.count("matmul") + names.count("mm"), names.count(activation.__name__)
+
+    assert products(x) == (8, 3)  # one more for each product, as by hand
+    assert products(x, *weights) == (12, 3)  # two more: both operands move

@@ -66,9 +66,72 @@ def test_a_value_that_python_looks_at() -> None:
         torch.testing.assert_close(slope(x), torch.autograd.grad(branching(y), y)[0])
 
 
+def test_an_operation_whose_size_depends_on_values() -> None:
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        y = torch.masked_select(x * x, x > 0)
+        return (y * y[:1]).sum() if y.numel() > 1 else y.sum()
+
+    slope = lt.grad(chosen)
+    for x in (torch.tensor([0.5, -1, 2]), torch.tensor([-1.0, 3, -2]), torch.tensor([1.0, 2, 3])):
+        y = x.clone().requires_grad_()
+        torch.testing.assert_close(slope(x), torch.autograd.grad(chosen(y), y)[0])
+    twice(lambda x: x[x > 0].square().prod(), torch.tensor([0.5, -1, 2], dtype=F64))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (3, 1), (2, 1, 4), (2, 3, 4), (2, 3, 1)])
+def test_values_put_where_a_mask_says_so(shape: tuple[int, ...]) -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+
+    def written(value: torch.Tensor) -> torch.Tensor:
+        y = torch.arange(32, dtype=F64).reshape(2, 2, 2, 4).cos()
+        y[:, mask] = value.sin()
+        return (y * y * y).sum()
+
+    x = torch.randn(shape, dtype=F64)
+    twice(written, x)
+
+
+def test_least_squares_and_its_residuals() -> None:
+    b = torch.randn(5, 2, dtype=F64)
+
+    def fit(a: torch.Tensor) -> torch.Tensor:
+        found = torch.linalg.lstsq(a, b, driver="gelsd")
+        return found.solution.square().sum() + found.residuals.sum()
+
+    twice(fit, torch.randn(5, 3, dtype=F64))
+
+
 def test_values_outside_the_graph_have_no_derivative() -> None:
+    outside = lt.disable(lambda x: x.square())
     with pytest.raises(lt.errors.LazyTorchError, match="outside the graph"):
-        lt.grad(lambda x: torch.masked_select(x * x, x > 0).sum())(torch.randn(3))
+        lt.grad(lambda x: outside(x * x).sum())(torch.randn(3))
+
+
+def test_a_formula_that_looks_at_values_only_for_a_second_derivative() -> None:
+    index = torch.tensor([0, 1, 0])
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(2, dtype=F64).scatter_reduce(0, index, x, "prod").square().sum()
+
+    x = torch.tensor([2.0, -1, 3], dtype=F64)
+    y = x.clone().requires_grad_()
+    torch.testing.assert_close(lt.grad(product)(x), torch.autograd.grad(product(y), y)[0])
+    with pytest.raises(lt.errors.LazyTorchError, match="needs a value"):
+        lt.grad(lambda x: lt.grad(product)(x).square().sum())(x)
+
+
+def test_the_conjugate_of_a_number() -> None:
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(torch.polar(x, x * x) * 2j)[..., 0].sin().sum()
+
+    twice(turned, torch.tensor([0.5, 1.5], dtype=F64))
+
+
+def test_a_norm_of_zero_has_a_first_derivative_and_no_second() -> None:
+    x = torch.zeros(3, dtype=F64)
+    assert torch.equal(lt.grad(torch.linalg.vector_norm)(x), x)
+    second = lt.grad(lambda x: lt.grad(torch.linalg.vector_norm)(x).sum())(x)
+    assert bool(second.isnan().all())
 
 
 def test_a_gradient_past_a_cut_is_refused() -> None:

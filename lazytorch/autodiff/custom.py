@@ -25,7 +25,7 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Item, Node
 from lazytorch.op import Callback
 from lazytorch.ops.calculus import Calculus, tensor
-from lazytorch.ops.custom import Custom
+from lazytorch.ops.custom import Custom, once
 
 Function = torch.autograd.Function
 
@@ -120,7 +120,7 @@ class UserFunction(Callback):
             if cotangent is None and place is not None and self.ctx._zeros:
                 cotangent = zeros(s, tensor(xs[place]))
             given.append(None if cotangent is None else r.fresh(cotangent, True))
-        backward, once = unwrapped(self.kind)
+        backward, last = unwrapped(self.kind)
         where = r.b.where
         with (
             nullcontext() if current() is r else recording(r.mode),
@@ -138,26 +138,8 @@ class UserFunction(Callback):
             )
         found = [returned[i] for i in self.arguments]
         nodes = [None if x is None else r.read(r.lazy(x)) for x in found]
-        return [x if x is None or not once else only_once(s, self.name, x) for x in nodes]
-
-
-class Once(Callback):
-    """The gradient of a function that is marked `once_differentiable`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @override
-    def pull(self, s: Calculus, g: Any, out: Node, xs: Sequence[Node]) -> Any:
-        raise UnsupportedError(
-            f"{self.name}.backward is marked once_differentiable: it has no derivative of its own",
-            where=out.where,
-        )
-
-
-def only_once(s: Calculus, name: str, x: Node) -> Node:
-    """A value that refuses to be differentiated again."""
-    return s(Item(0), s(Custom(Once(name), 1), x))
+        reason = f"{self.name}.backward is marked once_differentiable: it has no derivative itself"
+        return [x if x is None or not last else once(s, x, reason) for x in nodes]
 
 
 def unwrapped(kind: type[Function]) -> tuple[Callable[..., Any], bool]:

@@ -29,6 +29,7 @@ from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.create import Literal
+from lazytorch.ops.custom import once
 from lazytorch.ops.layout import Detach
 from lazytorch.ops.writes import Put
 from lazytorch.types import ScalarType, TensorType, TupleType, Type
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 INCLUDED = torch._C._dispatch_tls_local_include_set()
 EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+
+
+class ValueNeededError(UnsupportedError):
+    """torch's formula looks at a value in Python or in C++."""
 
 
 class ConstantError(UnsupportedError):
@@ -91,7 +96,9 @@ class Deriving(Recorder):
         self.refused(f"needs values: {what}")
 
     @override
-    def observed(self, op: Any, operands: list[Node]) -> Any:
+    def observed(self, op: Aten, operands: list[Node]) -> Any:
+        if isinstance(self.op, Aten) and op == self.op.with_attributes(observed=None):
+            return self.b(self.op, *operands)
         self.refused(f"needs values: the size of {op.overload}'s result")
 
     @override
@@ -100,11 +107,11 @@ class Deriving(Recorder):
 
     @override
     def number(self, x: LazyTensor, kind: type) -> NoReturn:
-        self.refused("needs a value in Python")
+        self.item(x)
 
     @override
     def item(self, x: LazyTensor) -> NoReturn:
-        self.refused("needs a value in Python")
+        raise ValueNeededError(f"the derivative of {described(self.op)} needs a value in Python")
 
     def decided(self, value: Node, kind: type) -> NoReturn:
         """A number that varies decides how torch goes on."""
@@ -281,27 +288,38 @@ def recorded(
         ]
         wanted = [x for x, need in zip(values, needs, strict=True) if need]
         found: list[Any] = [None] * len(wanted)
+        last = ""  # why the gradients have no derivative themselves
         if pairs:
             try:
-                found = list(
-                    torch.autograd.grad(
-                        [y for y, _ in pairs],
-                        wanted,
-                        [g for _, g in pairs],
-                        create_graph=True,  # formulas that have derivatives themselves
-                        allow_unused=True,
-                    )
-                )
-            except LazyTorchError:
-                raise
-            except (RuntimeError, NotImplementedError, AttributeError) as error:
-                r.refused(f"is not known to torch: {str(error).splitlines()[0]}")
+                found = pulled(r, pairs, wanted, again=True)
+            except ValueNeededError as error:
+                last = str(error).splitlines()[0]
+                found = pulled(r, pairs, wanted, again=False)
         rest = iter(found)
         gradients = [next(rest) if need else None for need in needs]
         read = tuple([None if x is None else r.read(r.lazy(x)) for x in gradients])
+        if last:
+            read = tuple([None if x is None else once(r.b, x, last) for x in read])
     if any([x.op.effect for x in missing(read, nodes)]):
         r.refused("draws random numbers that its results do not tell")
     return Derived(operands, tuple(nodes), tuple(cotangents), read)
+
+
+def pulled(
+    r: Deriving, pairs: Sequence[tuple[Any, Any]], wanted: Sequence[Any], again: bool
+) -> list[Any]:
+    """torch's gradients of the results, by the formulas that have derivatives themselves if they
+    are to be differentiated `again`: some of those look at values."""
+    results, seeds = zip(*pairs, strict=True)
+    try:
+        found = torch.autograd.grad(
+            results, wanted, seeds, retain_graph=True, create_graph=again, allow_unused=True
+        )
+    except LazyTorchError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        r.refused(f"is not known to torch: {str(error).splitlines()[0]}")
+    return list(found)
 
 
 def twin(op: Op) -> Op:

@@ -231,60 +231,34 @@ def pushed(
     return (value, tangent, at.aux) if has_aux else (value, tangent)
 
 
-def jacrev(
+def jacobian(
     f: Callable[..., Any],
     argnums: Argnums,
     has_aux: bool,
+    forward: bool,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """The Jacobian, a row for each element of the results: one batch of reverse passes."""
-    at = linear(f, argnums, has_aux, args, kwargs)
-    rows: list[Any] = []
-    outputs = at.outputs()
-    for k, y in enumerate(at.results):
-        seeds = [input(f"seed{i}", tensor(x)) for i, x in enumerate(outputs)]
-        given = [s if i == k else None for i, s in enumerate(seeds)]
-        found = vjp(outputs, given, at.variables, rule)
-        filled = [at.filled(g, x) for g, x in zip(found, at.variables, strict=True)]
-        batched = over_basis(at.r, filled, seeds[k])
-        shaped = [
-            m.reshape(*y.shape, *tensor(x).shape)
-            for m, x in zip(batched, at.variables, strict=True)
-        ]
-        made = trees.unflatten(at.structure, shaped)
-        rows.append(made[0] if isinstance(argnums, int) else made)
-    result = trees.unflatten(at.returned, rows)
-    return (result, at.aux) if has_aux else result
-
-
-def jacfwd(
-    f: Callable[..., Any],
-    argnums: Argnums,
-    has_aux: bool,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """The Jacobian, a column for each element of the arguments: one batch of forward passes."""
+    """The Jacobian: a column for each element of the arguments by a batch of forward passes, or a
+    row for each element of the results by a batch of reverse passes."""
     at = linear(f, argnums, has_aux, args, kwargs)
     outputs = at.outputs()
-    columns: list[list[torch.Tensor]] = []
-    for j, x in enumerate(at.variables):
-        seeds = [input(f"seed{i}", tensor(v)) for i, v in enumerate(at.variables)]
-        given = [s if i == j else None for i, s in enumerate(seeds)]
-        found = jvp(outputs, given, at.variables, rule)
-        filled = [at.filled(g, y) for g, y in zip(found, outputs, strict=True)]
-        batched = over_basis(at.r, filled, seeds[j])
-        columns.append(
-            [
-                m.movedim(0, -1).reshape(*y.shape, *tensor(x).shape)
-                for m, y in zip(batched, at.results, strict=True)
-            ]
-        )
+    ends = (at.variables, outputs) if forward else (outputs, at.variables)
+    blocks: dict[tuple[int, int], torch.Tensor] = {}  # by result and argument
+    for i in range(len(ends[0])):
+        seeds = [input(f"seed{j}", tensor(x)) for j, x in enumerate(ends[0])]
+        given = [s if j == i else None for j, s in enumerate(seeds)]
+        found = (jvp if forward else vjp)(outputs, given, at.variables, rule)
+        filled = [at.filled(g, x) for g, x in zip(found, ends[1], strict=True)]
+        for j, block in enumerate(over_basis(at.r, filled, seeds[i])):
+            k, v = (j, i) if forward else (i, j)
+            shape = (*tensor(outputs[k]).shape, *tensor(at.variables[v]).shape)
+            blocks[k, v] = (block.movedim(0, -1) if forward else block).reshape(shape)
     made: list[Any] = []
-    for k in range(len(at.results)):
-        row = trees.unflatten(at.structure, [column[k] for column in columns])
-        made.append(row[0] if isinstance(argnums, int) else row)
+    for k in range(len(outputs)):
+        row = [blocks[k, v] for v in range(len(at.variables))]
+        tree = trees.unflatten(at.structure, row)
+        made.append(tree[0] if isinstance(argnums, int) else tree)
     result = trees.unflatten(at.returned, made)
     return (result, at.aux) if has_aux else result
 

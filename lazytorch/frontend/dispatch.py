@@ -98,7 +98,10 @@ def detach_all(r: Recorder, result: Any) -> Any:
 
 def call_view(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A window on the first argument's memory."""
-    x = r.lazy(args[0])
+    first = args[0]
+    if isinstance(first, complex):  # torch's formulas take the conjugate of a number as a view
+        first = r.literal(torch.scalar_tensor(first, dtype=torch.complex128))
+    x = r.lazy(first)
     try:
         steps = VIEWERS[func](x.typed, *args[1:], **kwargs)
     except LazyTorchError as error:

@@ -178,6 +178,9 @@ class Recording(Recorder):
     @override
     def observed(self, op: Aten, operands: list[Node]) -> Any:
         what = f"the size of {op.overload}'s result depends on values"
+        if self.deriving and not self.fullgraph and any([carries(x.type) for x in operands]):
+            typed = trees.unflatten(*self.cut(operands, bool, op.type_of_run).value)
+            return self.b(op.with_attributes(observed=typed), *operands)
         result = self.eager(op.run, operands, what)
         if isinstance(result, tuple | list):
             return [self.read(x) for x in result]
@@ -201,10 +204,8 @@ class Recording(Recorder):
     @override
     def item(self, x: LazyTensor) -> Any:
         kind = x.typed.dtype
-        if kind is torch.bool:
-            return bool(self.number(x, bool))
-        if kind.is_complex:
-            return complex(self.number(x, complex))
+        if kind is torch.bool or kind.is_complex:
+            return self.number(x, bool if kind is torch.bool else complex)
         if kind.is_floating_point and self.numbers and x.typed.numel == 1:
             value = self.read(x)
             if not isinstance(value.op, TensorLiteral):
@@ -241,9 +242,8 @@ class Recording(Recorder):
     def eager(self, call: Callable[..., Any], operands: list[Node], what: str) -> Any:
         """Cut here: run `call` eagerly on the operands' values, at every call of the function."""
         if self.fullgraph:
-            raise CutError(
-                f"fullgraph=True, but the recording would be cut: {what}", where=self.here()
-            )
+            said = f"fullgraph=True, but the recording would be cut: {what}"
+            raise CutError(said, where=self.here())
         if self.deriving and any([carries(x.type) for x in operands]):
             said = f"a derivative cannot pass what runs outside the graph: {what}"
             raise UnsupportedError(said, where=self.here())

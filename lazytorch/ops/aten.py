@@ -34,6 +34,10 @@ class Aten(Op):
         args, kwargs = self.filled(xs)
         return resolve(self.overload)(*args, **kwargs)
 
+    def type_of_run(self, *xs: Any) -> Type:
+        """The type that a real run gives."""
+        return value_type(self.run(*xs))
+
     @property
     def may_alias(self) -> bool:
         """Whether a result may show an operand's memory: the schema says so, or torch composes it

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lazytorch.errors import BoundsError, DTypeError, ShapeError
-from lazytorch.ir import Op
+from lazytorch.ir import Op, Operand
+from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import elementwise_strides
 from lazytorch.ops.create import Full
 from lazytorch.ops.layout import Expand, Reshape
@@ -222,15 +223,26 @@ class IndexPut(Op):
         base = g if self.accumulate else s(self, g, nothing, *indices)
         if all([tensor(i).dtype in INDICES for i in indices]):
             return (base, s(Index(self.which), g, *indices), *rest)
-        if len(indices) > 1 or tensor(value).numel != 1:
-            return NotImplemented  # how many elements a mask chooses is not known
-        mask = next(iter(indices))
-        before = self.which.index(True)
-        after = tensor(x).rank - before - tensor(mask).rank
-        spread = s.reshape(mask, (1,) * before + tensor(mask).shape + (1,) * after)
-        chosen = s.choose(spread, g, 0.0)
-        total = s.sum(chosen, tuple(range(tensor(x).rank)))
-        return (base, s.reshape(total, tensor(value).shape), *rest)
+        if len(indices) > 1:
+            return NotImplemented
+        return (base, by_mask(s, g, tensor(value), self.which.index(True), *indices), *rest)
+
+
+def by_mask(s: Calculus, g: Node, value: TensorType, before: int, mask: Node) -> Node:
+    """What flows to values that were put where a mask from dimension `before` on says so."""
+    t, covered = tensor(g), tensor(mask).rank
+    after = t.rank - before - covered
+    along = value.rank - 1 - after  # the dimension of the chosen elements
+    if along >= 0 and value.shape[along] != 1:
+        count = TensorType((value.shape[along],), torch.int64, t.device, (1,))
+        places = (False,) * before + (True,) * covered
+        typed = Index(places).infer(t, *[count] * covered)
+        args = (Operand(0), (*[None] * before, Operand(1)))
+        return s(Aten("aten.index.Tensor", args, observed=typed), g, mask)
+    # One value for all that are chosen, whose number is not known.
+    spread = s.reshape(mask, (1,) * before + tensor(mask).shape + (1,) * after)
+    total = s.sum(s.choose(spread, g, 0.0), tuple(range(before, before + covered)))
+    return s.reshape(total, (*t.shape[:before], 1, *t.shape[before + covered :]))
 
 
 def check_indices(which: Places, x: TensorType, indices: tuple[TensorType, ...]) -> None:

@@ -189,8 +189,9 @@ class VectorNorm(Reduction):
             case 1:
                 return (s.mul(s.sign(x), self.again(s, g, x)),)
             case 2:
-                scale = s.choose(s.eq(out, 0.0), 0.0, s.div(g, out))
-                return (s.mul(x, self.again(s, scale, x)),)
+                # Zero at a norm of zero; the mask is outermost, so that what follows is NaN there.
+                along = s.mul(x, self.again(s, s.div(g, out), x))
+                return (s.choose(self.again(s, s.eq(out, 0.0), x), 0.0, along),)
             case order if math.isinf(order):
                 largest = s.logical_or(s.eq(s.abs(x), self.again(s, out, x)), s.isnan(x))
                 return (s.mul(s.sign(x), self.shared(s, g, largest, x)),)

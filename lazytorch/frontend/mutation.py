@@ -56,8 +56,8 @@ def unnoticed(r: Recorder, x: LazyTensor, value: Node) -> Node:
 def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool) -> None:
     """An in-place operation with a differentiable operand makes the target require grad."""
     r.stored(target, x)
-    if enabled and r.kind is Traced and x.typed.dtype.is_floating_point and target is x:
-        x.requires_grad = True
+    if enabled and isinstance(x, Traced) and x.typed.dtype.is_floating_point and target is x:
+        x.differentiable, x.leaf = True, False
 
 
 @cache

@@ -150,6 +150,9 @@ def reached(r: Recording, outputs: Sequence[Any]) -> Iterator[tuple[torch.Tensor
         if not real.is_leaf:
             refuse("backward() would go on into a graph from outside the compiled function", r)
         yield real, r.grads.start(r, shadow)
+    for ref in r.grads.made:
+        x = ref()
+        assert x is None or x.requires_grad in (True, False)  # asking makes a leaf of it
     for x, node in r.grads.leaves:
         if node in order:
             yield x, node

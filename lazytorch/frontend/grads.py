@@ -7,6 +7,7 @@ recording says what a call leaves there.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.frontend.sources import Argument, Grad, Relied, Source, State, tensor_of
+from lazytorch.frontend.sources import Argument, Grad, Held, Relied, Source, State, tensor_of
 
 if TYPE_CHECKING:
     from lazytorch.frontend.recorder import Recorder
@@ -34,21 +35,30 @@ class Grads:
     def __init__(
         self, origins: dict[int, tuple[Source, str]], leaves: Sequence[Any], used: bool
     ) -> None:
-        self.before: list[tuple[torch.Tensor, Argument | State, torch.Tensor | None]] = []
+        self.before: list[tuple[torch.Tensor, Argument | State | Held, torch.Tensor | None]] = []
         self.used = used
         self.leaves: list[tuple[LazyTensor, Node]] = []  # made to require grad by the function
+        self.made: list[weakref.ref[LazyTensor]] = []  # by factories, perhaps to require grad
         self.retained: list[LazyTensor] = []
         self.hooks: dict[Node, OrderedDict[int, Hook]] = {}
         self.spent: set[Node] = set()  # whose history a backward pass has used up
         for source, label in list(origins.values()):
-            if not isinstance(source, Argument | State):
-                continue
-            tensor = tensor_of(source, leaves)
-            if tensor.is_leaf and (tensor.is_floating_point() or tensor.is_complex()):
-                grad = tensor.grad
-                self.before.append((tensor, source, grad))
-                if grad is not None:
-                    origins.setdefault(id(grad), (Grad(source), f"{label}.grad"))
+            if isinstance(source, Argument | State | Held):
+                self.meet(tensor_of(source, leaves), source, label, origins)
+
+    def meet(
+        self,
+        tensor: torch.Tensor,
+        source: Argument | State | Held,
+        label: str,
+        origins: dict[int, tuple[Source, str]],
+    ) -> None:
+        """Remember the gradient that a tensor has, and where a call finds it."""
+        if tensor.is_leaf and (tensor.is_floating_point() or tensor.is_complex()):
+            grad = tensor.grad
+            self.before.append((tensor, source, grad))
+            if grad is not None:
+                origins.setdefault(id(grad), (Grad(source), f"{label}.grad"))
 
     def start(self, r: Recorder, tensor: torch.Tensor) -> Node:
         """The node at which a tensor's own gradient ends."""
@@ -73,7 +83,7 @@ class Grads:
         hooks[handle.id] = hook
         return handle
 
-    def changed(self) -> list[tuple[Argument | State, torch.Tensor | None]]:
+    def changed(self) -> list[tuple[Argument | State | Held, torch.Tensor | None]]:
         """Where there is another gradient than before, and which."""
         return [(s, t.grad) for t, s, grad in self.before if t.grad is not grad]
 

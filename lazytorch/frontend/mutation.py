@@ -33,6 +33,8 @@ def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if outs:
         return call_out(r, func, functional, outs, args, kwargs)
     target = args[0]
+    if not isinstance(target, torch.Tensor):
+        return call_each(r, func, args, kwargs)
     x = r.lazy(target)
     needed, enabled = differentiable(func, args, kwargs)
     value = nodes(r, functional, args, kwargs)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lazytorch.frontend import code
-from lazytorch.frontend.places import CellStore, FieldStore, Slot, Store
+from lazytorch.frontend.places import CellStore, FieldStore, ListStore, Slot, Store
 
 ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type(...), range, slice,
@@ -134,6 +134,8 @@ class Reach:
         """An optimizer: its settings, and for each parameter what it remembers."""
         self.optimizers.append((label, value))
         self.kind(type(value))
+        for name in ("param_groups", "state"):  # a loaded state brings others
+            self.slots.append(Slot(vars(value), name, dotted(label, name)))
         groups: list[dict[str, Any]] = value.param_groups
         self.holders.append(Holder(groups, dotted(label, "param_groups")))
         for i, group in enumerate(groups):
@@ -274,6 +276,9 @@ class Reach:
                     if isinstance(value, torch.Tensor):
                         yield Slot(state, name, dotted(label, name, i))
             for group in optimizer.param_groups:
+                store = ListStore(group["params"])
+                for i in range(len(group["params"])):
+                    yield Slot(store, i, dotted(label, "params", i))
                 for name, value in group.items():
                     if isinstance(value, torch.Tensor):
                         yield Slot(group, name, dotted(label, name))

@@ -21,7 +21,7 @@ from lazytorch.frontend.optimizers import stepping
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Reach
 from lazytorch.frontend.recording import Recording, Restart
-from lazytorch.frontend.sources import Argument, Cut, OnCut, Recorded, Relied, Source, State
+from lazytorch.frontend.sources import Argument, Cut, Held, OnCut, Recorded, Relied, Source, State
 from lazytorch.frontend.watch import Change, Watch
 
 
@@ -117,7 +117,7 @@ def record_once(
             trees.refuse_object(leaf, "the arguments")
     args, kwargs = trees.unflatten(spec, stand_ins)
     changes: list[Change] = []
-    grads: list[tuple[Argument | State, torch.Tensor | None]] = []
+    grads: list[tuple[Argument | State | Held, torch.Tensor | None]] = []
     relied: tuple[Relied, ...] = ()
     try:
         with (

@@ -129,7 +129,9 @@ class Recording(Recorder):
                 f"%{label} ({tuple(tensor.shape)}) is held by reference: no attribute, closure "
                 f"or global of the function holds it (first read at {self.b.where})"
             )
-            return Held(tensor), label
+            held = Held(tensor)
+            self.grads.meet(tensor, held, label, self.origins)
+            return held, label
         return cast("tuple[Argument | State | Held | Grad, str]", found)
 
     @override
@@ -158,6 +160,8 @@ class Recording(Recorder):
     @override
     def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
         x = super().fresh(node, differentiable)
+        if not node.inputs:
+            self.grads.made.append(weakref.ref(x))
         self.cells.append(weakref.ref(x.cell))
         return x
 

@@ -43,7 +43,7 @@ class Held:
 class Grad:
     """The `.grad` of another source's tensor: looked up again at every call."""
 
-    of: Argument | State
+    of: Argument | State | Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,10 @@ class Live:
 Source = Argument | State | Held | Grad | Storage | Live
 
 
-def tensor_of(source: Argument | State, leaves: Sequence[Any]) -> torch.Tensor:
+def tensor_of(source: Argument | State | Held, leaves: Sequence[Any]) -> torch.Tensor:
     """The tensor that a call finds at an argument's or a place's."""
+    if isinstance(source, Held):
+        return source.tensor
     if isinstance(source, Argument):
         return leaves[source.index]
     return source.slot.store[source.slot.name]
@@ -161,13 +163,15 @@ class Cut:
 class Relied:
     """What a recording found of the gradient of a tensor: None or its type, and its hooks."""
 
-    source: Argument | State
+    source: Argument | State | Held
     grad: TensorType | None
     requires_grad: bool
     hooks: tuple[Any, ...]
 
     @staticmethod
-    def of(source: Argument | State, tensor: torch.Tensor, grad: torch.Tensor | None) -> Relied:
+    def of(
+        source: Argument | State | Held, tensor: torch.Tensor, grad: torch.Tensor | None
+    ) -> Relied:
         """What there is to find of a tensor with this gradient."""
         typed = None
         if grad is not None:
@@ -209,7 +213,7 @@ class Recorded:
     changes: list[Change] = field(default_factory=list[Change])
     assumed: list[Assumed] = field(default_factory=list[Assumed])
     failure: str = ""
-    grads: tuple[Argument | State, ...] = ()
+    grads: tuple[Argument | State | Held, ...] = ()
     relied: tuple[Relied, ...] = ()
     recorder: Any = None  # where the function registered hooks, which are recorded in it
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _wrapper = torch.Tensor._make_wrapper_subclass
 _flag = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-_grad = torch.Tensor.grad.__get__  # type: ignore[attr-defined]
+_own: Any = torch.Tensor.grad
 
 
 class LazyTensor(torch.Tensor):
@@ -189,11 +189,14 @@ class Traced(LazyTensor):
     @property
     @override
     def grad(self) -> torch.Tensor | None:  # type: ignore[override]
-        return _grad(self) if self.behind is None else self.behind.grad
+        return _own.__get__(self) if self.behind is None else self.behind.grad
 
+    # Torch declares a plain attribute.
     @grad.setter
-    def grad(self, value: torch.Tensor | None) -> None:
-        torch.Tensor.grad.__set__(self if self.behind is None else self.behind, value)
+    def grad(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, value: torch.Tensor | None
+    ) -> None:
+        _own.__set__(self if self.behind is None else self.behind, value)
 
     @property
     @override

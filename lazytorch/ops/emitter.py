@@ -105,6 +105,6 @@ def cast(s: Emitter, x: Value, dtype: torch.dtype) -> Value:
 
 
 def fma(s: Emitter, x: Value, y: Value, z: Value) -> Value:
-    """`x * y + z`, by printers rounded once; torch has no function of its own for it."""
+    """`x * y + z`, rounded once; torch has it by another name."""
     once: Any = getattr(s, "fma", None)
-    return x * y + z if once is None else once(x, y, z)
+    return torch.addcmul(z, x, y) if once is None else once(x, y, z)

@@ -92,3 +92,13 @@ def test_eagers_refusals_are_ours() -> None:
         lt.compile(lambda x: x.expand(3, 2).add_(1))(torch.ones(1, 2))
     with pytest.raises(RuntimeError, match="view size is not compatible"):
         lt.compile(lambda x: x.t().view(-1))(torch.ones(2, 3))
+
+
+def test_a_kernel_on_a_list_of_tensors_is_refused_by_name() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        found, scale = torch.zeros(1), torch.ones(1)
+        torch._amp_foreach_non_finite_check_and_unscale_([x], found, scale)
+        return found
+
+    with pytest.raises(UnsupportedError, match="list of tensors"):
+        lt.compile(f)(torch.ones(2))

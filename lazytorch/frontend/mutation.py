@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._C import DispatchKey
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.alias import copied, fitted
 from lazytorch.frontend.geometry import resize
 from lazytorch.frontend.imports import IMPORTERS
@@ -146,6 +147,9 @@ def call_functionalized(
 
 def call_each(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A `_foreach_` overload: torch's own loop over the tensors."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeExplicitAutograd"):
+        what = f"{func} writes to a list of tensors, and torch does not say how one by one"
+        raise UnsupportedError(what, where=r.b.where)
     with r.resumed():
         return func._op_dk(DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
 

@@ -21,7 +21,7 @@ from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.modes import uncollected
-from lazytorch.frontend.record import argument_labels
+from lazytorch.frontend.record import UnsettledError, argument_labels, changing
 from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
@@ -60,6 +60,7 @@ class Compiled:
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
         self.fast: FastPath | None = None
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
+        self.unsettled: set[Key] = set()  # an optimizer's first step is eager's own
         self.numbers = Numbers()
         self.builds = Builds(options)
         self.lock = threading.RLock()
@@ -132,7 +133,15 @@ class Compiled:
             key = signature(leaves, spec, self.numbers.varying(spec))
             reasons = reasons or [self.reason(key, leaves)]
             trail = Trail(self, leaves, Watch(self.fn, leaves), self.numbers.varying(spec))
-            plan = Plan(trail.extend(spec, ()), trail)
+            try:
+                plan = Plan(trail.extend(spec, ()), trail)
+            except UnsettledError as error:
+                if key in self.unsettled:
+                    raise
+                self.unsettled.add(key)
+                Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))
+                return self.fn(*given[0], **given[1])
+            self.unsettled.discard(key)
             if trail.failure:
                 reasons.append(self.numbers.keep(spec, range(len(leaves)), trail.failure, labels))
             reasons += self.numbers.learn(spec, trail.assumed, labels)
@@ -183,6 +192,8 @@ class Compiled:
             changed = [str(change) for change in islice(latest.watch.differences(), 3)]
             if changed:
                 return "; ".join(changed)
+            if not all([one.holds(leaves) for one in latest.relied]):
+                return "a tensor has a gradient now, or has none any more, or another hook"
             if where := latest.assumptions.broken(leaves):
                 return f"a number compares otherwise at {where}"
             return "an object among the arguments says something else"
@@ -191,10 +202,13 @@ class Compiled:
         changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
         return "another signature: " + "; ".join(changed[:3])
 
-    def backward_of(self, recorded: Recorded, leaves: list[Any]) -> Backward | None:
+    def backward_of(self, recorded: Recorded, leaves: list[Any], watch: Watch) -> Backward | None:
         """The backward pass of a recorded function; None where torch differentiates eager's."""
         try:
-            return differentiated(recorded, leaves, self.program)
+            found = differentiated(recorded, leaves, self.program)
+            if changes := watch.undo():  # by hooks and by the user's own backward functions
+                raise changing(watch, changes)
+            return found
         except LazyTorchError as error:
             Report.add(Event("backward", self.name, f"eager's own: {error.message}", 0.0))
             return None
@@ -256,14 +270,14 @@ class Compiled:
         """Run the plan's stages, with gradients where eager would have them."""
         if not torch.is_grad_enabled():
             stage, outputs = self.forward(plan, leaves, spec, trail)
-            return assemble(stage, outputs, given)
+            return assemble(stage, outputs, given, leaves)
         tensors = plan_tensors(plan.stage, leaves)
-        if any(t.requires_grad for t in tensors):
+        if plan.carries and any(t.requires_grad for t in tensors):
             stage, outputs = differentiable(self, plan, leaves, spec, tensors, trail)
-            return assemble(stage, outputs, given)
+            return assemble(stage, outputs, given, leaves)
         with torch.no_grad():
             stage, outputs = self.forward(plan, leaves, spec, trail)
-        return assemble(stage, outputs, given)
+        return assemble(stage, outputs, given, leaves)
 
     def forward(
         self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
@@ -313,6 +327,7 @@ class Compiled:
             stage.add(cuts[-1].value, following)
             # Every way through the plan then assumes what this one does: more than it must.
             plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])
+            plan.relied = plan.relied or path.relied
             labels = argument_labels(self.fn, spec)
             reasons = [f"a value at {cuts[-1].where} that was not seen before"]
             reasons += self.numbers.learn(spec, path.assumed, labels)
@@ -338,6 +353,7 @@ class Compiled:
             self.fast = None
             self.plans.clear()
             self.restless.clear()
+            self.unsettled.clear()
             self.numbers = Numbers()
             self.stages.clear()
 

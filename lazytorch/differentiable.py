@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from lazytorch.autodiff.engine import hooked
 from lazytorch.autodiff.joint import halves
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Argument, Held, Recorded, State, Storage
+from lazytorch.frontend.sources import Argument, Grad, Held, Recorded, State, Storage, tensor_of
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
@@ -105,6 +106,8 @@ def differentiated(
             tensor = leaves[of.index]
         elif isinstance(of, State):
             tensor = of.slot.store[of.slot.name]
+        elif isinstance(of, Grad):
+            tensor = tensor_of(of.of, leaves).grad
         else:
             tensor = of.tensor if isinstance(of, Held) else None
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
@@ -114,4 +117,5 @@ def differentiated(
     carried = list(dict.fromkeys(carried))
     if not carried or not wrt:
         return None
-    return Backward(halves(graph, carried, [graph.inputs[i] for i in wrt]), wrt, build)
+    hooks = None if recorded.recorder is None else hooked(recorded.recorder, False, outside=False)
+    return Backward(halves(graph, carried, [graph.inputs[i] for i in wrt], hooks), wrt, build)

@@ -67,7 +67,7 @@ class FastPath:
         recorded = plan.stage.recorded
         if recorded is None or recorded.changes or recorded.fills:
             return None
-        if plan.objects or plan.varying or plan.assumptions.each:
+        if plan.objects or plan.varying or plan.assumptions.each or plan.relied:
             return None
         args, kwargs = given
         flat = [*args, *[kwargs[name] for name in sorted(kwargs)]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Recorded
+from lazytorch.frontend.sources import Recorded, tensor_of
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 from lazytorch.varying import Assumptions
@@ -27,6 +28,7 @@ class Plan:
         self.watch = trail.watch
         self.varying = trail.varying
         self.assumptions = Assumptions(trail.assumed)
+        self.relied = trail.relied  # what there was of gradients
         self.grad = torch.is_grad_enabled()
         self.fast: FastPath | None = None  # once it has replayed
         self.objects = [
@@ -37,6 +39,10 @@ class Plan:
         # Where an argument itself is returned, another one that says the same will not do.
         recorded = [s.recorded for s in stage.successors() if s.recorded is not None]
         returned = {id(leaf.value) for r in recorded for leaf in r.leaves if leaf.output is None}
+        # Without results that carry gradients, a call needs no place in torch's own graph.
+        self.carries = stage.cut is not None or any(
+            leaf.requires_grad for r in recorded for leaf in r.leaves
+        )
         self.exact = any(id(x) in returned for _, x in self.objects)
 
     def holds(self, leaves: list[Any]) -> bool:
@@ -44,19 +50,26 @@ class Plan:
         what it assumed of numbers is true of these arguments."""
         if not self.assumptions.hold(leaves):
             return False
+        if not all([one.holds(leaves) for one in self.relied]):
+            return False
         others = [(x, leaves[i]) for i, x in self.objects if leaves[i] is not x]
         if others and self.exact:
             return False
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
 
 
-def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given) -> Any:
-    """The function's result from the program's outputs; containers that it fills are filled."""
+def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Sequence[Any]) -> Any:
+    """The function's result from the program's outputs; containers that it fills are filled, and
+    tensors get the gradients that it leaves."""
     recorded = cast(Recorded, stage.recorded)
     result = trees.unflatten(
         recorded.spec,
         [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
     )
+    if recorded.grads:
+        result, grads = result
+        for source, grad in zip(recorded.grads, grads, strict=True):
+            tensor_of(source, leaves).grad = grad
     if recorded.fills:
         result, after = result
         trees.graft(given, after)

@@ -11,7 +11,7 @@ import torch
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
-from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded, Relied
 from lazytorch.frontend.watch import Watch
 from lazytorch.runtime.stage import Stage
 
@@ -36,6 +36,7 @@ class Trail:
         self.watch = watch
         self.varying = varying
         self.assumed: list[Assumed] = []
+        self.relied: tuple[Relied, ...] = ()
         self.failure = ""
         self.done = list(done)
         self.new: list[Stage] = []
@@ -56,6 +57,7 @@ class Trail:
             self.varying,
         )
         self.assumed = recorded.assumed
+        self.relied = recorded.relied
         if recorded.failure:
             self.failure = f"recording it as an input failed ({recorded.failure})"
             self.varying = None
@@ -64,7 +66,7 @@ class Trail:
         self.check_constants(recorded, spec, known)
         backward = None
         if torch.is_grad_enabled() and recorded.cuts == 0:
-            backward = owner.backward_of(recorded, self.leaves)
+            backward = owner.backward_of(recorded, self.leaves, self.watch)
         self.new.append(owner.lowered(recorded.piece, recorded, backward))
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)

@@ -47,8 +47,9 @@ def train_step(
     is the dtype of an autocast region around model and loss. With `skip_nonfinite`, a loss or a
     gradient that is not finite leaves everything as it was. `options` are those of `lt.compile`.
 
-    On a GPU the corrections of Adam and its kin are computed there, in float32, as torch does with
-    `capturable=True`; elsewhere in double precision. The first step is eager's own where the
+    On the CPU SGD's updates by the same gradients are eager's bit by bit. On a GPU the corrections
+    of Adam and its kin are computed there, in float32, as torch does with `capturable=True`;
+    elsewhere in double precision. The first step is eager's own where the
     optimizer has yet to make its state.
     """
     if accumulate < 1:

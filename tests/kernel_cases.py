@@ -22,6 +22,7 @@ from lazytorch.ops.pointwise import (
     Add,
     Addcdiv,
     Addcmul,
+    AddScaled,
     Cast,
     Clamp,
     ClampMax,
@@ -192,7 +193,8 @@ def pointwise_ops() -> Iterator[Pointwise]:
 
 
 DIVISIONS = (FloorDivide(), Remainder(), Fmod())
-OTHERWISE = {"where": 1, "masked_fill": 2, "addcmul": 3, "addcdiv": 3, "clamp": 3, "pow": 2}
+OTHERWISE = {"where": 1, "masked_fill": 2, "add_scaled": 2, "addcmul": 3, "addcdiv": 3, "clamp": 3,
+             "pow": 2}  # fmt: skip
 """Operations with operands of their own kind, and how many of those are tensors."""
 
 
@@ -247,6 +249,9 @@ def other_cases() -> Iterator[Case]:
             )
         if known:
             yield Case(f"addcdiv: {dtype}", op_body(Addcdiv(), 0.5), lambda d=dtype: grid(d, d, d))
+            yield Case(
+                f"add_scaled: {dtype}", op_body(AddScaled(), 0.5), lambda d=dtype: grid(d, d)
+            )
 
 
 def integer_powers(dtype: torch.dtype) -> Tensors:

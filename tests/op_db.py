@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 import lazytorch as lt
 from lazytorch.autodiff import rules, transforms
+from lazytorch.frontend.finish import finish
 from lazytorch.frontend.modes import recording
 from lazytorch.frontend.recording import Recording
 from lazytorch.frontend.sources import Argument, Held, Live, Piece
@@ -216,7 +217,7 @@ class Plan:
         try:
             with recording(r.mode):
                 returned = fn(*stand_ins)
-            self.last = r.finish(returned).piece
+            self.last = finish(r, returned).piece
         finally:
             r.finished = True
 

@@ -63,6 +63,7 @@ ROWS: list[Row] = [
     row(p.ClampMin(), torch.clamp_min, "xx", "x2", "x."),
     row(p.ClampMax(), torch.clamp_max, "xx", "x2", "x."),
     row(p.Clamp(), torch.clamp, "xxx", "x.2", "x2."),
+    row(p.AddScaled(), lambda x, y, a: torch.add(x, y, alpha=a), "xx2", dtypes=FLOATING),
     row(p.Lerp(), torch.lerp, "xww", "xw."),
     row(p.Addcmul(), lambda x, y, z, v: torch.addcmul(x, y, z, value=v), "xxx2"),
     row(p.Addcdiv(), lambda x, y, z, v: torch.addcdiv(x, y, z, value=v), "xxd2"),

@@ -56,14 +56,27 @@ def test_unusual_tensors_are_refused_by_name(make: Callable[[], torch.Tensor], n
         lt.compile(lambda x: x + 1)(make())
 
 
-def test_a_tensor_hook_is_refused_by_name() -> None:
+def test_a_hook_after_accumulation_is_refused_by_name() -> None:
     def f(x: torch.Tensor) -> torch.Tensor:
-        y = x * 2
-        y.register_hook(lambda g: g * 2)
-        return y
+        x.register_post_accumulate_grad_hook(lambda p: None)
+        return x * 2
 
     with pytest.raises(UnsupportedError, match="hook"):
         lt.compile(f)(torch.ones(2, requires_grad=True))
+
+
+def test_a_seed_is_refused_by_name_and_left_alone() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return x + torch.rand(2)
+
+    theirs = torch.manual_seed
+    before = torch.get_rng_state()
+    with pytest.raises(UnsupportedError, match="manual_seed") as caught:
+        lt.compile(f)(torch.ones(2))
+    assert "test_refusals.py" in str(caught.value)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.manual_seed is theirs
 
 
 def test_objects_that_differ_from_call_to_call_are_refused() -> None:
@@ -79,3 +92,13 @@ def test_eagers_refusals_are_ours() -> None:
         lt.compile(lambda x: x.expand(3, 2).add_(1))(torch.ones(1, 2))
     with pytest.raises(RuntimeError, match="view size is not compatible"):
         lt.compile(lambda x: x.t().view(-1))(torch.ones(2, 3))
+
+
+def test_a_kernel_on_a_list_of_tensors_is_refused_by_name() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        found, scale = torch.zeros(1), torch.ones(1)
+        torch._amp_foreach_non_finite_check_and_unscale_([x], found, scale)
+        return found
+
+    with pytest.raises(UnsupportedError, match="list of tensors"):
+        lt.compile(f)(torch.ones(2))

@@ -7,12 +7,14 @@ gradient reversal and scaled gradients mean what they mean in eager.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lazytorch.autodiff.transforms import current
@@ -109,6 +111,8 @@ class UserFunction(Callback):
         self.r = r
         self.places = places  # of the outputs, among the values; None for what is no tensor
         self.arguments: list[int] = []  # the positions of tensors among the arguments
+        self.before = OrderedDict[int, Callable[..., Any]]()
+        self.after = OrderedDict[int, Callable[..., Any]]()
 
     @override
     def pull(self, s: Calculus, g: Sequence[Node | None], out: Node, xs: Sequence[Node]) -> Any:
@@ -127,9 +131,13 @@ class UserFunction(Callback):
             torch.enable_grad(),
         ):
             r.b.where = out.where
+            for hook in self.before.values():
+                given = list(hook(tuple(given)) or given)
             returned = backward(self.ctx, *given)
+            returned = returned if isinstance(returned, tuple) else (returned,)
+            for hook in self.after.values():
+                returned = hook(returned, tuple(given)) or returned
         r.b.where = where
-        returned = returned if isinstance(returned, tuple) else (returned,)
         if len(returned) < max(self.arguments, default=-1) + 1:
             raise UnsupportedError(
                 f"{self.name}.backward returned {len(returned)} gradients for "
@@ -140,6 +148,34 @@ class UserFunction(Callback):
         nodes = [None if x is None else r.read(r.lazy(x)) for x in found]
         reason = f"{self.name}.backward is marked once_differentiable: it has no derivative itself"
         return [x if x is None or not last else once(s, x, reason) for x in nodes]
+
+
+class Edge:
+    """What a result of a user's function has as `grad_fn`: hooks can be registered on it."""
+
+    def __init__(self, function: UserFunction) -> None:
+        self.function = function
+
+    def name(self) -> str:
+        """The name that torch gives to the backward of the function."""
+        return f"{self.function.kind.__name__}Backward"
+
+    def register_prehook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook` on the cotangents of the results."""
+        return registered(self.function.before, hook)
+
+    def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook` on the cotangents of the arguments and of the results."""
+        return registered(self.function.after, hook)
+
+
+def registered(
+    hooks: OrderedDict[int, Callable[..., Any]], hook: Callable[..., Any]
+) -> RemovableHandle:
+    """One hook more, and the handle that takes it away."""
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    return handle
 
 
 def unwrapped(kind: type[Function]) -> tuple[Callable[..., Any], bool]:
@@ -189,7 +225,10 @@ def called(
         elif any(y is x for x in ctx._dirty):
             made.append(written(r, r.lazy(y), r.b(Item(place), node)))
         else:
-            made.append(r.fresh(r.b(Item(place), node), True))
+            result = r.fresh(r.b(Item(place), node), True)
+            assert isinstance(result, Traced)
+            result.made_by = Edge(function)
+            made.append(result)
     return tuple(made) if isinstance(returned, tuple) else made[0]
 
 
@@ -197,5 +236,5 @@ def written(r: Recording, x: LazyTensor, value: Node) -> LazyTensor:
     """An argument that the forward wrote in place, which is a result now."""
     r.write(x, value)
     if isinstance(x, Traced):
-        x.differentiable = True
+        x.differentiable, x.leaf = True, False
     return x

@@ -9,7 +9,7 @@ from typing import Literal
 from lazytorch import passes
 from lazytorch.autodiff.partition import saved_values
 from lazytorch.autodiff.rules import rule
-from lazytorch.autodiff.vjp import vjp, zeros
+from lazytorch.autodiff.vjp import Hooked, vjp, zeros
 from lazytorch.ir import Const, Graph, Input, Node, Write, input, postorder, with_inputs
 from lazytorch.ops.calculus import Calculus, tensor
 from lazytorch.ops.copies import Clone
@@ -54,14 +54,16 @@ class Halves:
         return rebuilt(replace(self.backward, inputs=tuple(kept)), new)
 
 
-def halves(graph: Graph, carried: Sequence[int], wrt: Sequence[Node]) -> Halves:
+def halves(
+    graph: Graph, carried: Sequence[int], wrt: Sequence[Node], hooked: Hooked | None = None
+) -> Halves:
     """Both graphs of `graph`: gradients of the outputs `carried` by the inputs `wrt`.
 
     Raises UnsupportedError where an operation on the way cannot be differentiated.
     """
     outputs = [graph.outputs[k] for k in carried]
     cotangents = [input(f"d{i}", y.type) for i, y in enumerate(outputs)]
-    found = vjp(outputs, cotangents, wrt, rule)
+    found = vjp(outputs, cotangents, wrt, rule, hooked)
     gradients = [laid_out_as(g, x) for g, x in zip(found, wrt, strict=True) if g is not None]
     joint = Graph(
         (*graph.inputs, *cotangents),

@@ -17,6 +17,8 @@ Cotangent = Node | None | list[Node | None]
 Rule = Callable[[Calculus, Node, Cotangent, Sequence[bool]], Sequence[Node | None]]
 """`(s, node, g, needs)`: the cotangents of the node's inputs, None for those that get none; what
 is not needed may be None too."""
+Hooked = Callable[[Node, Node], Node]
+"""`(node, g)`: the cotangent in the place of `g`, the cotangent of `node`."""
 
 
 def vjp(
@@ -24,11 +26,13 @@ def vjp(
     cotangents: Sequence[Node | None],
     wrt: Sequence[Node],
     rule: Rule,
+    hooked: Hooked | None = None,
 ) -> list[Node | None]:
     """The cotangent of each of `wrt`, None for what no output depends on.
 
     `cotangents` has one node for each output, of its shape and dtype, or None. Broadcasting is
-    undone here, once for all rules, and a cotangent has the dtype of its value.
+    undone here, once for all rules, and a cotangent has the dtype of its value. `hooked` says what
+    becomes of the complete cotangent of a node.
     """
     s = Calculus()
     wanted = dict.fromkeys(wrt)
@@ -47,6 +51,8 @@ def vjp(
     for node in reversed(order):
         if node not in moving or (node not in found and node not in items):
             continue
+        if hooked is not None and node in found:
+            found[node] = hooked(node, found[node])
         if isinstance(node.op, Item):
             (source,) = node.inputs
             assert isinstance(source.type, TupleType)

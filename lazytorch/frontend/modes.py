@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import DispatchKey, DispatchKeySet
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+)
+
+from lazytorch.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from lazytorch.frontend.recorder import Recorder
@@ -62,6 +68,27 @@ def uncollected() -> Generator[None]:
 
 
 @contextmanager
+def unseeded(mode: RecordingMode) -> Generator[None]:
+    """Refuse seeds, which would be set while recording alone; what runs eagerly may set them."""
+    theirs = torch.random.manual_seed
+
+    def manual_seed(seed: Any) -> torch.Generator:
+        if not isinstance(_get_current_dispatch_mode(), RecordingMode):
+            return theirs(seed)
+        raise UnsupportedError(
+            "torch.manual_seed inside a compiled function would not happen again at its next call",
+            where=mode.recorder.here(),
+            hint="set the seed before the call, or in a function marked lt.disable",
+        )
+
+    torch.manual_seed = torch.random.manual_seed = manual_seed
+    try:
+        yield
+    finally:
+        torch.manual_seed = torch.random.manual_seed = theirs
+
+
+@contextmanager
 def recording(mode: RecordingMode) -> Generator[None]:
     """Record everything this thread does until the end of the block."""
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -82,6 +109,7 @@ def recording(mode: RecordingMode) -> Generator[None]:
             # Views of outside tensors fail under inference mode; leaving it turns gradients on.
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
+        stack.enter_context(unseeded(mode))
         stack.enter_context(below_autograd())
         stack.enter_context(mode)
         yield

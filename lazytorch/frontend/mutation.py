@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._C import DispatchKey
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.alias import copied, fitted
 from lazytorch.frontend.geometry import resize
 from lazytorch.frontend.imports import IMPORTERS
@@ -33,6 +34,8 @@ def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if outs:
         return call_out(r, func, functional, outs, args, kwargs)
     target = args[0]
+    if not isinstance(target, torch.Tensor):
+        return call_each(r, func, args, kwargs)
     x = r.lazy(target)
     needed, enabled = differentiable(func, args, kwargs)
     value = nodes(r, functional, args, kwargs)
@@ -56,8 +59,8 @@ def unnoticed(r: Recorder, x: LazyTensor, value: Node) -> Node:
 def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool) -> None:
     """An in-place operation with a differentiable operand makes the target require grad."""
     r.stored(target, x)
-    if enabled and r.kind is Traced and x.typed.dtype.is_floating_point and target is x:
-        x.requires_grad = True
+    if enabled and isinstance(x, Traced) and x.typed.dtype.is_floating_point and target is x:
+        x.differentiable, x.leaf = True, False
 
 
 @cache
@@ -144,6 +147,9 @@ def call_functionalized(
 
 def call_each(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A `_foreach_` overload: torch's own loop over the tensors."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeExplicitAutograd"):
+        what = f"{func} writes to a list of tensors, and torch does not say how one by one"
+        raise UnsupportedError(what, where=r.b.where)
     with r.resumed():
         return func._op_dk(DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
 

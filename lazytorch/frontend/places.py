@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Store = dict[str, Any]
+Store = dict[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Slot:
     """
 
     store: Store
-    name: str
+    name: Any
     label: str
     registered: bool = False
 
@@ -42,6 +42,24 @@ class CellStore(dict[str, Any]):
             return self.cell.cell_contents
         except ValueError:
             return default
+
+
+class ListStore(dict[Any, Any]):
+    """A list seen as a dictionary from positions to entries."""
+
+    def __init__(self, entries: list[Any]) -> None:
+        super().__init__()
+        self.entries = entries
+
+    def __getitem__(self, name: int) -> Any:
+        return self.entries[name]
+
+    def __setitem__(self, name: int, value: Any) -> None:
+        self.entries[name] = value
+
+    def get(self, name: int, default: Any = None) -> Any:
+        """The present entry."""
+        return self.entries[name] if name < len(self.entries) else default
 
 
 class FieldStore(dict[str, Any]):

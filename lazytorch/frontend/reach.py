@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lazytorch.frontend import code
-from lazytorch.frontend.places import CellStore, FieldStore, Slot, Store
+from lazytorch.frontend.places import CellStore, FieldStore, ListStore, Slot, Store
 
 ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type(...), range, slice,
@@ -30,7 +30,8 @@ ATOMS = frozenset(
 LARGE = 4096  # entries of one container that are compared one by one
 _OPAQUE = (torch.Tensor, types.ModuleType, types.BuiltinFunctionType, type, Enum, np.generic)
 _OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = frozenset(f"_global{name}" for name in _HOOKS)
 _ALL = frozenset({"getattr", "hasattr", "vars", "__dict__", "__getattribute__", "attrgetter"})
 
 
@@ -54,13 +55,14 @@ class Reach:
         self.arrays: list[Holder] = []
         self.large: list[Holder] = []
         self.names: set[str] = set()
+        self.optimizers: list[tuple[str, torch.optim.Optimizer]] = []
         self.met: dict[int, object] = {}
         self.taken: set[tuple[int, str]] = set()
         self.objects: list[tuple[str, object]] = []
         self.queue: deque[tuple[str, object]] = deque([("", fn)])
         self.queue.extend(("argument", x) for x in arguments)
         for name, hooks in vars(nn.modules.module).items():
-            if name in ("_global_forward_hooks", "_global_forward_pre_hooks"):
+            if name in _GLOBAL_HOOKS:
                 self.hooks.append(Holder(hooks, name))
                 self.queue.extend((name, hook) for hook in hooks.values())
         self.walk()
@@ -88,6 +90,8 @@ class Reach:
             self.queue.extend((label, x) for x in value)
         elif isinstance(value, np.ndarray):
             (self.arrays if value.size <= LARGE else self.large).append(Holder(value, label))
+        elif isinstance(value, torch.optim.Optimizer):
+            self.optimizer(label, value)
         elif isinstance(value, types.MethodType):
             self.queue.extend([(label, value.__self__), (label, value.__func__)])
         elif callable(value) and (
@@ -125,6 +129,20 @@ class Reach:
                 hooks: dict[int, Any] = vars(module)[key]
                 self.hooks.append(Holder(hooks, dotted(name, key)))
                 self.queue.extend((dotted(name, key), hook) for hook in hooks.values())
+
+    def optimizer(self, label: str, value: torch.optim.Optimizer) -> None:
+        """An optimizer: its settings, and for each parameter what it remembers."""
+        self.optimizers.append((label, value))
+        self.kind(type(value))
+        for name in ("param_groups", "state"):  # a loaded state brings others
+            self.slots.append(Slot(vars(value), name, dotted(label, name)))
+        groups: list[dict[str, Any]] = value.param_groups
+        self.holders.append(Holder(groups, dotted(label, "param_groups")))
+        for i, group in enumerate(groups):
+            self.container(dotted(label, "param_groups", i), group)
+        self.holders.append(Holder(value.state, dotted(label, "state")))
+        for i, state in enumerate(value.state.values()):
+            self.container(dotted(label, "state", i), state)
 
     def object(self, label: str, value: object) -> None:
         """An instance of some class: all its fields, or of the user's own those that are named."""
@@ -252,6 +270,18 @@ class Reach:
         for slot in self.slots:
             if isinstance(slot.store.get(slot.name), torch.Tensor):
                 yield slot
+        for label, optimizer in self.optimizers:
+            for i, state in enumerate(optimizer.state.values()):
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor):
+                        yield Slot(state, name, dotted(label, name, i))
+            for group in optimizer.param_groups:
+                store = ListStore(group["params"])
+                for i in range(len(group["params"])):
+                    yield Slot(store, i, dotted(label, "params", i))
+                for name, value in group.items():
+                    if isinstance(value, torch.Tensor):
+                        yield Slot(group, name, dotted(label, name))
 
 
 def plain(value: object) -> bool:

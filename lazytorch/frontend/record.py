@@ -13,12 +13,20 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
+from lazytorch.frontend.finish import finish
+from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
 from lazytorch.frontend.module import ModulePath
+from lazytorch.frontend.optimizers import stepping
+from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Reach
 from lazytorch.frontend.recording import Recording, Restart
-from lazytorch.frontend.sources import Argument, Cut, OnCut, Recorded, Source, State
+from lazytorch.frontend.sources import Argument, Cut, Held, OnCut, Recorded, Relied, Source, State
 from lazytorch.frontend.watch import Change, Watch
+
+
+class UnsettledError(UnsupportedError):
+    """An optimizer remembers something else after the function: so does every one at first."""
 
 
 def record(
@@ -64,7 +72,16 @@ def attempt(
     failure = ""
     while True:
         sources = origins(fn, leaves, spec, watch.reach)
-        recorder = Recording(sources, shared, known, on_cut, fullgraph, varying is not None)
+        used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
+        recorder = Recording(
+            sources,
+            shared,
+            known,
+            on_cut,
+            fullgraph,
+            varying is not None,
+            Grads(sources, leaves, used),
+        )
         try:
             recorded, changes = record_once(recorder, fn, leaves, spec, watch, varying)
             if varying and not all(settled(change.new) for change in changes):
@@ -100,23 +117,34 @@ def record_once(
             trees.refuse_object(leaf, "the arguments")
     args, kwargs = trees.unflatten(spec, stand_ins)
     changes: list[Change] = []
+    grads: list[tuple[Argument | State | Held, torch.Tensor | None]] = []
+    relied: tuple[Relied, ...] = ()
     try:
         with (
             ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
             recording(recorder.mode),
+            stepping(watch.reach.optimizers, recorder),
         ):
             result = fn(*args, **kwargs)
         given, structure = trees.flatten((args, kwargs))
         fills = structure != spec or not all(map(is_, given, stand_ins))
-        recorded = recorder.finish((result, (args, kwargs)) if fills else result)
+        if fills:
+            result = (result, (args, kwargs))
+        grads = recorder.grads.changed()
+        relied = recorder.grads.relied()
+        recorded = finish(recorder, (result, [x for _, x in grads]) if grads else result)
     except LazyTorchError as error:
         if error.where is None:
             error.where = recorder.b.where
         raise
     finally:
         recorder.finished = True
+        recorder.grads.restore()
         changes = watch.undo()
-    return replace(recorded, fills=fills), changes
+    places = tuple([source for source, _ in grads])
+    kept = recorder if any(recorder.grads.hooks.values()) else None
+    made = replace(recorded, fills=fills, grads=places, relied=relied, recorder=kept)
+    return made, changes
 
 
 def settles(
@@ -149,11 +177,21 @@ def settles(
 def changing(watch: Watch, changes: list[Change]) -> UnsupportedError:
     """What to say of a forward that keeps state in Python."""
     first = changes[0]
-    return UnsupportedError(
+    kind = UnsettledError if remembered(watch, changes) else UnsupportedError
+    return kind(
         f"the forward changed {first}, which a replay would not do again",
         where=watch.line(first),
         hint="keep state in a buffer (register_buffer), or mark the method lt.disable",
     )
+
+
+def remembered(watch: Watch, changes: list[Change]) -> bool:
+    """Whether all that changed is what optimizers remember."""
+    places: set[int] = set()
+    for _, optimizer in watch.reach.optimizers:
+        places |= {id(x) for x in (optimizer.state, *optimizer.state.values())}
+    stores = [x.place.store if isinstance(x.place, Slot) else x.place.container for x in changes]
+    return all(id(store) in places for store in stores)
 
 
 def settled(value: object) -> bool:

@@ -14,7 +14,7 @@ from lazytorch.frontend import dispatch, geometry
 from lazytorch.frontend.alias import Cell, Window
 from lazytorch.frontend.place import Place, place
 from lazytorch.frontend.refuse import refuse_unusual
-from lazytorch.frontend.tensor import LazyTensor, make
+from lazytorch.frontend.tensor import LazyTensor, Traced, make
 from lazytorch.frontend.values import items, refuse_varying
 from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
@@ -111,6 +111,17 @@ class Recorder:
         """`repr(x)`."""
         raise NotImplementedError
 
+    def leaf(self, x: LazyTensor) -> None:
+        """`x` requires grad from now on, without a history."""
+
+    def retain(self, x: LazyTensor) -> None:
+        """`x.retain_grad()`."""
+        raise NotImplementedError
+
+    def hook(self, x: LazyTensor, hook: Any) -> Any:
+        """`x.register_hook(hook)`."""
+        raise NotImplementedError
+
     # Recording.
 
     def here(self) -> Where | None:
@@ -163,6 +174,8 @@ class Recorder:
         cell.shared = True  # with code outside
         at = int(tensor.storage_offset())
         shadow = make(self.kind, self, cell, window, typed, at, tensor.requires_grad)
+        if isinstance(shadow, Traced):
+            shadow.behind, shadow.leaf = tensor, tensor.requires_grad and tensor.is_leaf
         self.shadows[id(tensor)] = shadow
         self.kept.append(tensor)
         return shadow

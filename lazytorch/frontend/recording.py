@@ -17,26 +17,25 @@ from lazytorch.errors import CutError, LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.elementwise import Inferred, record_elementwise
+from lazytorch.frontend.finish import piece
+from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import RecordingMode, paused
 from lazytorch.frontend.number import Number, Varying
-from lazytorch.frontend.place import place
 from lazytorch.frontend.recorder import Recorder, storage_type
 from lazytorch.frontend.sources import (
     Argument,
     Assumed,
     Cut,
+    Grad,
     Held,
-    Leaf,
     Live,
     OnCut,
-    Piece,
-    Recorded,
     Source,
     State,
     Storage,
 )
 from lazytorch.frontend.tensor import LazyTensor, Traced
-from lazytorch.ir import Alias, Graph, Node, Write, input, postorder
+from lazytorch.ir import Node, input
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import Literal as TensorLiteral
@@ -68,6 +67,7 @@ class Recording(Recorder):
         on_cut: OnCut | None = None,
         fullgraph: bool = False,
         numbers: bool = True,
+        grads: Grads | None = None,
     ) -> None:
         super().__init__()
         self.mode = RecordingMode(self)
@@ -80,6 +80,7 @@ class Recording(Recorder):
         self.labels: set[str] = set()
         self.effects: list[Node] = []
         self.numbers = numbers
+        self.grads = grads or Grads({}, (), False)
         self.has_numbers = False
         self.assumed: list[Assumed] = []
         self.finished = False
@@ -117,17 +118,21 @@ class Recording(Recorder):
             self.cells.append(weakref.ref(made))
         return made
 
-    def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held, str]:
+    def origin(self, tensor: torch.Tensor) -> tuple[Argument | State | Held | Grad, str]:
         """Where a real tensor is found at the next call."""
         found = self.origins.get(id(tensor))
+        if found is not None and isinstance(found[0], Grad):
+            self.grads.used = True
         if found is None:
             label = f"held{len(self.sources)}"
             self.notes.append(
                 f"%{label} ({tuple(tensor.shape)}) is held by reference: no attribute, closure "
                 f"or global of the function holds it (first read at {self.b.where})"
             )
-            return Held(tensor), label
-        return cast("tuple[Argument | State | Held, str]", found)
+            held = Held(tensor)
+            self.grads.meet(tensor, held, label, self.origins)
+            return held, label
+        return cast("tuple[Argument | State | Held | Grad, str]", found)
 
     @override
     def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
@@ -155,6 +160,8 @@ class Recording(Recorder):
     @override
     def fresh(self, node: Node, differentiable: bool) -> LazyTensor:
         x = super().fresh(node, differentiable)
+        if not node.inputs:
+            self.grads.made.append(weakref.ref(x))
         self.cells.append(weakref.ref(x.cell))
         return x
 
@@ -174,6 +181,22 @@ class Recording(Recorder):
 
     def stored(self, target: torch.Tensor, x: LazyTensor) -> None:
         """Real tensors are written when the program ends."""
+
+    # What derivatives of the function pass by.
+
+    @override
+    def leaf(self, x: LazyTensor) -> None:
+        self.grads.leaves.append((x, self.read(x)))
+
+    @override
+    def retain(self, x: LazyTensor) -> None:
+        self.grads.retained.append(x)
+
+    @override
+    def hook(self, x: LazyTensor, hook: Any) -> Any:
+        if not x.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        return self.grads.hook(self.read(x), hook)
 
     @override
     def observed(self, op: Aten, operands: list[Node]) -> Any:
@@ -264,6 +287,12 @@ class Recording(Recorder):
         if self.deriving and (self.effects or any([x.version for x, _ in self.storages.values()])):
             what = "a derivative of what looks at a value after a random draw or a write"
             raise UnsupportedError(what, where=self.here(), hint="use torch.where")
+        if call is not None and self.grads.changed():
+            raise UnsupportedError(
+                "a function kept eager would see gradients that are only recorded",
+                where=self.here(),
+                hint="call it before backward(), or after the compiled function",
+            )
         position = self.cuts
         self.cuts += 1
         if position < len(self.known):
@@ -292,7 +321,7 @@ class Recording(Recorder):
         cut = Cut(str(self.here()), tuple(live), kind, call, len(nodes))
         outputs = [*nodes, *values]
         with paused():
-            value = self.on_cut(self.piece(outputs, [None] * len(outputs), cut))
+            value = self.on_cut(piece(self, outputs, [None] * len(outputs), cut))
         return replace(cut, value=value)
 
     def rebase(self, piece: int, cut: Cut) -> None:
@@ -317,84 +346,3 @@ class Recording(Recorder):
             source = Live(piece, place[i])
             cell.value = self.new_input(f"live{piece}_{place[i]}", cell.typed, source)
             cell.version += 1
-
-    # The finished piece.
-
-    def finish(self, result: Any) -> Recorded:
-        """The last piece, with every leaf of the result as an output, an alias or a constant."""
-        leaves, spec = trees.flatten(result)
-        outputs: list[Node] = []
-        aliases: list[Alias | None] = []
-        made: list[Leaf] = []
-        bases: dict[Cell, int] = {}
-        shadows = {
-            id(x): tensor for x, tensor in zip(self.shadows.values(), self.kept, strict=True)
-        }
-        pending: list[tuple[int, LazyTensor]] = []
-        for leaf in leaves:
-            if isinstance(leaf, torch.Tensor):
-                x = self.lazy(leaf)
-                pending.append((len(made), x))
-                made.append(Leaf(None))
-            elif isinstance(leaf, Number):
-                made.append(Leaf(len(outputs)))
-                outputs.append(leaf.node.value)
-                aliases.append(None)
-            else:
-                trees.refuse_object(leaf, "the result")
-                made.append(Leaf(None, leaf))
-        number = {node: i for i, node in enumerate(self.sources)}
-        owners: dict[Cell, list[LazyTensor]] = {}
-        for _, x in pending:
-            owners.setdefault(x.cell, []).append(x)
-        real = {cell for cell, _ in self.storages.values()}
-        first: dict[int, int] = {}
-        for position, x in pending:
-            if first.setdefault(id(x), position) != position:
-                made[position] = made[first[id(x)]]
-                continue
-            node = self.read(x)
-            cell = x.cell
-            alias: Alias | None = None
-            if cell in real:
-                index = number[cell.initial]
-                same = id(x) in shadows and x.window is None
-                alias = Alias("input", index) if same else place(x).alias("input", index)
-            elif len(owners[cell]) > 1:
-                if cell not in bases:
-                    bases[cell] = len(outputs)
-                    outputs.append(cell.value)
-                    aliases.append(None)
-                index = bases[cell]
-                if x is owners[cell][0] and x.window is None:
-                    made[position] = Leaf(index, None, bool(x.requires_grad))
-                    continue
-                alias = place(x).alias("output", index)
-            made[position] = Leaf(len(outputs), None, bool(x.requires_grad))
-            outputs.append(node)
-            aliases.append(alias)
-        piece = self.piece(outputs, aliases, None)
-        return Recorded(piece, made, spec, self.notes, self.cuts, assumed=self.assumed)
-
-    def piece(self, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
-        """The graph of everything recorded since the last cut, with the inputs that it needs.
-
-        Aliases count all inputs so far; they are renumbered to the inputs that the graph keeps.
-        """
-        everything = list(self.sources)
-        effects = list(self.effects)
-        for cell, _ in self.storages.values():
-            if cell.value is not cell.initial:
-                effects.append(self.b(Write(), cell.initial, cell.value))
-        reached = set(postorder([*effects, *outputs]))
-        reached |= {everything[a.index] for a in aliases if a is not None and a.source == "input"}
-        used = [node for node in everything if node in reached]
-        number = {node: i for i, node in enumerate(used)}
-        renumbered = tuple(
-            replace(a, index=number[everything[a.index]])
-            if a is not None and a.source == "input"
-            else a
-            for a in aliases
-        )
-        graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
-        return Piece(graph, tuple(self.sources[x] for x in used), cut)

@@ -24,8 +24,6 @@ def refuse_unusual(tensor: torch.Tensor, where: Where | None) -> None:
         name = f"a tensor subclass {kind.__qualname__}"
     elif tensor.is_conj() or tensor.is_neg():
         name = "a lazily conjugated or negated tensor"
-    elif tensor._backward_hooks:
-        name = "a tensor with a hook"
     if name:
         raise UnsupportedError(
             f"{name} cannot be recorded",

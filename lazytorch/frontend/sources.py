@@ -15,6 +15,7 @@ from lazytorch.frontend.watch import Change
 from lazytorch.ir import Graph, Input, Node, postorder
 from lazytorch.ops.aten import value_type
 from lazytorch.ops.number import Arithmetic
+from lazytorch.types import TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,17 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Grad:
+    """The `.grad` of another source's tensor: looked up again at every call."""
+
+    of: Argument | State | Held
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """The whole storage of another source, flat: several tensors share it."""
 
-    of: Argument | State | Held
+    of: Argument | State | Held | Grad
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,16 @@ class Live:
     index: int
 
 
-Source = Argument | State | Held | Storage | Live
+Source = Argument | State | Held | Grad | Storage | Live
+
+
+def tensor_of(source: Argument | State | Held, leaves: Sequence[Any]) -> torch.Tensor:
+    """The tensor that a call finds at an argument's or a place's."""
+    if isinstance(source, Held):
+        return source.tensor
+    if isinstance(source, Argument):
+        return leaves[source.index]
+    return source.slot.store[source.slot.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +159,39 @@ class Cut:
         return (spec, parts), (*tensors, *outputs[self.operands :])
 
 
+@dataclass(frozen=True)
+class Relied:
+    """What a recording found of the gradient of a tensor: None or its type, and its hooks."""
+
+    source: Argument | State | Held
+    grad: TensorType | None
+    requires_grad: bool
+    hooks: tuple[Any, ...]
+
+    @staticmethod
+    def of(
+        source: Argument | State | Held, tensor: torch.Tensor, grad: torch.Tensor | None
+    ) -> Relied:
+        """What there is to find of a tensor with this gradient."""
+        typed = None
+        if grad is not None:
+            shape, strides = tuple(grad.shape), tuple(grad.stride())
+            typed = TensorType(shape, grad.dtype, grad.device, strides)
+        flag = grad is not None and grad.requires_grad
+        return Relied(source, typed, flag, hooks_of(tensor))
+
+    def holds(self, leaves: Sequence[Any]) -> bool:
+        """Whether a call finds the same."""
+        tensor = tensor_of(self.source, leaves)
+        return Relied.of(self.source, tensor, tensor.grad) == self
+
+
+def hooks_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The functions that torch's engine would call for a tensor, in order."""
+    each = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
+    return tuple([hook for hooks in each if hooks for hook in hooks.values()])
+
+
 @dataclass
 class Recorded:
     """The last piece of a recording, what the function returned, what it changed in Python.
@@ -149,6 +199,9 @@ class Recorded:
     If it `fills` lists or other containers among its arguments, these follow in the result.
     `assumed` is what the recording, all its pieces, took for granted of numbers; `failure` why
     there are none in the graph, where the function cannot work with them.
+
+    `grads` are the tensors whose `.grad` is another one afterwards; what it is then comes last in
+    the result. `relied` is what the recording took for granted of gradients.
     """
 
     piece: Piece
@@ -160,6 +213,9 @@ class Recorded:
     changes: list[Change] = field(default_factory=list[Change])
     assumed: list[Assumed] = field(default_factory=list[Assumed])
     failure: str = ""
+    grads: tuple[Argument | State | Held, ...] = ()
+    relied: tuple[Relied, ...] = ()
+    recorder: Any = None  # where the function registered hooks, which are recorded in it
 
 
 OnCut = Callable[[Piece], Any]

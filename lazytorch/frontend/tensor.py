@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lazytorch.frontend.recorder import Recorder
 
 _wrapper = torch.Tensor._make_wrapper_subclass
+_flag = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_own: Any = torch.Tensor.grad
 
 
 class LazyTensor(torch.Tensor):
@@ -132,10 +134,15 @@ class Traced(LazyTensor):
     """A LazyTensor of a function being recorded, below autograd.
 
     `requires_grad` says whether eager's tensor would require grad; torch's own flag stays off, so
-    that its engine refuses (rather than silently ignores) a backward pass started in here.
+    that its engine refuses (rather than silently ignores) a backward pass started in here. A
+    gradient is where eager has it: in the `.grad` of the real tensor, where there is one.
     """
 
     differentiable: bool = False
+    leaf: bool = False  # whether gradients end here and are accumulated
+    retained: bool = False
+    behind: torch.Tensor | None = None  # the real tensor that it stands for
+    made_by: Any = None  # the user's function of which it is a result
 
     __add__ = operator("__add__", "add.Tensor")
     __sub__ = operator("__sub__", "sub.Tensor")
@@ -154,40 +161,72 @@ class Traced(LazyTensor):
     @property
     @override
     def requires_grad(self) -> bool:  # type: ignore[override]
+        if not self.differentiable and _flag(self):  # a factory was asked for it
+            self.leaf = self.differentiable = True
+            self.recorder.leaf(self)
         return self.differentiable
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self.differentiable = value
+        self.requires_grad_(value)
 
     @override
     # torch itself takes the name below; only its annotation says `mode`.
     def requires_grad_(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, requires_grad: bool = True
     ) -> Traced:
+        if requires_grad and not self.requires_grad:
+            self.leaf = True
+            self.recorder.leaf(self)
         self.differentiable = requires_grad
         return self
 
     @property
     @override
     def is_leaf(self) -> bool:  # type: ignore[override]
-        return not self.differentiable
+        return self.leaf or not self.differentiable
+
+    @property
+    @override
+    def grad(self) -> torch.Tensor | None:  # type: ignore[override]
+        return _own.__get__(self) if self.behind is None else self.behind.grad
+
+    # Torch declares a plain attribute.
+    @grad.setter
+    def grad(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, value: torch.Tensor | None
+    ) -> None:
+        _own.__set__(self if self.behind is None else self.behind, value)
+
+    @property
+    @override
+    def grad_fn(self) -> Any:  # type: ignore[override]
+        return self.made_by
+
+    @property
+    @override
+    def retains_grad(self) -> bool:  # type: ignore[override]
+        return self.retained
 
     @override
-    def backward(self, *args: Any, **kwargs: Any) -> None:
-        raise UnsupportedError(
-            "backward() inside a compiled function is not recorded yet",
-            where=self.recorder.here(),
-            hint="call backward() on the compiled function's result, or mark the caller lt.disable",
-        )
+    def retain_grad(self) -> None:
+        if not self.requires_grad:
+            raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+        if not self.is_leaf:
+            self.retained = True
+            self.recorder.retain(self)
 
     @override
     def register_hook(self, hook: Any) -> Any:
+        return self.recorder.hook(self, hook)
+
+    @override
+    def register_post_accumulate_grad_hook(self, hook: Any) -> Any:
         raise UnsupportedError(
-            "a tensor hook inside a compiled function is not supported",
+            "a hook after accumulation on a tensor of a compiled function is not supported",
             {"hook": getattr(hook, "__qualname__", hook)},
             where=self.recorder.here(),
-            hint="register the hook outside, on a parameter or on the result",
+            hint="register it outside, on a parameter",
         )
 
 

@@ -271,6 +271,7 @@ class Printer(ABC):
     add, sub, mul = same("add"), same("sub"), same("mul")
     floor_divide, remainder, fmod = same("floor_divide"), same("remainder"), same("fmod")
     maximum, minimum, pow = same("maximum"), same("minimum"), same("pow")
+    fma = same("fma")
     neg, abs, sign = same("neg"), same("abs"), same("sign")
     floor, ceil, trunc, round = same("floor"), same("ceil"), same("trunc"), same("round")
     true_divide, reciprocal = floating("true_divide"), floating("reciprocal")

@@ -42,11 +42,13 @@ class Kernel:
     The name covers everything the source depends on: operations, dtypes, and how operands are
     walked; not sizes and strides, which are run-time arguments. `variant` numbers the launch shapes
     that the target knows for a group; 0 is the one that it takes unless another is measured.
+    Without `contract`, a product and a sum are rounded each.
     """
 
     name: str
     source: str
     variant: int = 0
+    contract: bool = True
 
     @property
     def way(self) -> str:
@@ -96,11 +98,16 @@ def outputs_of(op: Fused) -> tuple[TensorType, ...]:
     return tuple([x.type for x in op.body.outputs if isinstance(x.type, TensorType)])
 
 
-def named(hint: str, source: str, variant: int = 0) -> Kernel:
+def named(hint: str, source: str, variant: int = 0, contract: bool = True) -> Kernel:
     """A kernel from source text in which `NAME` stands where its name belongs."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     name = f"{hint[:40].strip('_')}_{digest}"
-    return Kernel(name, source.replace(NAME, name), variant)
+    return Kernel(name, source.replace(NAME, name), variant, contract)
+
+
+def contracts(body: Graph) -> bool:
+    """Whether products and sums of a group may be contracted: no operation rounds as torch does."""
+    return not any([isinstance(n.op, Pointwise) and n.op.eagers for n in body.nodes])
 
 
 def describe(body: Graph) -> str:

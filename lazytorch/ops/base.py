@@ -41,6 +41,8 @@ class Pointwise(Op, abstract=True):
     overloads: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     """The kinds of compute dtype that it takes: 0 bool, 1 integer, 2 floating, 3 complex."""
+    eagers: ClassVar[bool] = False
+    """Whether it says how torch's kernel rounds, so that its kernel contracts nothing besides."""
     numbers: ClassVar[bool] = True
     """Whether torch treats a Python number as one more tensor, which can decide the strides."""
     takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "anywhere"

@@ -102,3 +102,9 @@ class RowEmitter(Emitter, Protocol):
 def cast(s: Emitter, x: Value, dtype: torch.dtype) -> Value:
     """`x` converted to `dtype`, as `Tensor.to` does; printers' values have `to` as well."""
     return x.to(dtype)
+
+
+def fma(s: Emitter, x: Value, y: Value, z: Value) -> Value:
+    """`x * y + z`, rounded once; torch has it by another name."""
+    once: Any = getattr(s, "fma", None)
+    return torch.addcmul(z, x, y) if once is None else once(x, y, z)

@@ -15,6 +15,10 @@ from lazytorch.ops.bounds import ClampMin as ClampMin
 from lazytorch.ops.bounds import Maximum as Maximum
 from lazytorch.ops.bounds import Minimum as Minimum
 from lazytorch.ops.emitter import Emitter, Value, cast
+from lazytorch.ops.scaled import Addcdiv as Addcdiv
+from lazytorch.ops.scaled import Addcmul as Addcmul
+from lazytorch.ops.scaled import AddScaled as AddScaled
+from lazytorch.ops.scaled import Lerp as Lerp
 from lazytorch.types import ScalarType, TensorType, Type, contiguous_strides, kind_of, promote
 
 if TYPE_CHECKING:
@@ -283,79 +287,6 @@ class Round(Pointwise):
 
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         return s.zeros(x)
-
-
-class Lerp(Pointwise):
-    """x + weight * (y - x), formed from the nearer end; all of one dtype, save a 0-d weight."""
-
-    overloads: ClassVar[tuple[str, ...]] = ("lerp.Scalar", "lerp.Tensor")
-    numbers: ClassVar[bool] = False
-    kinds: ClassVar[tuple[int, ...]] = INEXACT
-
-    def compute_dtype(self, *xs: Type) -> torch.dtype:
-        return promote(x for x in xs if isinstance(x, TensorType))
-
-    def result_dtype(self, *xs: Type) -> torch.dtype:
-        x, y, weight = xs
-        matched = [t.dtype for t in (x, y) if isinstance(t, TensorType)]
-        if isinstance(weight, TensorType) and weight.shape:
-            matched.append(weight.dtype)
-        if any(dtype is not matched[0] for dtype in matched):
-            raise DTypeError("lerp: the operands must be of one dtype")
-        return super().result_dtype(*xs)
-
-    def emit(self, s: Emitter, x: Value, y: Value, weight: Value) -> Value:
-        near, far = x + weight * (y - x), y - (y - x) * (1 - weight)
-        return s.where(s.lt(s.abs(weight), 0.5), near, far)
-
-    def run(self, x: Any, y: Any, weight: Any) -> Any:
-        return torch.lerp(x, y, weight)
-
-    def vjp(self, s: Calculus, g: Node, out: Node, x: Node, y: Node, w: Node) -> Cotangents:
-        return (s.mul(g, s.sub(1.0, w)), s.mul(g, w), s.mul(g, s.sub(y, x)))
-
-
-class Addcmul(Pointwise):
-    """x + value * y * z."""
-
-    kinds: ClassVar[tuple[int, ...]] = NUMBERS
-    numbers: ClassVar[bool] = False
-
-    def compute_dtype(self, *xs: Type) -> torch.dtype:
-        return promote(xs[:3])
-
-    def emit(self, s: Emitter, x: Value, y: Value, z: Value, value: Value) -> Value:
-        return x + value * y * z
-
-    def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
-        return torch.addcmul(x, y, z, value=value)
-
-    def vjp(
-        self, s: Calculus, g: Node, out: Node, x: Node, y: Node, z: Node, value: Node
-    ) -> Cotangents:
-        return (g, s.mul(g, s.mul(z, value)), s.mul(g, s.mul(y, value)), None)
-
-
-class Addcdiv(Pointwise):
-    """x + value * y / z."""
-
-    numbers: ClassVar[bool] = False
-    kinds: ClassVar[tuple[int, ...]] = INEXACT
-
-    def compute_dtype(self, *xs: Type) -> torch.dtype:
-        return promote(xs[:3])
-
-    def emit(self, s: Emitter, x: Value, y: Value, z: Value, value: Value) -> Value:
-        return x + value * y / z
-
-    def run(self, x: Any, y: Any, z: Any, value: Any) -> Any:
-        return torch.addcdiv(x, y, z, value=value)
-
-    def vjp(
-        self, s: Calculus, g: Node, out: Node, x: Node, y: Node, z: Node, value: Node
-    ) -> Cotangents:
-        by_divisor = s.div(s.mul(y, value), s.mul(z, z))
-        return (g, s.mul(g, s.div(value, z)), s.mul(s.neg(g), by_divisor), None)
 
 
 class Cast(Pointwise):

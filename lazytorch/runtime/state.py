@@ -16,7 +16,16 @@ import torch
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.dicts import Dicts
 from lazytorch.frontend.recorder import whole_storage
-from lazytorch.frontend.sources import Argument, Held, Live, Source, State, Storage
+from lazytorch.frontend.sources import (
+    Argument,
+    Grad,
+    Held,
+    Live,
+    Source,
+    State,
+    Storage,
+    tensor_of,
+)
 from lazytorch.ir import Input, Node
 from lazytorch.report import Event, Report
 from lazytorch.runtime.checksum import checksum
@@ -43,6 +52,11 @@ class StateTensors:
         self.arguments = [(i, s.index) for i, s in enumerate(sources) if isinstance(s, Argument)]
         self.live = [(i, s.piece, s.index) for i, s in enumerate(sources) if isinstance(s, Live)]
         self.storages = [(i, s.of) for i, s in enumerate(sources) if isinstance(s, Storage)]
+        self.grads = [
+            (i, of.of)
+            for i, s in enumerate(sources)
+            if isinstance(of := s.of if isinstance(s, Storage) else s, Grad)
+        ]
         self.places: list[tuple[int, State | Held]] = []
         for i, source in enumerate(sources):
             of = source.of if isinstance(source, Storage) else source
@@ -126,6 +140,8 @@ class StateTensors:
         if done is not None:
             for i, piece, index in self.live:
                 found[i] = done[piece][index]
+        for i, of in self.grads:
+            found[i] = tensor_of(of, leaves).grad
         for i, of in self.storages:
             found[i] = whole_storage(leaves[of.index] if isinstance(of, Argument) else found[i])
         return found

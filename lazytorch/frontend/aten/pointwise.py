@@ -20,6 +20,7 @@ from lazytorch.ops.pointwise import (
     Add,
     Addcdiv,
     Addcmul,
+    AddScaled,
     Cast,
     Clamp,
     ClampMax,
@@ -30,7 +31,7 @@ from lazytorch.ops.pointwise import (
     Sub,
     TruncDivide,
 )
-from lazytorch.types import Number, TensorType, kind_of
+from lazytorch.types import Number, ScalarType, TensorType, kind_of
 
 Operand = Node | Number
 ADD, SUB, MUL = Add(), Sub(), Mul()  # made once: they are imported most
@@ -41,6 +42,8 @@ def add(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
     """self + alpha * other."""
     if alpha.__class__ is int and alpha == 1:
         return b(ADD, self, other)
+    if together(self, other, alpha):
+        return b(AddScaled(), self, other, alpha)
     term = scaled(b, self, other, alpha)
     return b(ADD, self, term) if isinstance(term, Node) else term
 
@@ -50,6 +53,8 @@ def sub(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
     """self - alpha * other."""
     if alpha.__class__ is int and alpha == 1:
         return b(SUB, self, other)
+    if together(self, other, alpha) and not isinstance(alpha, Node):
+        return b(AddScaled(), self, other, -alpha)
     term = scaled(b, self, other, alpha)
     return b(SUB, self, term) if isinstance(term, Node) else term
 
@@ -61,6 +66,18 @@ def rsub(b: Builder, self: Operand, other: Operand, alpha: Operand = 1) -> Any:
         return b(SUB, other, self)
     term = scaled(b, other, self, alpha)
     return b(SUB, other, term) if isinstance(term, Node) else term
+
+
+def together(x: Operand, y: Operand, alpha: Operand) -> bool:
+    """Whether torch multiplies and adds at once: floating tensors of one dtype, a real number."""
+    a, b, c = typed(x), typed(y), typed(alpha)
+    return (
+        isinstance(a, TensorType)
+        and isinstance(b, TensorType)
+        and a.dtype is b.dtype
+        and a.dtype.is_floating_point
+        and isinstance(c, int | float | ScalarType)
+    )
 
 
 def scaled(b: Builder, base: Operand, x: Operand, alpha: Operand) -> Any:

@@ -23,6 +23,10 @@ LT_INLINE T abs(T x) {
     return x < 0 ? T(0 - uint64_t(x)) : x;
 }
 template <class T>
+LT_INLINE T fma(T x, T y, T z) {
+    return T(uint64_t(x) * uint64_t(y) + uint64_t(z));
+}
+template <class T>
 LT_INLINE T rsqrt(T x) {
     return T(1) / sqrt(x);
 }

@@ -24,6 +24,7 @@ from lazytorch.lower.kernel import (
     Kernel,
     Launch,
     Operand,
+    contracts,
     describe,
     group_shape,
     named,
@@ -136,7 +137,7 @@ class CppTarget:
             along = choose_walk(kernel_loops(reads, outputs)).steps
             tile = tile_source(found, op.body, reads, outputs, along, self.rounding)
             source = kernel_source(tile, len(along))
-        return named(describe(op.body), source)
+        return named(describe(op.body), source, contract=contracts(op.body))
 
     def foreach(self, op: Foreach, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for equal groups on several members."""
@@ -145,18 +146,26 @@ class CppTarget:
             check(x.dtype)
             if x.device.type != "cpu":
                 raise UnsupportedError(f"a C++ kernel cannot read {x}")
-        return named(f"foreach_{describe(op.body)}", foreach_source(op, self.rounding))
+        source = foreach_source(op, self.rounding)
+        return named(f"foreach_{describe(op.body)}", source, contract=contracts(op.body))
 
     def variants(self, op: Generated, operands: tuple[Operand, ...]) -> Sequence[Kernel]:
         """None: a loop has one shape here."""
         return ()
 
     def build(self, kernels: Sequence[Kernel]) -> None:
-        """Compile the kernels that are not built yet as one translation unit, and load it."""
-        missing = {x.name: x.source for x in kernels if x.name not in self.addresses}
+        """Compile the kernels that are not built yet as one translation unit, and load it; those
+        that contract nothing as another."""
+        for contract in (True, False):
+            wanted = [x for x in kernels if x.name not in self.addresses]
+            self.build_unit([x for x in wanted if x.contract is contract], contract)
+
+    def build_unit(self, kernels: Sequence[Kernel], contract: bool) -> None:
+        """Compile and load one translation unit."""
+        missing = {x.name: x.source for x in kernels}
         if not missing:
             return
-        library = self.load("\n".join(missing.values()), contract=not self.rounding)
+        library = self.load("\n".join(missing.values()), contract=contract and not self.rounding)
         for name in missing:
             address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
             assert address is not None

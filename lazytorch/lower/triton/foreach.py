@@ -18,7 +18,7 @@ from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Node
 from lazytorch.lower.call import copied_into
 from lazytorch.lower.expression import Expression, check, print_steps
-from lazytorch.lower.kernel import Kernel, Launch, describe, named, outputs_of
+from lazytorch.lower.kernel import Kernel, Launch, contracts, describe, named, outputs_of
 from lazytorch.lower.steps import Operand, Steps, steps
 from lazytorch.lower.tables import Tables
 from lazytorch.lower.triton.binary import ALIGNMENT, Binaries, interpreting
@@ -84,7 +84,7 @@ def foreach_kernel(op: Foreach, operands: tuple[Operand, ...], rounding: bool) -
         list(numbers),
         statements(op, layout, rounding),
         WARPS,
-        rounding,
+        rounding or not contracts(op.body),
         {},
     )
     return named(f"foreach_{describe(op.body)}", source)

@@ -15,6 +15,7 @@ from lazytorch.lower.kernel import (
     Generated,
     Kernel,
     Launch,
+    contracts,
     describe,
     group_shape,
     named,
@@ -254,9 +255,8 @@ def kernel_source(
         statements = element_statements(found, outputs, walk, rounding)
     numbers = [*walk.arguments(), *scalars]
     summary, divisibility = describe(op.body), walk.divisibility()
-    return module_source(
-        summary, signature, numbers, statements, walk.warps, rounding, divisibility
-    )
+    exact = rounding or not contracts(op.body)
+    return module_source(summary, signature, numbers, statements, walk.warps, exact, divisibility)
 
 
 def element_statements(

@@ -72,6 +72,7 @@ SIGN = "({0} > 0).to({local}) - ({0} < 0).to({local})"
 EXTREMUM = "tl.{name}({{0}}, {{1}}, propagate_nan=tl.PropagateNan.ALL)"
 
 REAL = {
+    "fma": "tl.fma({0}, {1}, {2})",
     "neg": "{0} * -1.0",  # a unary minus would be 0 - x, which has another sign at 0
     "abs": "tl.abs({0})",
     "sign": SIGN,
@@ -95,6 +96,7 @@ SINGLE = {"true_divide": "tl.div_rn({0}, {1})", "sqrt": "tl.sqrt_rn({0})"}
 HALF = {**SINGLE, "sqrt": "tl.sqrt({0})", "exp": "tl.exp({0})", "erf": "lt.erf_short({0})"}
 
 INTEGER = {
+    "fma": "{0} * {1} + {2}",
     **dict.fromkeys(("floor", "ceil", "trunc", "round"), "{0}"),
     **dict.fromkeys(("isnan", "isinf"), "{0} != {0}"),
     "neg": "-{0}",

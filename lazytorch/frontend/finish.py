@@ -1,0 +1,117 @@
+"""The end of a recording, and of each of its pieces: graphs with eager's aliasing of results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lazytorch.frontend import trees
+from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.number import Number
+from lazytorch.frontend.place import place
+from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.ir import Alias, Graph, Node, Write, postorder
+from lazytorch.ops.layout import Detach
+from lazytorch.types import carries
+
+if TYPE_CHECKING:
+    from lazytorch.frontend.recording import Recording
+
+
+def finish(r: Recording, result: Any) -> Recorded:
+    """The last piece, with every leaf of the result as an output, an alias or a constant."""
+    leaves, spec = trees.flatten(result)
+    outputs: list[Node] = []
+    aliases: list[Alias | None] = []
+    made: list[Leaf] = []
+    bases: dict[Cell, int] = {}
+    shadows = {id(x): tensor for x, tensor in zip(r.shadows.values(), r.kept, strict=True)}
+    pending: list[tuple[int, LazyTensor]] = []
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            x = r.lazy(leaf)
+            pending.append((len(made), x))
+            made.append(Leaf(None))
+        elif isinstance(leaf, Number):
+            made.append(Leaf(len(outputs)))
+            outputs.append(leaf.node.value)
+            aliases.append(None)
+        else:
+            trees.refuse_object(leaf, "the result")
+            made.append(Leaf(None, leaf))
+    number = {node: i for i, node in enumerate(r.sources)}
+    owners: dict[Cell, list[LazyTensor]] = {}
+    for _, x in pending:
+        owners.setdefault(x.cell, []).append(x)
+    real = {cell for cell, _ in r.storages.values()}
+    first: dict[int, int] = {}
+    for position, x in pending:
+        if first.setdefault(id(x), position) != position:
+            made[position] = made[first[id(x)]]
+            continue
+        node = r.read(x)
+        cell = x.cell
+        alias: Alias | None = None
+        if cell in real:
+            index = number[cell.initial]
+            same = id(x) in shadows and x.window is None
+            alias = Alias("input", index) if same else place(x).alias("input", index)
+        elif len(owners[cell]) > 1:
+            if cell not in bases:
+                bases[cell] = len(outputs)
+                outputs.append(cell.value)
+                aliases.append(None)
+            index = bases[cell]
+            if x is owners[cell][0] and x.window is None:
+                made[position] = Leaf(index, None, carries_on(r, x))
+                continue
+            alias = place(x).alias("output", index)
+        made[position] = Leaf(len(outputs), None, carries_on(r, x))
+        outputs.append(node)
+        aliases.append(alias)
+    last = piece(r, outputs, aliases, None)
+    return Recorded(last, made, spec, r.notes, r.cuts, assumed=r.assumed)
+
+
+def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
+    """The graph of everything recorded since the last cut, with the inputs that it needs.
+
+    Aliases count all inputs so far; they are renumbered to the inputs that the graph keeps.
+    """
+    everything = list(r.sources)
+    effects = list(r.effects)
+    for cell, _ in r.storages.values():
+        if cell.value is not cell.initial:
+            effects.append(r.b(Write(), cell.initial, cell.value))
+    reached = set(postorder([*effects, *outputs]))
+    reached |= {everything[a.index] for a in aliases if a is not None and a.source == "input"}
+    used = [node for node in everything if node in reached]
+    number = {node: i for i, node in enumerate(used)}
+    renumbered = tuple(
+        replace(a, index=number[everything[a.index]])
+        if a is not None and a.source == "input"
+        else a
+        for a in aliases
+    )
+    graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
+    return Piece(graph, tuple(r.sources[x] for x in used), cut)
+
+
+def carries_on(r: Recording, x: LazyTensor) -> bool:
+    """Whether a result has a history that no backward pass has used up."""
+    if not x.requires_grad or not r.grads.spent:
+        return bool(x.requires_grad)
+    ends = {node for _, node in r.grads.leaves} | set(r.sources)
+    waiting, met = [r.read(x)], set[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node in met or node in r.grads.spent or isinstance(node.op, Detach):
+            continue
+        if node in ends and carries(node.type):
+            return True
+        met.add(node)
+        waiting += node.inputs
+    return False

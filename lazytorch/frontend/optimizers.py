@@ -1,0 +1,89 @@
+"""`optimizer.step()` while a function is recorded: torch's own code, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from lazytorch.frontend.recorder import Recorder
+
+
+@contextmanager
+def stepping(
+    optimizers: Sequence[tuple[str, torch.optim.Optimizer]], r: Recorder
+) -> Generator[None]:
+    """The steps of these optimizers are recorded until the end of the block."""
+    with ExitStack() as stack:
+        for _, optimizer in optimizers:
+            stack.enter_context(recorded_step(optimizer, r))
+        yield
+
+
+@contextmanager
+def recorded_step(optimizer: torch.optim.Optimizer, r: Recorder) -> Generator[None]:
+    """`optimizer.step` as it is recorded, in the optimizer's own attributes."""
+    own = vars(optimizer).get("step")
+    theirs: Any = optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        with plainly(optimizer), lazily(optimizer, r):
+            return theirs(*args, **kwargs)
+
+    vars(optimizer)["step"] = step
+    try:
+        yield
+    finally:
+        del vars(optimizer)["step"]
+        if own is not None:
+            vars(optimizer)["step"] = own
+
+
+@contextmanager
+def plainly(optimizer: torch.optim.Optimizer) -> Generator[None]:
+    """One tensor at a time, with numbers of Python's precision."""
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    kept = [{k: group[k] for k in ("foreach", "fused") if k in group} for group in groups]
+    compiling = torch.compiler._is_compiling_flag
+    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
+    roots = [x._dispatch_sqrt for x in families]
+    try:
+        # Told that it is compiled, torch's Adam computes its corrections in float32.
+        torch.compiler._is_compiling_flag = False
+        for family in families:
+            family._dispatch_sqrt = root
+        for group, values in zip(groups, kept, strict=True):
+            group.update(dict.fromkeys(values, False))
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = compiling
+        for family, before in zip(families, roots, strict=True):
+            family._dispatch_sqrt = before
+        for group, values in zip(groups, kept, strict=True):
+            group.update(values)
+
+
+@contextmanager
+def lazily(optimizer: torch.optim.Optimizer, r: Recorder) -> Generator[None]:
+    """What the optimizer remembers as lazy tensors: what `item()` gives of them is a number of the
+    graph."""
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    real: dict[int, torch.Tensor] = {}
+    for state in states:
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                state[name] = r.lazy(value)
+                real[id(state[name])] = value
+    try:
+        yield
+    finally:
+        for state in states:
+            for name, value in state.items():
+                state[name] = real.get(id(value), value)
+
+
+def root(x: Any) -> Any:
+    """The square root of a tensor or a number, one that varies included."""
+    return x.sqrt() if isinstance(x, torch.Tensor) else torch.sym_sqrt(x)

@@ -71,9 +71,7 @@ def main(
 
     got, want = losses(fast, batches), losses(eager, batches)
     first, last = float(got[: steps // 4].mean()), float(got[-steps // 4 :].mean())
-    print(
-        f"error after adapting, the first quarter of {steps} steps: {first:.3f}, the last: {last:.3f}"
-    )
+    print(f"error after adapting in {steps} steps, first and last quarter: {first:.3f}, {last:.3f}")
     agree("losses", got, want, 1e-3)
     agree("weights", list(nets[0].parameters()), list(nets[1].parameters()), 1e-2)
     return beside(lambda: eager(*batches[0]), lambda: fast(*batches[0]), rounds)

@@ -46,6 +46,7 @@ def beside(eager: Callable[[], Any], fast: Callable[[], Any], rounds: int) -> fl
     ms = {side: timing.median * 1e3 for side, timing in times.items()}
     print(
         f"lazytorch {ms['lazytorch']:.3f} ms, eager {ms['eager']:.3f} ms: {found.median:.2f} times "
-        f"as fast ({found.low:.2f} to {found.high:.2f}); {machine(CPU)['cpu']}"
+        f"as fast ({found.low:.2f} to {found.high:.2f}); "
+        f"{machine(CPU)['cpu']}, {torch.get_num_threads()} threads"
     )
     return found.median

@@ -188,9 +188,10 @@ def call_equal(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation, except where it drops weights on the CPU: torch has no kernel for that and
     writes the scores out, whose mask a derivative must see."""
+    on_cpu = args[0].device.type == "cpu"
     dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
     draws = isinstance(dropout, float) and dropout > 0
-    whole = call_composite if draws and args[0].device.type == "cpu" else call_value
+    whole = call_composite if draws and on_cpu else call_value
     return whole(r, func, args, kwargs)
 
 

@@ -1,10 +1,11 @@
 """A whole training step beside eager's and torch.compile's, in one process, interleaved.
 
-    python benchmarks/training.py FOLDER [bert gpt2 resnet50 ...]
+    python benchmarks/training.py FOLDER [bert gpt2 resnet50 resnet18 gpt_small ...]
 
-AdamW, bfloat16 autocast, dropout off, random data; each side has its own copy of the model and of
-the optimizer (the fused one for the peers). One JSON a model: medians in milliseconds, seconds to
-the first step, whether the losses of all sides agree, and the machine.
+AdamW, bfloat16 autocast on a GPU and float32 on the CPU, dropout off, random data; each side has
+its own copy of the model and of the optimizer (the fused one for the peers). One JSON a model:
+medians in milliseconds, seconds to the first step, whether the losses of all sides agree, and the
+machine. Without names the large models run on a GPU and the small ones on the CPU.
 """
 
 import copy
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_gpt import SmallGpt
 from torch import nn
 from torch.nn import functional
 
@@ -63,7 +65,24 @@ def resnet50() -> tuple[nn.Module, Batch]:
     return model, (x, torch.randint(0, 1000, (64,)))
 
 
-MODELS = {"bert": bert, "gpt2": gpt2, "resnet50": resnet50}
+def resnet18() -> tuple[nn.Module, Batch]:
+    model = zoo.build("resnet18", train=True)[0]
+    return model, (torch.randn(16, 3, 64, 64), torch.randint(0, 1000, (16,)))
+
+
+def gpt_small() -> tuple[nn.Module, Batch]:
+    return SmallGpt(1000, 128, width=256, layers=4, heads=4, dropout=0.0), tokens(1000, 8, 128)
+
+
+MODELS = {
+    "bert": bert,
+    "gpt2": gpt2,
+    "resnet50": resnet50,
+    "resnet18": resnet18,
+    "gpt_small": gpt_small,
+}
+USUAL = {"cuda": ("bert", "gpt2", "resnet50"), "cpu": ("resnet18", "gpt_small")}
+AMP = {"cuda": torch.bfloat16}
 
 
 def loss_of(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -75,9 +94,10 @@ def ordinary(
 ) -> Callable[[], torch.Tensor]:
     """The loop that people write."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    kind = batch[0].device.type
 
     def step() -> torch.Tensor:
-        with torch.autocast(batch[0].device.type, torch.bfloat16):
+        with torch.autocast(kind, AMP.get(kind), enabled=kind in AMP):
             loss = loss_of(run(batch[0]), batch[1])
         loss.backward()
         optimizer.step()
@@ -104,7 +124,7 @@ def measured(name: str, device: torch.device) -> dict[str, Any]:
     others = {side: copy.deepcopy(model) for side in ("eager", "torch.compile")}
     first: dict[str, float] = {}
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    whole = lt.train_step(model, loss_of, optimizer, amp=torch.bfloat16)
+    whole = lt.train_step(model, loss_of, optimizer, amp=AMP.get(device.type))
     sides: dict[str, Callable[[], torch.Tensor]] = {"lazytorch": lambda: whole(*batch)}
     first["lazytorch"] = timed(sides["lazytorch"], device)
     began = time.perf_counter()
@@ -140,7 +160,7 @@ def main(folder: str, *names: str) -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in names or MODELS:
+    for name in names or USUAL[device.type]:
         found = measured(name, device)
         (Path(folder) / f"{device.type}_training_{name}.json").write_text(
             json.dumps(found, indent=2) + "\n"

@@ -223,7 +223,7 @@ class TrainStep:
         with torch.enable_grad():
             for part, more in parts:
                 loss = self.loss(part, more)
-                loss.backward()
+                loss.backward(inputs=self.parameters())  # others keep theirs, as recorded
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         found = [p.grad for p in self.parameters() if p.grad is not None]

@@ -244,6 +244,20 @@ def test_a_network_with_second_derivatives_in_its_loss() -> None:
     assert [e for e in Report.events if e.kind == "backward"] == []
 
 
+def test_parameters_that_are_not_trained_get_no_gradient() -> None:
+    # A generator's loss goes through the critic, which has an optimizer of its own.
+    critic, generator = nn.Linear(2, 1).double(), nn.Linear(3, 2).double()
+    m = nn.Sequential(generator, critic)
+    opt = torch.optim.Adam(generator.parameters(), 1e-2)
+    step = lt.train_step(m, lambda y, _: y.mean(), opt)
+    kept = torch.ones_like(critic.weight)
+    critic.weight.grad = kept.clone()
+    for _ in range(3):  # eager's first step, the recorded one, a replay
+        step(torch.randn(4, 3, dtype=torch.float64), None)
+        torch.testing.assert_close(critic.weight.grad, kept)
+        assert critic.bias.grad is None
+
+
 def test_refusals() -> None:
     m = model()
     opt = torch.optim.SGD(m.parameters(), 0.1)

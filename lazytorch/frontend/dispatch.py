@@ -188,6 +188,16 @@ def call_equal(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return bool(r.number(r.call(aten.all.default, (same,), {}), bool))
 
 
+def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operation, except where it drops weights on the CPU: torch has no kernel for that and
+    writes the scores out, whose mask a derivative must see."""
+    on_cpu = args[0].device.type == "cpu"
+    dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
+    draws = isinstance(dropout, float) and dropout > 0
+    whole = call_composite if draws and on_cpu else call_value
+    return whole(r, func, args, kwargs)
+
+
 def call_lift_fresh(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.tensor(...)` of Python numbers: a constant, since those numbers are guarded."""
     x = args[0]
@@ -205,6 +215,7 @@ _SPECIAL: dict[Any, Handler] = {
     aten._reshape_alias.default: call_reshape_alias,
     aten.resolve_conj.default: call_resolve_conj,
     aten.equal.default: call_equal,
+    aten.scaled_dot_product_attention.default: call_attention,
     aten.lift_fresh.default: call_lift_fresh,
     aten.lift.default: call_lift_fresh,
     aten.detach_.default: call_detach,

@@ -11,7 +11,7 @@ LAYERS = (
     ("options", "errors", "types", "devices", "report", "accuracy"),
     ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
-    ("peak",),
+    ("peak", "offsets", "skyline", "packing"),
     ("passes",),
     ("frontend",),
     ("autodiff",),

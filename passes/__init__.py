@@ -25,6 +25,7 @@ from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.patches import patches
 from lazytorch.passes.pool_first import pool_first
@@ -66,6 +67,7 @@ DEFAULT: tuple[Pass, ...] = (
     scale_batch_norm,  # after the rewrites: a norm of constants is a constant
     fuse,  # after all others: it hides operations in bodies, where no other pass looks
     horizontal,  # after fuse: it joins whole groups
+    order,  # last: what runs is what is put in order, and a rewrite forgets the order
 )
 
 
@@ -99,6 +101,7 @@ def gpu_pipeline(fits: Fits) -> tuple[Pass, ...]:
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         fuse,
         horizontal,
+        order,  # last, as everywhere
     )
 
 
@@ -117,6 +120,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         fuse,
         horizontal,
+        order,  # last, as everywhere
     )
 
 
@@ -180,6 +184,7 @@ __all__ = [
     "layouts",
     "merge_linears",
     "optimize",
+    "order",
     "pad_features",
     "pass_name",
     "patches",

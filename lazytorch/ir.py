@@ -172,13 +172,15 @@ class Graph:
     """Inputs, outputs and effects; the nodes are what these reach, operands first.
 
     `aliases[k]`, where not None, says that output k shares memory with an input or an earlier
-    output; `outputs[k]` is its value all the same.
+    output; `outputs[k]` is its value all the same. `order`, where stated, is the order in which
+    nodes run, as far as they are reached; a rewrite of the graph forgets it.
     """
 
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
     effects: tuple[Node, ...] = ()
     aliases: tuple[Alias | None, ...] = field(default=())
+    order: tuple[Node, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.aliases:
@@ -189,7 +191,13 @@ class Graph:
         """Every node once: inputs, then operands before users, writes to inputs last."""
         writes = [e for e in self.effects if isinstance(e.op, Write)]
         others = [e for e in self.effects if not isinstance(e.op, Write)]
-        return tuple(postorder([*self.inputs, *others, *self.outputs, *writes]))
+        roots = [*self.inputs, *others, *self.outputs, *writes]
+        found = postorder(roots)
+        if self.order:
+            reached = set(found)
+            stated = [x for x in self.order if x in reached]
+            found = postorder([*self.inputs, *stated, *roots])
+        return tuple(found)
 
     @cached_property
     def users(self) -> dict[Node, list[Node]]:
@@ -234,7 +242,7 @@ class Graph:
         effects = tuple(new.get(x, x) for x in self.effects)
         if outputs == self.outputs and effects == self.effects:
             return self
-        return replace(self, outputs=outputs, effects=effects)
+        return replace(self, outputs=outputs, effects=effects, order=())
 
     def to_networkx(self) -> networkx.MultiDiGraph[Any]:
         """A networkx graph: nodes are numbered as printed, with `op`, `type`, `where`, `output`."""

@@ -12,7 +12,18 @@ import torch
 
 from lazytorch.data import Data
 from lazytorch.errors import ParseError
-from lazytorch.ir import Alias, Attribute, Const, Graph, Input, Node, Op, Operand, attribute_key
+from lazytorch.ir import (
+    Alias,
+    Attribute,
+    Const,
+    Graph,
+    Input,
+    Node,
+    Op,
+    Operand,
+    Write,
+    attribute_key,
+)
 from lazytorch.op import Callback
 from lazytorch.types import (
     OpaqueType,
@@ -48,7 +59,7 @@ def print_graph(graph: Graph, indent: str = "", where: bool = False) -> str:
     params = ", ".join(
         f"{name[x]}: {x.type}" + (" state" if is_state(x) else "") for x in graph.inputs
     )
-    lines = [f"graph({params}) {{"]
+    lines = [f"graph({params}) {'ordered ' if graph.order else ''}{{"]
     inputs = set(graph.inputs)
     for node in graph.nodes:
         if node in inputs or isinstance(node.op, Const):
@@ -197,6 +208,7 @@ class Parser:
             known[label] = Node(Input(label[1:], typed, role), (), typed)
             self.accept(",")
         inputs = tuple(known.values())
+        ordered = self.accept("ordered")
         self.take("{")
         while self.kind == "value":
             label = self.take()
@@ -215,7 +227,9 @@ class Parser:
             if not self.accept(","):
                 break
         self.take("}")
-        return Graph(inputs, tuple(outputs), tuple(effects), tuple(aliases))
+        order = list(known.values())[len(inputs) :] if ordered else []
+        order = [x for x in order if not isinstance(x.op, Write)]
+        return Graph(inputs, tuple(outputs), tuple(effects), tuple(aliases), tuple(order))
 
     def node(self, known: dict[str, Node], annotated: Type | None) -> Node:
         """An operation with its attributes and operands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NoReturn
 
 from lazytorch.errors import LazyTorchError, VerifyError
@@ -19,7 +20,8 @@ def verify(graph: Graph, after: str = "") -> Graph:
 
     Every node is typed as its type rule says; inputs are distinct and have distinct labels;
     effects are roots and every effect is one; a `write` goes to an input, once, and nothing reads
-    it; aliases name inputs or earlier outputs; graphs inside operations are well formed too.
+    it; a stated order is legal; aliases name inputs or earlier outputs; graphs inside operations
+    are well formed too.
     """
     inputs = set(graph.inputs)
     labels = [x.op.label for x in graph.inputs if isinstance(x.op, Input)]
@@ -46,10 +48,23 @@ def verify(graph: Graph, after: str = "") -> Graph:
             fail(graph, node, "nothing may read a write, which happens last", after)
         if not isinstance(node.op, Const):
             check_type(graph, node, after)
+    if graph.order:
+        check_order(graph, after)
     for i, (node, alias) in enumerate(zip(graph.outputs, graph.aliases, strict=True)):
         if alias is not None:
             check_alias(graph, i, node, alias, after)
     return graph
+
+
+def check_order(graph: Graph, after: str) -> None:
+    """The stated order runs what it names as it says: operands first, effects in theirs."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    stated = [x for x in graph.order if x in place]
+    drawn = [x for x in graph.effects if not isinstance(x.op, Write)]
+    for what, run in (("the stated order", stated), ("the order of effects", drawn)):
+        for x, y in pairwise(run):
+            if place[x] >= place[y]:
+                fail(graph, y, f"{what} is not the one in which nodes run", after)
 
 
 def check_type(graph: Graph, node: Node, after: str) -> None:

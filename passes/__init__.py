@@ -27,6 +27,7 @@ from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
@@ -70,6 +71,7 @@ DEFAULT: tuple[Pass, ...] = (
     scale_batch_norm,  # after the rewrites: a norm of constants is a constant
     fuse,  # after all others: it hides operations in bodies, where no other pass looks
     horizontal,  # after fuse: it joins whole groups
+    order,  # last: what runs is what is put in order, and a rewrite forgets the order
 )
 
 
@@ -109,6 +111,7 @@ def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         fuse,
         horizontal,
+        order,  # last, as everywhere
     )
 
 
@@ -127,6 +130,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         fuse,
         horizontal,
+        order,  # last, as everywhere
     )
 
 
@@ -192,6 +196,7 @@ __all__ = [
     "layouts",
     "merge_linears",
     "optimize",
+    "order",
     "pad_features",
     "pad_products",
     "pass_name",

@@ -62,7 +62,7 @@ class Lowering:
             for x, alias in zip(graph.outputs, graph.aliases, strict=True)
             if alias is None or not owned
         )  # a view of an input or an output is made from that tensor itself
-        self.needed = Graph(graph.inputs, owning, graph.effects)
+        self.needed = Graph(graph.inputs, owning, graph.effects, order=graph.order)
         self.space: dict[str, Any] = {"own": own, "aliased": aliased}
         self.lines: list[str] = []
         self.calls: list[KernelCall] = []

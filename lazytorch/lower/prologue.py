@@ -34,6 +34,7 @@ def split(graph: Graph) -> tuple[Graph, Graph]:
         inputs=graph.inputs + values,
         outputs=tuple(done.get(x, x) for x in graph.outputs),
         effects=tuple(done.get(x, x) for x in graph.effects),
+        order=tuple(done.get(x, x) for x in graph.order),
     )
     return prologue, main
 

@@ -1,0 +1,272 @@
+"""The order in which nodes run: one in which fewer bytes are alive at once, where one is found.
+
+The order given, one built forwards (always what frees most, less what it takes) and one built
+backwards (last what keeps the least alive) are compared by their peaks; around the peak of the
+best, a beam search looks for better orders of a few neighbours. Declines, so that the order stays
+the program's, where none has a lower peak. Effects keep their order, and writes come last. What the
+prologue computes is not moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+
+from lazytorch.ir import Const, Graph, Input, Item, Node, Write
+from lazytorch.peak import Owner, footprint, made, nbytes, owners, returned
+
+WINDOW = 20
+"""Neighbours that are put in another order together."""
+
+BEAM = 32
+"""Orders of a window that are kept at each length."""
+
+ROUNDS = 40
+"""The most windows: each takes some milliseconds."""
+
+
+def order(graph: Graph) -> Graph:
+    """The graph with an order of a lower peak, or the graph itself."""
+    jobs = jobs_of(graph)
+    best = found = list(range(len(jobs.nodes)))
+    floor = max(map(jobs.alone, best), default=0)
+    while jobs.peak(best) > floor:  # until nothing is found: a second run of the pass finds nothing
+        ways = [best, forwards(jobs, best), backwards(jobs, best)]
+        found = improved(jobs, min(ways, key=jobs.peak))  # of equals the first, the present one
+        if jobs.peak(found) >= jobs.peak(best):
+            break
+        best = found
+    if best == list(range(len(best))):
+        return graph
+    after = replace(graph, order=tuple([jobs.nodes[i] for i in best]))
+    return after if footprint(after).prologue <= footprint(graph).prologue else graph
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The nodes of one call in the order given, as numbers, and the memory that they touch.
+
+    A piece of memory is alive from the node that makes it to the last that reads or shows it.
+    touches: for each node. touched: by which nodes. ends: whether it is freed. after: the nodes
+    that must come later. makes: bytes.
+    """
+
+    nodes: list[Node]
+    size: list[int]
+    ends: list[bool]
+    touches: list[list[int]]
+    touched: list[list[int]]
+    makes: list[int]
+    before: list[list[int]]
+    after: list[list[int]]
+
+    def alone(self, i: int) -> int:
+        """The bytes that a node needs in any order: what it makes, reads and shows."""
+        return sum(self.size[k] for k in self.touches[i])
+
+    def peak(self, order: Sequence[int]) -> int:
+        """The most bytes alive at once."""
+        return max(self.heights(order), default=0)
+
+    def heights(self, order: Sequence[int]) -> list[int]:
+        """The bytes alive while each node of an order runs."""
+        waiting = [len(x) for x in self.touched]
+        now, found = 0, list[int]()
+        for i in order:
+            now += self.makes[i]
+            found.append(now)
+            for k in self.touches[i]:
+                waiting[k] -= 1
+                if not waiting[k] and self.ends[k]:
+                    now -= self.size[k]
+        return found
+
+
+def jobs_of(graph: Graph) -> Jobs:
+    """What may be put in order: all that runs at every call, but writes."""
+    steady = graph.steady
+    nodes = [
+        x for x in graph.nodes if x not in steady and not isinstance(x.op, Input | Const | Write)
+    ]
+    number = {x: i for i, x in enumerate(nodes)}
+    pieces: dict[Owner, int] = {}
+    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes])
+    written = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
+    kept = {owner for x in (*returned(graph), *written) for owner in owners(x)}
+    drawn = [number[x] for x in graph.effects if x in number]
+    follows = dict(zip(drawn[1:], drawn, strict=False))
+    for i, node in enumerate(nodes):
+        touched = [*owners(node), *[owner for x in node.inputs for owner in owners(x)]]
+        if isinstance(node.op, Item):  # the tuple is held until its last element is taken
+            touched += owners(made(node))
+        jobs.touches.append([])
+        jobs.makes.append(0)
+        for owner in dict.fromkeys(touched):
+            if owner[0] not in number or not nbytes(owner):
+                continue
+            k = pieces.setdefault(owner, len(pieces))
+            if k == len(jobs.size):
+                jobs.size.append(nbytes(owner))
+                jobs.ends.append(owner not in kept)
+                jobs.touched.append([])
+            if owner[0] is node:
+                jobs.makes[i] += jobs.size[k]
+            jobs.touches[i].append(k)
+            jobs.touched[k].append(i)
+        needed = dict.fromkeys([number[x] for x in node.inputs if x in number])
+        if i in follows:
+            needed[follows[i]] = None
+        jobs.before.append(list(needed))
+        for j in needed:
+            jobs.after[j].append(i)
+    return jobs
+
+
+def forwards(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """From the first node on: next is what adds the least, that is, frees the most."""
+    waiting = [len(x) for x in jobs.touched]
+    adds = list(jobs.makes)
+    left = [set(x) for x in jobs.touched]
+
+    def freed(i: int, changed: Callable[[int], None]) -> None:
+        for k in jobs.touches[i]:
+            waiting[k] -= 1
+            left[k].discard(i)
+            if waiting[k] == 1 and jobs.ends[k]:
+                (last,) = left[k]
+                adds[last] -= jobs.size[k]
+                changed(last)
+
+    for i, touches in enumerate(jobs.touches):
+        adds[i] -= sum(jobs.size[k] for k in touches if waiting[k] == 1 and jobs.ends[k])
+    return listed(jobs.before, jobs.after, adds, freed, given)
+
+
+def backwards(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """From the last node back: before all others that are placed comes what then keeps alive the
+    least beside what they read."""
+    alive = [not x for x in jobs.ends]
+    adds = [
+        sum(jobs.size[k] for k in touches if not alive[k]) - makes
+        for touches, makes in zip(jobs.touches, jobs.makes, strict=True)
+    ]
+
+    def held(i: int, changed: Callable[[int], None]) -> None:
+        for k in jobs.touches[i]:
+            if not alive[k]:
+                alive[k] = True
+                for j in jobs.touched[k]:
+                    adds[j] -= jobs.size[k]
+                    changed(j)
+
+    return listed(jobs.after, jobs.before, adds, held, given[::-1])[::-1]
+
+
+def listed(
+    before: list[list[int]],
+    after: list[list[int]],
+    adds: list[int],
+    done: Callable[[int, Callable[[int], None]], None],
+    given: Sequence[int],
+) -> list[int]:
+    """List scheduling: of the nodes that are ready, always the one that adds the least.
+
+    `done` is told of each and says whose `adds` it has changed. Of equals, the order given decides.
+    """
+    needs = [len(x) for x in before]
+    rank = [0] * len(needs)
+    for at, i in enumerate(given):
+        rank[i] = at
+    ready = [(adds[i], rank[i]) for i, count in enumerate(needs) if not count]
+    heapify(ready)
+    placed = [False] * len(needs)
+    found: list[int] = []
+
+    def changed(i: int) -> None:
+        if not needs[i] and not placed[i]:
+            heappush(ready, (adds[i], rank[i]))
+
+    while ready:
+        added, at = heappop(ready)
+        i = given[at]
+        if placed[i] or added != adds[i]:
+            continue  # it was pushed again when that changed
+        placed[i] = True
+        found.append(i)
+        done(i, changed)
+        for j in after[i]:
+            needs[j] -= 1
+            changed(j)
+    return found
+
+
+def improved(jobs: Jobs, order: list[int]) -> list[int]:
+    """Put windows around the peak in better orders, until none is found."""
+    order = list(order)
+    heights = jobs.heights(order)
+    place = {i: at for at, i in enumerate(order)}
+    rounds = 0
+    while rounds < ROUNDS and order:
+        peak = max(heights)
+        top = heights.index(peak)
+        for shift in (WINDOW // 2, WINDOW - 1, 0):
+            start = max(top - shift, 0)
+            rounds += 1
+            entry = heights[start] - jobs.makes[order[start]]
+            better = beam(jobs, order[start : start + WINDOW], place, start, entry, peak)
+            if better is not None:
+                order[start : start + WINDOW] = better
+                place |= {i: at for at, i in enumerate(better, start)}
+                heights[start : start + WINDOW] = window_heights(jobs, order, place, start, entry)
+                break
+        else:
+            break
+    return order
+
+
+def window_heights(
+    jobs: Jobs, order: list[int], place: dict[int, int], start: int, now: int
+) -> list[int]:
+    """The bytes alive while each node of a window runs."""
+    found: list[int] = []
+    for at, i in enumerate(order[start : start + WINDOW], start):
+        now += jobs.makes[i]
+        found.append(now)
+        for k in jobs.touches[i]:
+            if jobs.ends[k] and max(place[j] for j in jobs.touched[k]) == at:
+                now -= jobs.size[k]
+    return found
+
+
+def beam(
+    jobs: Jobs, window: list[int], place: dict[int, int], start: int, entry: int, peak: int
+) -> list[int] | None:
+    """An order of the window that stays below `peak`, or None; nodes are bits of a number."""
+    bit = {i: 1 << at for at, i in enumerate(window)}
+    end = start + len(window)
+    needs = [sum(bit[j] for j in jobs.before[i] if j in bit) for i in window]
+    readers: dict[int, int] = {}
+    for i in window:
+        for k in jobs.touches[i]:
+            if jobs.ends[k] and k not in readers:
+                within = all(place[j] < end for j in jobs.touched[k])
+                readers[k] = sum(bit[j] for j in jobs.touched[k] if j in bit) if within else -1
+    states: dict[int, tuple[int, int, list[int]]] = {0: (entry, entry, [])}
+    for _ in window:
+        found: dict[int, tuple[int, int, list[int]]] = {}
+        for done, (worst, now, taken) in states.items():
+            for at, i in enumerate(window):
+                if done >> at & 1 or needs[at] & ~done:
+                    continue
+                height = now + jobs.makes[i]
+                if height >= peak:
+                    continue
+                both, most = done | 1 << at, max(worst, height)
+                if both in found and found[both][0] <= most:
+                    continue
+                freed = [k for k in jobs.touches[i] if jobs.ends[k] and not readers[k] & ~both]
+                height -= sum(jobs.size[k] for k in freed)
+                found[both] = (most, height, [*taken, i])
+        states = dict(sorted(found.items(), key=lambda item: item[1][:2])[:BEAM])
+    return next(iter(states.values()))[2] if states else None

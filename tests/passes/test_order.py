@@ -1,0 +1,184 @@
+"""order: a lower peak or the graph itself; effects, results and text keep their meaning."""
+
+import random
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from check import Check, assert_same_values
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from random_graphs import random_graph
+
+from lazytorch.errors import VerifyError
+from lazytorch.ir import Builder, Graph, Node, Write, input
+from lazytorch.lower.prologue import split
+from lazytorch.ops.elementary import Exp
+from lazytorch.ops.pointwise import Add
+from lazytorch.ops.random import Uniform
+from lazytorch.ops.reduce import Sum
+from lazytorch.passes import check_signature
+from lazytorch.passes.order import forwards, jobs_of, order
+from lazytorch.peak import footprint, highest, returned
+from lazytorch.text import parse
+from lazytorch.types import tensor_type
+from lazytorch.verify import verify
+
+
+def graph(text: str) -> Graph:
+    return parse(dedent(text))
+
+
+def test_sums_come_before_the_next_large_value(check: Check) -> None:
+    check(
+        order,
+        """
+        graph(%x: f32[64, 64]) ordered {
+          %0: f32[64, 64] = exp %x
+          %1: f32[64, 64] = tanh %x
+          %2: f32[64] = sum{dims=(0,)} %0
+          %3: f32[64] = sum{dims=(0,)} %1
+          return %2, %3
+        }
+        """,
+        """
+        graph(%x: f32[64, 64]) ordered {
+          %0: f32[64, 64] = exp %x
+          %1: f32[64] = sum{dims=(0,)} %0
+          %2: f32[64, 64] = tanh %x
+          %3: f32[64] = sum{dims=(0,)} %2
+          return %1, %3
+        }
+        """,
+    )
+
+
+PROGRAM = """
+    graph(%x: f32[64, 64]) ordered {
+      %0: f32[64, 64] = exp %x
+      %1: f32[64, 64] = tanh %x
+      %2: f32[64] = sum{dims=(0,)} %0
+      %3: f32[64] = sum{dims=(0,)} %1
+      return %2, %3
+    }"""
+
+
+def test_a_stated_order_is_text_and_what_is_not_stated_is_the_old_one() -> None:
+    stated = graph(PROGRAM)
+    assert str(stated) == dedent(PROGRAM).strip()
+    assert [x.op.name() for x in stated] == ["input", "exp", "tanh", "sum", "sum"]
+    plain = Graph(stated.inputs, stated.outputs)
+    assert [x.op.name() for x in plain] == ["input", "exp", "sum", "tanh", "sum"]
+    assert stated != plain
+    assert hash(stated) == hash(graph(PROGRAM))
+    assert stated == graph(PROGRAM)
+
+
+def test_a_lower_peak_is_found() -> None:
+    stated = graph(PROGRAM)
+    after = order(stated)
+    assert footprint(stated).call == 2 * 16384 + 256
+    assert footprint(after).call == 16384 + 2 * 256
+    assert_same_values(stated, after)
+    assert order(after) is after
+
+
+def test_declines_where_no_order_has_a_lower_peak(check: Check) -> None:
+    check.declines(order, "graph(%x: f32[4]) { %0 = exp %x %1 = tanh %x %2 = add %0 %1 return %2 }")
+    check.declines(order, "graph(%x: f32[4]) { return %x }")
+    check.declines(order, PROGRAM.replace("return %2, %3", "return %0, %1, %2, %3"))
+
+
+def test_what_the_prologue_computes_is_not_moved(check: Check) -> None:
+    check.declines(order, PROGRAM.replace("]) ordered", "] state) ordered"))
+
+
+def drawing(reads: bool) -> Graph:
+    """Two masks drawn first and read one after the other, as dropout's are."""
+    b = Builder()
+    x = input("x", tensor_type((64, 64), torch.float32))
+    draws = [b(Uniform((64, 64), torch.float32, torch.device("cpu"))) for _ in range(2)]
+    sums = [b(Sum((0,), False), b(Add(), x, draw)) for draw in draws]
+    order = (*draws, *sums)
+    write = b(Write(), x, b(Exp(), x)) if reads else None
+    effects = (*draws, write) if write is not None else tuple(draws)
+    return verify(Graph((x,), tuple(sums), effects, order=order))
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_effects_keep_their_order_and_writes_come_last(writes: bool) -> None:
+    before = drawing(writes)
+    after = verify(order(before))
+    assert footprint(after).call < footprint(before).call
+    drawn = [x for x in after if x.op.effect and not isinstance(x.op, Write)]
+    assert drawn == list(before.effects[:2])
+    assert isinstance(after.nodes[-1].op, Write) == writes
+    assert_same_values(before, after)
+
+
+def test_verify_refuses_an_order_that_is_not_the_one_in_which_nodes_run() -> None:
+    stated = drawing(False)
+    first, second, *_ = stated.order
+    with pytest.raises(VerifyError, match="stated order"):
+        verify(Graph(stated.inputs, stated.outputs, stated.effects, order=stated.order[::-1]))
+    with pytest.raises(VerifyError, match="order of effects"):
+        verify(Graph(stated.inputs, stated.outputs, stated.effects, order=(second, first)))
+
+
+def test_a_rewrite_forgets_the_order_and_dead_nodes_are_not_kept() -> None:
+    stated = graph(PROGRAM)
+    again = stated.map(lambda x: Node(x.op, x.inputs, x.type) if x.inputs else x)
+    assert not again.order
+    less = Graph(stated.inputs, stated.outputs[:1], order=stated.order)
+    assert [x.op.name() for x in less] == ["input", "exp", "sum"]
+
+
+def test_the_main_graph_keeps_the_order_that_was_found() -> None:
+    text = PROGRAM.replace("]) ordered", "], %w: f32[64] state) ordered").replace(
+        "%0: f32[64, 64] = exp %x", "%4: f32[64] = exp %w\n      %0: f32[64, 64] = add %x %4"
+    )
+    after = order(graph(text))
+    _, main = split(after)
+    ran = [x.op.name() for x in main if x.inputs]
+    assert ran == [x.op.name() for x in after.order]
+    assert ran.index("sum") == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_programs_mean_the_same_and_never_take_more(seed: int) -> None:
+    before, _ = random_graph(seed)
+    shuffled = verify(Graph(before.inputs, before.outputs, order=tuple(shuffle(before, seed))))
+    for program in (before, shuffled):
+        after = verify(order(program))
+        check_signature(program, after, "order")
+        assert footprint(after).total <= footprint(program).total
+        assert (footprint(after).call < footprint(program).call) == (after is not program)
+        assert order(after) is after
+        assert str(parse(str(after))) == str(after)
+        assert_same_values(program, after)
+
+
+def shuffle(graph: Graph, seed: int) -> list[Node]:
+    """A random order of the graph's nodes, operands first."""
+    chosen = random.Random(seed)
+    left = [x for x in graph if x.inputs]
+    done: dict[Node, None] = {}
+    while left:
+        ready = [x for x in left if all(y in done or not y.inputs for y in x.inputs)]
+        node = chosen.choice(ready)
+        left.remove(node)
+        done[node] = None
+    return list(done)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_heights_are_those_of_the_estimate(seed: int) -> None:
+    before, _ = random_graph(seed)
+    jobs = jobs_of(before)
+    for way in (range(len(jobs.nodes)), forwards(jobs, range(len(jobs.nodes)))):
+        assert sorted(way) == list(range(len(jobs.nodes)))
+        nodes = [jobs.nodes[i] for i in way]
+        assert jobs.peak(list(way)) == highest(nodes, returned(before))

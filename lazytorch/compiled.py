@@ -27,9 +27,9 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.lowered import lowered
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
-from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
 from lazytorch.report import Event, Report
@@ -221,24 +221,23 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = optimize(piece.graph, self.options.freeze, self.options.numerics, observe)
-        prologue, main = split(graph)
-        target = self.builds.target(graph)
-        program = self.builds.tuned(lower(main, target, "program"), main)
+        found = lowered(piece.graph, self.options, self.builds.target, observe)
+        main, prologue = found.main, found.prologue
+        program = self.builds.tuned(main, found.rest)
         stage = Stage(
             piece,
-            graph,
-            self.builds.tuned(lower(prologue, target, "prologue", owned=False), prologue),
+            found.graph,
+            self.builds.tuned(prologue, found.steady),
             program,
-            tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main, static_inputs(piece, self.options.static_inputs))
+            found.read,
+            replayer(program, found.rest, static_inputs(piece, self.options.static_inputs))
             if backward is None
             else program.run,
             recorded,
             self.options.check,
             backward,
         )
-        self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
+        self.stages.append(("lower", time.perf_counter() - began, len(found.graph), len(found.rest)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
         return stage

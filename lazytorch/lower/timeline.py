@@ -8,14 +8,14 @@ caller holds them. What the program returns lives on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
 from lazytorch.errors import Where
 from lazytorch.ir import Node
-from lazytorch.lower.allocation import Allocation, allocation, extent
+from lazytorch.lower.allocation import allocation, extent
 from lazytorch.lower.line import Line
 from lazytorch.lower.program import Program
 from lazytorch.types import TensorType, TupleType, Type
@@ -35,10 +35,12 @@ Held = tuple[frozenset[int], ...]
 class Block:
     """One allocation of `nbytes`, from line `born` until after line `died`.
 
-    `died` is the number of lines where the program returns it.
+    `died` is the number of lines where the program returns it. `taken` is what the allocator takes
+    for it.
     """
 
     nbytes: int
+    taken: int
     kind: Kind
     operation: str
     where: Where | None
@@ -62,12 +64,12 @@ class Timeline:
         """The blocks that a line sees at its highest, in order of allocation."""
         return [x for x in self.blocks if x.born <= line <= x.died]
 
-    def levels(self, size: Callable[[Block], int]) -> list[int]:
-        """Bytes alive at the highest moment of each line."""
+    def levels(self) -> list[int]:
+        """Bytes taken at the highest moment of each line."""
         change = [0] * (len(self.lines) + 2)
         for x in self.blocks:
-            change[x.born] += size(x)
-            change[x.died + 1] -= size(x)
+            change[x.born] += x.taken
+            change[x.died + 1] -= x.taken
         found: list[int] = []
         now = 0
         for step in change[: len(self.lines)]:
@@ -114,7 +116,7 @@ class Memory:
         """A block with the line after which it is freed."""
         x = self.blocks[b]
         died = self.died.get(b, x.born)
-        return Block(x.nbytes, x.kind, x.operation, x.where, x.device, x.born, died)
+        return replace(x, died=died)
 
     def bind(self, name: str, held: Held) -> None:
         """A variable holds these blocks from now on."""
@@ -191,7 +193,8 @@ class Memory:
     def new(self, node: Node, nbytes: int, kind: Kind, i: int) -> int:
         """A new block; a workspace is freed by the line that needs it."""
         name = node.op.name()
-        self.blocks.append(Block(nbytes, kind, name, node.where, device_of(node.type), i, i))
+        where = device_of(node.type)
+        self.blocks.append(Block(nbytes, nbytes, kind, name, node.where, where, i, i))
         return len(self.blocks) - 1
 
 
@@ -209,6 +212,3 @@ def device_of(typed: Type) -> torch.device:
     if isinstance(typed, TupleType):
         return next((device_of(x) for x in typed.items), torch.device("cpu"))
     return getattr(typed, "device", torch.device("cpu"))
-
-
-__all__ = ["Allocation", "Block", "Timeline", "Workspace", "timeline"]

@@ -9,9 +9,10 @@ takes inside a single kernel does not show there: that is a workspace, which has
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +24,7 @@ from lazytorch.interpret import storage
 from lazytorch.ir import Item, Node, Op
 from lazytorch.lower.call import KernelCall, LibraryCall
 from lazytorch.ops.aten import fake_value
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.chains import is_copy
 from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type
 
@@ -63,12 +65,26 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
     if isinstance(site, LibraryCall):
         op = site.chosen
     types = tuple([x.type for x in node.inputs])
+    if isinstance(op, ScaledDotProductAttention) and on_gpu(types[0]):
+        return replace(made(node.type), scratch=row_sums(types[0]))
     tried = trial(op, types) if types else None
     if tried is not None:
         return tried
     if op.view and not isinstance(op, Item) and not is_copy(node):
         return Allocation(((0,),), (0,), (0,))
     return made(node.type)
+
+
+def on_gpu(typed: Type) -> bool:
+    """Whether a value lies on a GPU."""
+    return isinstance(typed, TensorType) and typed.device.type == "cuda"
+
+
+def row_sums(query: Type) -> int:
+    """Bytes of the sums that attention on a GPU leaves for its derivative, one a row in float32;
+    torch's fake kernel would write the whole thing out."""
+    assert isinstance(query, TensorType)
+    return 4 * math.prod(query.shape[:-1])
 
 
 def made(typed: Type, generated: bool = False) -> Allocation:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,8 +67,8 @@ def plan_call(
     made = StandIns(device.torch_device)
     copy = made.module(model) if isinstance(model, nn.Module) else model
     leaves, spec = trees.flatten(made.tree(inputs, sizes(inputs, batch)))
-    with guarded(made.device), made.mode, torch.no_grad(), autocast(made.device, amp):
-        return predict(copy, leaves, spec, options, device, type(model).__name__)
+    around = standing(made, amp)
+    return predict(copy, leaves, spec, options, device, type(model).__name__, around=around)
 
 
 def plan_step(
@@ -85,7 +86,7 @@ def plan_step(
     copy = made.module(model)
     loss = made.module(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn
     args, named = made.tree(inputs, sizes(inputs, batch))
-    with guarded(made.device), made.mode:
+    with standing(made, None):
         if isinstance(optimizer, torch.optim.Optimizer):
             states: list[dict[str, Any]] = list(optimizer.state.values())
             tensors = [x for s in states for x in s.values() if isinstance(x, torch.Tensor)]
@@ -101,10 +102,16 @@ def plan_step(
         step.region = functools.partial(autocast, made.device, amp)
         step.hold()
         leaves, spec = trees.flatten(((step.settings(), args, named), {}))
-        name = f"a training step of {type(model).__name__}"
-        with torch.no_grad():
-            compiled = step.compiled
-            return predict(compiled.fn, leaves, spec, compiled.options, device, name)
+    name, compiled = f"a training step of {type(model).__name__}", step.compiled
+    around = standing(made, None)
+    return predict(compiled.fn, leaves, spec, compiled.options, device, name, around=around)
+
+
+@contextmanager
+def standing(made: StandIns, amp: torch.dtype | None) -> Generator[None]:
+    """Around code that meets stand-ins, in an autocast region if that is asked for."""
+    with guarded(made.device), made.mode, autocast(made.device, amp):
+        yield
 
 
 def with_state(optimizer: torch.optim.Optimizer) -> None:

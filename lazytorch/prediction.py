@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,11 +32,13 @@ def predict(
     device: Device,
     name: str,
     varying: frozenset[int] | None = frozenset(),
+    around: AbstractContextManager[Any] | None = None,
 ) -> MemoryPlan:
     """The plan of a function on such arguments, under no_grad; CutError where Python asks for a
-    value on the way, which only a run can give."""
+    value on the way, which only a run can give. Stand-ins need `around` what is recorded."""
     watch = Watch(fn, leaves)
-    recorded = record(fn, leaves, spec, fullgraph=True, watch=watch, varying=varying)
+    with torch.no_grad(), around or nullcontext():
+        recorded = record(fn, leaves, spec, fullgraph=True, watch=watch, varying=varying)
 
     def target(graph: Graph) -> Target:
         return target_for(device.kind, options.numerics, environment())

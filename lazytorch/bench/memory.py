@@ -45,7 +45,12 @@ def set_aside(device: torch.device) -> int:
 
 
 def peak(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that one call has allocated at its highest, beyond what was there before it.
+    """Bytes that one call has allocated at its highest, beyond what was there before it."""
+    return events(call, device)[0]
+
+
+def events(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
+    """The same, and how many more bytes are allocated when the call has returned.
 
     From the allocator's own count; on the CPU, from the allocations that torch's profiler sees.
     """
@@ -55,18 +60,19 @@ def peak(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        highest = torch.cuda.max_memory_allocated(device) - before
+        return highest, torch.cuda.memory_allocated(device) - before
     with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         call()
     assert profiled.profiler is not None
     results = profiled.profiler.kineto_results
     assert results is not None
-    events: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
+    found: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
     now = highest = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted((e for e in found if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         now += event.nbytes()
         highest = max(highest, now)
-    return highest
+    return highest, now
 
 
 @contextmanager

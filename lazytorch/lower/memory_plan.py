@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lazytorch.devices import Device
 from lazytorch.lower.caching import CachingAllocator, Piece
@@ -19,8 +20,8 @@ class MemoryPlan:
     `parameters` are all tensors that it holds between calls (parameters, buffers, an optimizer's
     state), `arguments` those that a call is given. The `timeline` is that of the prologue, whose
     values stay, and of one call. `stays` is what libraries keep once they were called.
-    `library_calls` counts those whose workspace is not known, by operation: for them the plan is a
-    lower bound.
+    `unknown` counts the library calls whose workspace is not known, by operation: with such calls
+    the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`).
     """
 
     name: str
@@ -130,7 +131,10 @@ class MemoryPlan:
 
 def described(x: Block) -> str:
     """A block in words: size, operation, module, the user's line."""
-    where = "" if x.where is None else f"  {x.where}: {x.where.source}"
+    where = ""
+    if x.where is not None:
+        inside = f"{x.where.module}  " if x.where.module else ""
+        where = f"  {inside}{Path(x.where.file).name}:{x.where.line}: {x.where.source}"
     kind = "" if x.kind != "workspace" else " (workspace)"
     return f"  {size(x.taken):>12}  {x.operation}{kind}{where}"
 

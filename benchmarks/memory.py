@@ -24,7 +24,7 @@ from torch import nn
 
 import lazytorch as lt
 from lazytorch import zoo
-from lazytorch.bench.case import tensors
+from lazytorch.bench.case import MeanSquare
 from lazytorch.bench.lines import Seen, walk
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.bench.memory import peak
@@ -59,25 +59,13 @@ def built(name: str, batch: int, device: str, train: bool) -> Call:
         return model.train(train), (torch.randn(batch, 3, 224, 224),), {}
 
 
-class Summed(nn.Module):
-    """A model whose result is a loss: the mean square of all floating tensors that it returns."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        found = [x for x in tensors(self.model(*args, **kwargs)) if x.is_floating_point()]
-        return torch.stack([x.float().square().mean() for x in found]).sum()
-
-
 def predicted(name: str, batch: int, mode: str, device: str) -> MemoryPlan:
     """The plan, from tensors without memory."""
     model, args, kwargs = built(name, batch, "meta", mode == "train")
     if mode == "inference":
         return plan(model, args, device=device, kwargs=kwargs)
     adam = torch.optim.AdamW
-    return plan(Summed(model), args, device=device, kwargs=kwargs, optimizer=adam)
+    return plan(MeanSquare(model), args, device=device, kwargs=kwargs, optimizer=adam)
 
 
 def measured(name: str, batch: int, mode: str, device: torch.device) -> dict[str, Any]:
@@ -90,7 +78,7 @@ def measured(name: str, batch: int, mode: str, device: torch.device) -> dict[str
         leaves = trees.flatten((args, kwargs))[0]
     else:
         adam = torch.optim.AdamW(model.parameters(), 1e-6)
-        step = lt.train_step(Summed(model), None, adam, wait=True)
+        step = lt.train_step(MeanSquare(model), None, adam, wait=True)
         compiled = step.compiled
         call = lambda: step(*args, **kwargs)  # noqa: E731
         eager = lambda: step.eager(args, kwargs)  # noqa: E731
@@ -184,7 +172,7 @@ def main() -> None:
     asked.add_argument("--batch", type=int, default=2)
     asked.add_argument("--minutes", type=float, default=9)
     asked.add_argument("--predict", nargs=3, help="a model, a batch and a mode, for a CUDA device")
-    given = asked.parse_args()
+    given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     if given.predict:
         name, batch, mode = given.predict

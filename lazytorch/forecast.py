@@ -20,6 +20,9 @@ from lazytorch.options import Options
 from lazytorch.prediction import predict
 from lazytorch.training import Loss, TrainStep
 
+PLANS = 6
+"""Plans that the search for a batch makes beyond the first two."""
+
 Optimizers = Callable[[Any], torch.optim.Optimizer]
 
 
@@ -53,6 +56,30 @@ def plan(
         return plan_call(model, inputs, where, batch, amp, Options(**options))
     more = {**(train or {}), **options}
     return plan_step(model, inputs, where, batch, amp, loss_fn, optimizer, more)
+
+
+def largest_batch(peak: Callable[[int], int], limit: int, start: int = 1) -> int:
+    """The largest batch found to fit, 0 if none does; `peak` plans a batch and gives its bytes.
+
+    Memory grows about as a line does: the batch that a line through two plans reaches is planned
+    next, until the one that fits and the one that does not are close.
+    """
+    known = {start: peak(start), 2 * start: peak(2 * start)}
+    for _ in range(PLANS):
+        fits = max((b for b, n in known.items() if n <= limit), default=0)
+        over = min((b for b, n in known.items() if n > limit), default=None)
+        if over is not None and over - fits <= max(1, fits // 50):
+            break
+        near = sorted(known, key=lambda b: abs(known[b] - limit))[:2]
+        a, b = sorted(near)
+        slope = max((known[b] - known[a]) / (b - a), 1.0)
+        guess = int(a + (limit - known[a]) / slope)
+        low, high = fits + 1, guess if over is None else over - 1
+        guess = min(max(guess, low), max(high, low))
+        if guess in known:
+            break
+        known[guess] = peak(guess)
+    return max((b for b, n in known.items() if n <= limit), default=0)
 
 
 def plan_call(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from lazytorch.bench.memory import events
-from lazytorch.lower.call import KernelCall
+from lazytorch.bench.memory import MARK, Profiled, events, profiled
 from lazytorch.lower.line import Line
 from lazytorch.lower.program import Program
 
@@ -24,29 +24,46 @@ class Seen:
     scratch: int
 
 
-def walk(program: Program, inputs: Sequence[Any], device: torch.device) -> Iterator[Seen]:
-    """Each line's memory before it deletes anything, of lines alike the first one's; writes to
-    inputs are left out."""
-    known: set[tuple[object, ...]] = set()
+def walk(program: Program, inputs: Sequence[Any], device: torch.device) -> list[Seen]:
+    """Each line's memory before it deletes anything; writes to inputs are left out."""
     run: Any = getattr(program.run, "args", (program.run,))[0]  # under a search of cuDNN's
     space = {**run.__globals__, **dict(zip(program.inputs, inputs, strict=True))}
-    for line in program.lines:
-        if line.does == "end":
-            continue
-        text = compile(line.text.split("; del ")[0], "<line>", "exec")
-        if alike(line) in known:
-            exec(text, space)
-        else:
-            known.add(alike(line))
-            highest, left = events(partial(exec, text, space), device)
-            yield Seen(line, left, highest - left)
-        for name in line.dead:
-            del space[name]
+    lines = [line for line in program.lines if line.does != "end"]
+    if device.type == "cuda":
+        found: list[Seen] = []
+        for line in lines:
+            highest, left = events(partial(step, line, space), device)
+            found.append(Seen(line, left, highest - left))
+            drop(line, space)
+        return found
+    with profiled() as seen:
+        for i, line in enumerate(lines):
+            with torch.profiler.record_function(f"{MARK}{i}"):
+                step(line, space)
+            drop(line, space)
+        space.clear()
+    return [told(line, i, seen) for i, line in enumerate(lines)]
 
 
-def alike(line: Line) -> tuple[object, ...]:
-    """Equal for lines that do the same to operands that lie alike."""
-    node, site = line.node, line.site
-    types = tuple([x.type for x in node.inputs]) if node is not None else ()
-    kernel = site.kernel.name if isinstance(site, KernelCall) else node.op if node else line.text
-    return line.does, kernel, types, line.into
+def step(line: Line, space: dict[str, Any]) -> None:
+    """Run a line, but for what it deletes."""
+    exec(compile(line.text.split("; del ")[0], "<line>", "exec"), space)
+
+
+def drop(line: Line, space: dict[str, Any]) -> None:
+    """Delete what a line deletes."""
+    for name in line.dead:
+        del space[name]
+
+
+def told(line: Line, i: int, seen: Profiled) -> Seen:
+    """What the profiler saw during a line."""
+    begin, end = seen.spans[f"{MARK}{i}"]
+    first = bisect_left(seen.allocations, begin, key=lambda x: x[0])
+    now = highest = 0
+    for at, nbytes in seen.allocations[first:]:
+        if at > end:
+            break
+        now += nbytes
+        highest = max(highest, now)
+    return Seen(line, now, highest - now)

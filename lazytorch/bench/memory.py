@@ -13,6 +13,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
+MARK = "lazytorch:"
+"""Begins the names of spans that are marked for `profiled`."""
+
+
 def held(device: torch.device) -> int:
     """Bytes of all tensors that are alive: what the allocator says, on the CPU what Python reaches.
 
@@ -62,17 +66,35 @@ def events(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
         torch.cuda.synchronize(device)
         highest = torch.cuda.max_memory_allocated(device) - before
         return highest, torch.cuda.memory_allocated(device) - before
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with profiled() as found:
         call()
-    assert profiled.profiler is not None
-    results = profiled.profiler.kineto_results
-    assert results is not None
-    found: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
     now = highest = 0
-    for event in sorted((e for e in found if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
+    for _, nbytes in found.allocations:
+        now += nbytes
         highest = max(highest, now)
     return highest, now
+
+
+class Profiled:
+    """What torch's profiler saw: allocations and frees by nanosecond, and marked spans by name."""
+
+    def __init__(self) -> None:
+        self.allocations: list[tuple[int, int]] = []
+        self.spans: dict[str, tuple[int, int]] = {}
+
+
+@contextmanager
+def profiled() -> Generator[Profiled]:
+    """Around what runs on the CPU; filled in behind it."""
+    found = Profiled()
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield found
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    events: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
+    found.allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    found.spans = {e.name(): (e.start_ns(), e.end_ns()) for e in events if MARK in e.name()}
 
 
 @contextmanager

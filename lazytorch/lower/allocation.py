@@ -26,7 +26,8 @@ from lazytorch.lower.call import KernelCall, LibraryCall
 from lazytorch.ops.aten import fake_value
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.chains import is_copy
-from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type
+from lazytorch.ops.loss import BinaryCrossEntropy, MseLoss, SmoothL1Loss
+from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type, broadcast
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,22 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
         return replace(made(node.type), scratch=row_sums(types[0]))
     tried = trial(op, types) if types else None
     if tried is not None:
-        return tried
+        return replace(tried, sizes=(oversized(types),)) if shrinks(op) else tried
     if op.view and not isinstance(op, Item) and not is_copy(node):
         return Allocation(((0,),), (0,), (0,))
     return made(node.type)
+
+
+def shrinks(op: Op) -> bool:
+    """Whether a kernel of torch's makes a result and then calls a part of it the result: the whole
+    memory stays."""
+    return isinstance(op, MseLoss | SmoothL1Loss | BinaryCrossEntropy) and bool(op.reduction)
+
+
+def oversized(types: tuple[Type, ...]) -> int:
+    """Bytes of a loss before it was reduced."""
+    first, second, *_ = [x for x in types if isinstance(x, TensorType)]
+    return math.prod(broadcast((first.shape, second.shape))) * first.dtype.itemsize
 
 
 def on_gpu(typed: Type) -> bool:

@@ -88,7 +88,8 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     file = given.folder / f"{name.lower().replace(' ', '_')}.json"
     table: dict[str, Any] = {
-        "device": name, "torch": torch.__version__, "stays": staying(device), "done": [], "calls": {},
+        "device": name, "torch": torch.__version__, "stays": staying(device), "done": [],
+        "calls": {},
     }  # fmt: skip
     if file.exists():
         table |= json.loads(file.read_text(encoding="utf-8"))

@@ -28,8 +28,8 @@ from lazytorch.view import view
 __version__ = "0.1.0"
 
 __all__ = [
-    "Compiled", "MemoryPlan", "TrainStep", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack",
-    "from_numpy", "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy", "ones", "parse", "plan",
-    "rand", "randn", "report", "reset", "tensor", "trace", "train_step", "value_and_grad", "view",
-    "vjp", "zeros",
+    "Compiled", "MemoryPlan", "TrainStep", "arange", "compile", "disable", "empty", "eval", "eye",
+    "from_dlpack", "from_numpy", "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy",
+    "ones", "parse", "plan", "rand", "randn", "report", "reset", "tensor", "trace", "train_step",
+    "value_and_grad", "view", "vjp", "zeros",
 ]  # fmt: skip

@@ -230,7 +230,7 @@ def planner(
 ) -> Callable[[int], MemoryPlan]:
     """What plans a case at a batch size, each plan once."""
     built = case.without_memory(train)
-    known = {
+    known: dict[str, Callable[..., torch.optim.Optimizer]] = {
         name.lower(): kind
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)

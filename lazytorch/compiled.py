@@ -240,7 +240,9 @@ class Compiled:
             self.options.check,
             backward,
         )
-        self.stages.append(("lower", time.perf_counter() - began, len(found.graph), len(found.rest)))
+        self.stages.append(
+            ("lower", time.perf_counter() - began, len(found.graph), len(found.rest))
+        )
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
         return stage

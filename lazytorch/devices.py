@@ -74,11 +74,14 @@ def device_named(name: str | torch.device) -> Device:
         where = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(
-            f"no device is called {str(name)!r}", {"there are": ", ".join([*DEVICES, "cpu", "cuda"])}
+            f"no device is called {str(name)!r}",
+            {"there are": ", ".join([*DEVICES, "cpu", "cuda"])},
         ) from error
     if where.type == "cuda" and torch.cuda.is_available():
         found = torch.cuda.get_device_properties(where)
-        like = next((x for k, x in DEVICES.items() if k in found.name.lower().replace(" ", "")), None)
+        like = next(
+            (x for k, x in DEVICES.items() if k in found.name.lower().replace(" ", "")), None
+        )
         speeds = (like.bandwidth, like.float32, like.tf32, like.half) if like else ()
         return Device(found.name, "cuda", int(found.total_memory), *speeds)
     if where.type not in ("cuda", "cpu"):

@@ -23,7 +23,7 @@ from lazytorch.training import Loss, TrainStep
 PLANS = 6
 """Plans that the search for a batch makes beyond the first two."""
 
-Optimizers = Callable[[Any], torch.optim.Optimizer]
+Optimizers = Callable[..., torch.optim.Optimizer]
 
 
 def plan(
@@ -166,12 +166,15 @@ def sizes(inputs: Any, batch: int | None) -> tuple[int, int] | None:
 
 def present(model: nn.Module, args: tuple[Any, ...]) -> torch.device:
     """Where a model's tensors are; the CPU for one that has none, or none anywhere."""
-    found = [*model.parameters(), *(x for x in trees.flatten(args)[0] if isinstance(x, torch.Tensor))]
+    found = [
+        *model.parameters(),
+        *(x for x in trees.flatten(args)[0] if isinstance(x, torch.Tensor)),
+    ]
     where = found[0].device if found else torch.device("cpu")
     return torch.device("cpu") if where.type == "meta" else where
 
 
-class autocast:  # noqa: N801  # it stands for torch.autocast
+class autocast:
     """`torch.autocast`, also for a device that is not here, for which torch's does nothing."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:

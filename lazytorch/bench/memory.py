@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-
 MARK = "lazytorch:"
 """Begins the names of spans that are marked for `profiled`."""
 

@@ -57,7 +57,9 @@ class StandIns:
 
     def module(self, module: nn.Module) -> nn.Module:
         """A module with stand-ins of its parameters and buffers; hooks and settings are its own."""
-        every = [x for m in module.modules() for x in (*m._parameters.values(), *m._buffers.values())]
+        every = [
+            x for m in module.modules() for x in (*m._parameters.values(), *m._buffers.values())
+        ]
         return self.copied(module, [x for x in every if x is not None])
 
     def tree(self, value: Any, batch: tuple[int, int] | None = None) -> Any:

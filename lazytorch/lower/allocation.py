@@ -189,6 +189,4 @@ class Watched(TorchDispatchMode):
             first = isinstance(x, torch.Tensor) and key not in where and key not in new
             owners.append(new.setdefault(key, k))
             sizes.append(x.untyped_storage().nbytes() if first else 0)
-        return Allocation(
-            tuple(shown), tuple(owners), tuple(sizes), max(self.most - sum(sizes), 0)
-        )
+        return Allocation(tuple(shown), tuple(owners), tuple(sizes), max(self.most - sum(sizes), 0))

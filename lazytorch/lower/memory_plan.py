@@ -93,7 +93,8 @@ class MemoryPlan:
 
     def text(self) -> Iterable[str]:
         """The report, line by line."""
-        yield f"{self.name} on {self.device.name}: {size(self.peak_bytes)} at the peak{self.share()}"
+        most = size(self.peak_bytes)
+        yield f"{self.name} on {self.device.name}: {most} at the peak{self.share()}"
         yield f"  {size(self.parameters):>12}  parameters, buffers, an optimizer's state"
         yield f"  {size(self.arguments):>12}  arguments"
         yield f"  {size(self.prologue):>12}  kept by the prologue"
@@ -109,10 +110,10 @@ class MemoryPlan:
             rest = alive[LARGEST:]
             if rest:
                 yield f"  {size(sum(x.taken for x in rest)):>12}  in {len(rest)} more"
-        most = sorted(self.timeline.blocks, key=lambda x: -x.taken)[:LARGEST]
-        if most:
+        largest = sorted(self.timeline.blocks, key=lambda x: -x.taken)[:LARGEST]
+        if largest:
             yield "the largest:"
-            yield from map(described, most)
+            yield from map(described, largest)
 
     def share(self) -> str:
         """What part of the device's memory the peak is."""

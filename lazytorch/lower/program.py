@@ -159,9 +159,7 @@ class Lowering:
                 seen.add(base)
                 self.space[f"type{i}"] = node.type
                 text, does = f"r{i} = own({name}, type{i}, {shared})", "copy" if shared else "same"
-                self.lines.append(
-                    Line(text, does, f"r{i}", (name,), node=node, typed=node.type)
-                )
+                self.lines.append(Line(text, does, f"r{i}", (name,), node=node, typed=node.type))
                 name = f"r{i}"
             names.append(name)
         return names

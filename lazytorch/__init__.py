@@ -3,6 +3,7 @@
 from lazytorch.compile import compile, disable, reset, trace
 from lazytorch.compiled import Compiled
 from lazytorch.derivatives import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
+from lazytorch.forecast import plan
 from lazytorch.lazy import (
     arange,
     empty,
@@ -18,6 +19,7 @@ from lazytorch.lazy import (
     tensor,
     zeros,
 )
+from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.report import report
 from lazytorch.text import parse
 from lazytorch.training import TrainStep, train_step
@@ -26,8 +28,8 @@ from lazytorch.view import view
 __version__ = "0.1.0"
 
 __all__ = [
-    "Compiled", "TrainStep", "arange", "compile", "disable", "empty", "eval", "eye", "from_dlpack",
-    "from_numpy", "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy", "ones", "parse",
-    "rand", "randn", "report", "reset", "tensor", "trace", "train_step", "value_and_grad", "view",
-    "vjp", "zeros",
+    "Compiled", "MemoryPlan", "TrainStep", "arange", "compile", "disable", "empty", "eval", "eye",
+    "from_dlpack", "from_numpy", "full", "grad", "hessian", "jacfwd", "jacrev", "jvp", "lazy",
+    "ones", "parse", "plan", "rand", "randn", "report", "reset", "tensor", "trace", "train_step",
+    "value_and_grad", "view", "vjp", "zeros",
 ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -14,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lazytorch.bench.case import Case
+from lazytorch.bench.case import Case, MeanSquare
 from lazytorch.bench.kernels import Kernel, kernels
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.bench.progress import progress
@@ -25,7 +26,11 @@ from lazytorch.bench.suites import suite as of_suite
 from lazytorch.bench.table import as_json
 from lazytorch.compile import compile
 from lazytorch.compiled import Compiled
+from lazytorch.devices import device_named
 from lazytorch.errors import LazyTorchError
+from lazytorch.forecast import largest_batch
+from lazytorch.forecast import plan as plan_of
+from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.view import explain as words
 from lazytorch.view import view as draw
 
@@ -53,6 +58,15 @@ class Suite(StrEnum):
     transformers = "transformers"
     kernels = "kernels"
 
+
+class Sweep(StrEnum):
+    """What a table of plans goes through."""
+
+    batch = "batch"
+
+
+ROWS = 12
+"""Rows of such a table, at most."""
 
 ModelName = Annotated[
     str, typer.Argument(help="A model of the zoo (resnet50, bert, ...) or package.module:callable.")
@@ -160,6 +174,105 @@ def explain(
     with told():
         compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)), freeze)
         typer.echo(words(compiled))
+
+
+@app.command()
+def plan(
+    model: ModelName,
+    batch: Batch = 1,
+    dtype: Kind = DType.float32,
+    device: Annotated[
+        str, typer.Option(help="A GPU by name (h200, l4, ...), which need not be here; or cpu.")
+    ] = "cpu",
+    train: Annotated[bool, typer.Option("--train", help="A training step, not a call.")] = False,
+    optimizer: Annotated[str, typer.Option(help="The step's optimizer, of torch.optim.")] = "adamw",
+    amp: Annotated[
+        DType | None, typer.Option(help="The type of an autocast region around the model.")
+    ] = None,
+    max_bytes: Annotated[
+        str, typer.Option("--max-bytes", help="A limit, such as 20GB; exits with 1 above it.")
+    ] = "",
+    sweep: Annotated[
+        Sweep | None, typer.Option(help="A table: twice the batch until it does not fit.")
+    ] = None,
+    freeze: Freeze = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="An .html file for the timeline.")
+    ] = None,
+) -> None:
+    """Say how much memory a model takes before anything runs, and at which batch it stops to fit.
+
+    Nothing is computed and no parameter is made, so it works for GPUs that are not here. With
+    `--train` the loss is the mean square of what the model returns.
+    """
+    with told():
+        case = Case(model, batch, getattr(torch, dtype))
+        make = planner(case, device, train, optimizer, amp, freeze)
+        limit = bytes_of(max_bytes) if max_bytes else device_named(device).memory
+        with progress() as tell:
+            tell(f"planning {model}")
+            found = make(batch)
+            rows = [*swept(make, batch, limit)] if sweep is not None else []
+            most = largest_batch(lambda b: make(b).peak_bytes, limit, batch) if limit else None
+        typer.echo(str(found))
+        for row in rows:
+            typer.echo(row)
+        if most is not None and limit is not None:
+            typer.echo(f"the largest batch found to fit in {size(limit)}: {most}")
+        if output is not None:
+            Console().print(f"wrote {draw(found, output)}", soft_wrap=True)
+    if max_bytes and limit is not None and found.peak_bytes > limit:
+        raise typer.Exit(1)
+
+
+def planner(
+    case: Case, device: str, train: bool, optimizer: str, amp: DType | None, freeze: bool
+) -> Callable[[int], MemoryPlan]:
+    """What plans a case at a batch size, each plan once."""
+    built = case.without_memory(train)
+    known: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    }
+    refuse_unknown([optimizer], known, "torch.optim has")
+
+    @functools.cache
+    def make(batch: int) -> MemoryPlan:
+        return plan_of(
+            MeanSquare(built.module) if train else built.module,
+            built.args,
+            device=device,
+            kwargs=built.kwargs,
+            batch=batch,
+            optimizer=known[optimizer] if train else None,
+            amp=None if amp is None else getattr(torch, amp),
+            freeze=freeze,
+        )
+
+    return make
+
+
+def swept(make: Callable[[int], MemoryPlan], batch: int, limit: int | None) -> Iterable[str]:
+    """A table's rows: plans of twice the batch each, as far as they fit."""
+    yield f"{'batch':>8} {'peak':>12} {'of a call':>12}"
+    for k in range(ROWS):
+        found = make(batch << k)
+        yield f"{batch << k:8} {size(found.peak_bytes):>12} {size(found.activations):>12}"
+        if limit is not None and found.peak_bytes > limit:
+            break
+
+
+def bytes_of(text: str) -> int:
+    """`20GB`, `16 GiB`, `5e9` as bytes; LazyTorchError for anything else."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+             "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+    number = text.strip().upper().rstrip("KMGTIB ")
+    unit = text.strip().upper()[len(number) :].strip()
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError) as error:
+        raise LazyTorchError(f"not a number of bytes: {text!r}", hint="such as 20GB") from error
 
 
 def sides(vs: str, device: torch.device, against: bool, freeze: bool) -> list[str]:

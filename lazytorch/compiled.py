@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from lazytorch.autodiff import install
+from lazytorch.devices import device_named
 from lazytorch.differentiable import differentiable, differentiated
 from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
@@ -27,11 +28,13 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.lowered import lowered
+from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
-from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
+from lazytorch.prediction import held, memory_plan, predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
@@ -235,24 +238,25 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        graph = optimize(piece.graph, self.options.freeze, self.options.numerics, observe)
-        prologue, main = split(graph)
-        target = self.builds.target(graph)
-        program = self.builds.tuned(lower(main, target, "program"), main)
+        found = lowered(piece.graph, self.options, self.builds.target, observe)
+        main, prologue = found.main, found.prologue
+        program = self.builds.tuned(main, found.rest)
         stage = Stage(
             piece,
-            graph,
-            self.builds.tuned(lower(prologue, target, "prologue", owned=False), prologue),
+            found.graph,
+            self.builds.tuned(prologue, found.steady),
             program,
-            tuple(graph.inputs.index(x) for x in prologue.inputs),
-            replayer(program, main, static_inputs(piece, self.options.static_inputs))
+            found.read,
+            replayer(program, found.rest, static_inputs(piece, self.options.static_inputs))
             if backward is None
             else program.run,
             recorded,
             self.options.check,
             backward,
         )
-        self.stages.append(("lower", time.perf_counter() - began, len(graph), len(main)))
+        self.stages.append(
+            ("lower", time.perf_counter() - began, len(found.graph), len(found.rest))
+        )
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
         return stage
@@ -340,6 +344,23 @@ class Compiled:
         return following
 
     # Looking.
+
+    def memory(self, *args: Any, **kwargs: Any) -> MemoryPlan:
+        """What a call under `torch.no_grad()` with these arguments takes at its highest, with a
+        name for every byte. Nothing is computed, compiled or kept; `lt.plan` does the same for
+        devices that are not here, and for training steps."""
+        leaves, spec = trees.flatten((args, kwargs))
+        varying = self.numbers.varying(spec)
+        watch = Watch(self.fn, leaves)
+        first = next((x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor)), None)
+        device = device_named(first.device if first is not None else "cpu")
+        with torch.no_grad():
+            for plan in self.plans.get(signature(leaves, spec, varying), ()):
+                stage = plan.stage
+                if plan.holds(leaves) and stage.cut is None:  # with what was chosen by measuring
+                    programs = stage.prologue, stage.main
+                    return memory_plan(self.name, device, watch, leaves, *programs)
+            return predict(self.fn, leaves, spec, self.options, device, self.name, varying)
 
     def refresh(self) -> None:
         """Reread all weights: needed after a write that torch cannot see (`p.data`, NumPy)."""

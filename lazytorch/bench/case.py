@@ -57,6 +57,17 @@ class Case:
         args, kwargs = converted((args, kwargs), self.dtype, self.device)
         return Model(module.eval().to(self.device, self.dtype), args, kwargs)
 
+    def without_memory(self, train: bool) -> Model:
+        """The model and its arguments on "meta"; a model of the user's own is what it is."""
+        self.check()
+        if ":" not in self.model:
+            return Model(*zoo.build(self.model, self.dtype, "meta", self.batch, train))
+        try:
+            module, args, kwargs = zoo.load(self.model)
+        except ImportError as error:
+            raise LazyTorchError(f"{self.model} cannot be built: {error}") from error
+        return Model(module.train(train), args, kwargs)
+
     def check(self) -> None:
         """LazyTorchError where the zoo has no model of that name."""
         if ":" not in self.model and self.model not in zoo.models():
@@ -65,6 +76,20 @@ class Case:
                 {"the zoo has": ", ".join(zoo.models())},
                 hint="a model of your own is package.module:callable, which returns (module, args)",
             )
+
+
+class MeanSquare(nn.Module):
+    """A model whose result is a loss whatever it returns: the mean square of all floating tensors,
+    summed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The loss."""
+        found = [x for x in tensors(self.model(*args, **kwargs)) if x.is_floating_point()]
+        return torch.stack([x.float().square().mean() for x in found]).sum()
 
 
 def tensors(result: Any) -> list[torch.Tensor]:

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+MARK = "lazytorch:"
+"""Begins the names of spans that are marked for `profiled`."""
+
 
 def held(device: torch.device) -> int:
     """Bytes of all tensors that are alive: what the allocator says, on the CPU what Python reaches.
@@ -45,7 +48,12 @@ def set_aside(device: torch.device) -> int:
 
 
 def peak(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that one call has allocated at its highest, beyond what was there before it.
+    """Bytes that one call has allocated at its highest, beyond what was there before it."""
+    return events(call, device)[0]
+
+
+def events(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
+    """The same, and how many more bytes are allocated when the call has returned.
 
     From the allocator's own count; on the CPU, from the allocations that torch's profiler sees.
     """
@@ -55,18 +63,37 @@ def peak(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        highest = torch.cuda.max_memory_allocated(device) - before
+        return highest, torch.cuda.memory_allocated(device) - before
+    with profiled() as found:
         call()
-    assert profiled.profiler is not None
-    results = profiled.profiler.kineto_results
+    now = highest = 0
+    for _, nbytes in found.allocations:
+        now += nbytes
+        highest = max(highest, now)
+    return highest, now
+
+
+class Profiled:
+    """What torch's profiler saw: allocations and frees by nanosecond, and marked spans by name."""
+
+    def __init__(self) -> None:
+        self.allocations: list[tuple[int, int]] = []
+        self.spans: dict[str, tuple[int, int]] = {}
+
+
+@contextmanager
+def profiled() -> Generator[Profiled]:
+    """Around what runs on the CPU; filled in behind it."""
+    found = Profiled()
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield found
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
     assert results is not None
     events: list[Any] = list(results.events())  # torch leaves some of their methods unannotated
-    now = highest = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        highest = max(highest, now)
-    return highest
+    found.allocations = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    found.spans = {e.name(): (e.start_ns(), e.end_ns()) for e in events if MARK in e.name()}
 
 
 @contextmanager

@@ -51,6 +51,8 @@ def handler(func: Any) -> Handler:
         return call_value if op is None else partial(call_elementwise, op)
     if func.namespace == "profiler":
         return run_directly
+    if func.namespace == "prim":  # a stand-in is asked for its device
+        return stand_in_device
     schema = func._schema
     if schema.is_mutable:
         return call_mutating
@@ -64,6 +66,13 @@ def composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), DispatchKey.CompositeImplicitAutograd
     )
+
+
+def stand_in_device(
+    r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.device:
+    """Where a tensor without memory stands."""
+    return args[0].fake_device
 
 
 def call_elementwise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.errors import UnsupportedError, Where
 
@@ -17,7 +18,7 @@ def refuse_unusual(tensor: torch.Tensor, where: Where | None) -> None:
         name = "a nested tensor"
     elif tensor.is_quantized:
         name = "a quantized tensor"
-    elif kind not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) and not (
+    elif kind not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, FakeTensor) and not (
         kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__  # type: ignore[comparison-overlap]
         and kind.__torch_function__.__func__ is torch.Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
     ):

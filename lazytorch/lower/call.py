@@ -98,6 +98,13 @@ class KernelCall:
         """Where the kernel runs."""
         return next(x.device for x in self.operands if isinstance(x, TensorType))
 
+    @property
+    def generated(self) -> bool:
+        """Whether it runs as a kernel of ours, or will as soon as that is built."""
+        if self.measured is not None:
+            return self.measured.chosen in {x.way for x in (self.kernel, *self.others)}
+        return not self.settled or self.call is not self.by_torch
+
     def swap(self) -> None:
         """Go over to the generated kernel, which must be built."""
         launch = self.target.launcher(self.kernel, self.op, self.operands, self.into)
@@ -161,6 +168,11 @@ class LibraryCall:
         self.call: Way = op.run
         self.settled = True
         self.measured: Measured | None = None
+
+    @property
+    def chosen(self) -> Op:
+        """The operation whose kernel runs."""
+        return self.op if self.measured is None else self.others.get(self.measured.chosen, self.op)
 
     def key(self, xs: Sequence[Any]) -> str:
         """The operation and how its operands lie."""

@@ -12,6 +12,7 @@ from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
+from lazytorch.lower.line import Line
 from lazytorch.lower.memory import overwriting, root, written_straight
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
@@ -27,6 +28,9 @@ class Program:
     source: str
     run: Callable[..., tuple[Any, ...]]
     calls: list[KernelCall]
+    inputs: Sequence[str]
+    lines: Sequence[Line]
+    returned: Sequence[str]
     refused: dict[Node, str] = field(default_factory=dict[Node, str])
     library: list[LibraryCall] = field(default_factory=list[LibraryCall])
 
@@ -64,7 +68,7 @@ class Lowering:
         )  # a view of an input or an output is made from that tensor itself
         self.needed = Graph(graph.inputs, owning, graph.effects, order=graph.order)
         self.space: dict[str, Any] = {"own": own, "aliased": aliased}
-        self.lines: list[str] = []
+        self.lines: list[Line] = []
         self.calls: list[KernelCall] = []
         self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
@@ -82,16 +86,18 @@ class Lowering:
         self.write(late, {x.inputs[0] for x in writes})
         if done:
             self.space["counted"] = counted
-            self.lines.append(
-                f"counted({', '.join([self.names[x] for x in self.graph.inputs if x in done])})"
-            )
+            counts = ", ".join([self.names[x] for x in self.graph.inputs if x in done])
+            self.lines.append(Line(f"counted({counts})", "end"))
         texts = [self.aliased(i, results) for i in range(len(results))]
-        self.lines.append(f"return ({''.join(text + ', ' for text in texts)})")
+        self.lines.append(Line(f"return ({''.join(text + ', ' for text in texts)})", "end"))
         header = f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"
-        source = "\n".join([header, *("    " + line for line in self.lines)])
+        source = "\n".join([header, *("    " + line.text for line in self.lines)])
         exec(compile(source, f"<lazytorch {self.name}>", "exec"), self.space)
         run = self.space[self.name]
-        return Program(source, run, self.calls, self.refused, self.library)
+        inputs = [self.names[x] for x in self.graph.inputs]
+        return Program(
+            source, run, self.calls, inputs, self.lines, texts, self.refused, self.library
+        )
 
     def prepared(self) -> dict[Node, Kernel]:
         """The kernels that the target has for groups and attentions; why not, for the others."""
@@ -124,14 +130,21 @@ class Lowering:
             operands = [
                 self.names[x] for x in (*node.inputs, *self.straight.get(node, {}).values())
             ]
+            site: KernelCall | LibraryCall | None = None
             if isinstance(node.op, Item):
-                line = f"{name} = {operands[0]}[{node.op.index}]"
+                does, text = "item", f"{operands[0]}[{node.op.index}]"
             else:
-                line = f"{name} = {self.callee(node)}({', '.join(operands)})"
+                does = "overwrite" if node in self.overwriting else "call"
+                function, site = self.callee(node)
+                text = f"{function}({', '.join(operands)})"
             dead = [self.names[x] for x in dying.get(node, ())]
             if node not in read:
                 dead.append(name)
-            self.lines.append(line + (f"; del {', '.join(dead)}" if dead else ""))
+            text = f"{name} = {text}" + (f"; del {', '.join(dead)}" if dead else "")
+            into = tuple(self.straight.get(node, ()))
+            self.lines.append(
+                Line(text, does, name, tuple(operands), tuple(dead), node, site, into)
+            )
 
     def results(self) -> list[str]:
         """Names of the outputs that own their memory, in place before any input is written."""
@@ -145,20 +158,22 @@ class Lowering:
                 shared = base in seen or constant
                 seen.add(base)
                 self.space[f"type{i}"] = node.type
-                self.lines.append(f"r{i} = own({name}, type{i}, {shared})")
+                text, does = f"r{i} = own({name}, type{i}, {shared})", "copy" if shared else "same"
+                self.lines.append(Line(text, does, f"r{i}", (name,), node=node, typed=node.type))
                 name = f"r{i}"
             names.append(name)
         return names
 
     def write(self, writes: list[Node], written: set[Node]) -> None:
         """Copy into inputs; what still shows an input that is written is copied out before."""
-        copies: list[str] = []
+        copies: list[Line] = []
         for i, (target, value) in enumerate(node.inputs for node in writes):
             text = self.names[value]
             if root(value) in written:
-                self.lines.append(f"w{i} = {text}.clone()")
+                clone = Line(f"w{i} = {text}.clone()", "clone", f"w{i}", (text,), node=value)
+                self.lines.append(clone)
                 text = f"w{i}"
-            copies.append(f"{self.names[target]}.copy_({text})")
+            copies.append(Line(f"{self.names[target]}.copy_({text})", "end"))
         self.lines += copies
 
     def aliased(self, i: int, results: list[str]) -> str:
@@ -174,12 +189,13 @@ class Lowering:
             results[i] = base
             return base
         self.space[f"alias{i}"] = replace(alias, index=0)
-        self.lines.append(f"r{i} = aliased(alias{i}, ({base},))")
+        text = f"r{i} = aliased(alias{i}, ({base},))"
+        self.lines.append(Line(text, "same", f"r{i}", (base,)))
         results[i] = f"r{i}"
         return results[i]
 
-    def callee(self, node: Node) -> str:
-        """The name under which the node's kernel is called."""
+    def callee(self, node: Node) -> tuple[str, KernelCall | LibraryCall | None]:
+        """The name under which the node's kernel is called, and its call site if it is one."""
         op = node.op
         if node in self.kernels:
             assert isinstance(op, Generated) and self.target is not None
@@ -187,7 +203,7 @@ class Lowering:
             self.calls.append(KernelCall(op, operands_of(node), kernel, self.target, into))
             slot = f"k{len(self.calls) - 1}_{kernel.name}"
             self.space[slot] = self.calls[-1]
-            return f"{slot}.call"
+            return f"{slot}.call", self.calls[-1]
         label = op.overload.replace(".", "_") if isinstance(op, Aten) else op.name()
         label = f"python_{op.function}" if isinstance(op, Arithmetic) else label
         others = node.op.alternatives(*[x.type for x in node.inputs])
@@ -195,11 +211,11 @@ class Lowering:
             self.library.append(LibraryCall(op, others, node.type.device))
             slot = f"l{len(self.library) - 1}_{label}"
             self.space[slot] = self.library[-1]
-            return f"{slot}.call"
+            return f"{slot}.call", self.library[-1]
         over = node in self.overwriting
         function = unique(f"{label}_" if over else label, op, self.space)
         self.space[function] = op.overwrite if over else op.run
-        return function
+        return function, None
 
 
 def operands_of(node: Node) -> tuple[Operand, ...]:

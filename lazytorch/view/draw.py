@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lazytorch.errors import LazyTorchError
 from lazytorch.ir import Graph
 from lazytorch.lower.kernel import Kernel
+from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.runtime.stage import Stage
 from lazytorch.text import print_graph
 from lazytorch.view.explain import explain
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 Drawing = Callable[["Graph | Compiled"], str]
 
 
-def view(shown: Graph | Compiled, path: str | os.PathLike[str]) -> Path:
+def view(shown: Graph | Compiled | MemoryPlan, path: str | os.PathLike[str]) -> Path:
     """Draw into `path` and return it; its suffix (.html, .svg or .dot) chooses the form.
+
+    A memory plan becomes a page (.html) with its timeline: every block, its name and its line.
 
     .html is a page of its own: it pans, zooms, searches and folds modules, and of a compiled
     function shows the recorded graph, the optimized graph, the program and its kernels. .svg and
@@ -39,7 +42,14 @@ def view(shown: Graph | Compiled, path: str | os.PathLike[str]) -> Path:
         raise LazyTorchError(
             f"a picture is an .html, .svg or .dot file, not {file.name!r}", {"path": file}
         )
-    text = form(shown)
+    if isinstance(shown, MemoryPlan):
+        if form is not as_html:
+            raise LazyTorchError("a memory plan is drawn as an .html file", {"path": file})
+        from lazytorch.view.timeline import page
+
+        text = page(shown)
+    else:
+        text = form(shown)
     file.write_text(text, encoding="utf-8")
     return file
 

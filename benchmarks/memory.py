@@ -1,0 +1,212 @@
+"""What `lt.plan` predicts beside what a run allocates: inference and one training step.
+
+    python benchmarks/memory.py FOLDER [--device cuda] [--minutes 9] [MODEL ...]
+
+The prediction is made on tensors without memory; on a GPU in a process that sees none. Measured is
+what one call allocates at its highest beyond what was there: the profiler's allocations on the CPU,
+the allocator's own count on a GPU, for a direct run without CUDA graphs. Then each line of the
+program is run alone, which tells the workspaces of libraries from values that differ. One JSON a
+model; a later run goes on where one stopped.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import lazytorch as lt
+from lazytorch import zoo
+from lazytorch.bench.case import MeanSquare
+from lazytorch.bench.lines import Seen, walk
+from lazytorch.bench.machine import machine, parse_device
+from lazytorch.bench.memory import peak
+from lazytorch.compiled import Compiled
+from lazytorch.forecast import plan
+from lazytorch.frontend import trees
+from lazytorch.lower.allocation import allocation
+from lazytorch.lower.memory_plan import MemoryPlan, allocated
+from lazytorch.lower.timeline import timeline
+from lazytorch.lower.workspaces import call_key
+
+MORE = (
+    "alexnet", "vgg11_bn", "squeezenet1_1", "googlenet", "shufflenet_v2_x1_0", "mobilenet_v2",
+    "mnasnet1_0", "regnet_y_400mf", "resnext50_32x4d", "wide_resnet50_2", "vit_b_32",
+    "maxvit_t", "densenet169", "efficientnet_v2_s", "swin_v2_t",
+)  # fmt: skip
+LATE = ("vgg19", "llama_1b", "retinanet", "whisper")
+"""Those that take longest come last."""
+
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+def built(name: str, batch: int, device: str, train: bool) -> Call:
+    """A model of the zoo, or of torchvision by name, with a call's arguments."""
+    if name in zoo.models():
+        return zoo.build(name, device=device, batch=batch, train=train)
+    import torchvision
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = torchvision.models.get_model(name, weights=None)
+        return model.train(train), (torch.randn(batch, 3, 224, 224),), {}
+
+
+def predicted(name: str, batch: int, mode: str, device: str) -> MemoryPlan:
+    """The plan, from tensors without memory."""
+    model, args, kwargs = built(name, batch, "meta", mode == "train")
+    if mode == "inference":
+        return plan(model, args, device=device, kwargs=kwargs)
+    adam = torch.optim.AdamW
+    return plan(MeanSquare(model), args, device=device, kwargs=kwargs, optimizer=adam)
+
+
+def measured(name: str, batch: int, mode: str, device: torch.device) -> dict[str, Any]:
+    """What a run allocates, line by line too, and what eager allocates."""
+    model, args, kwargs = built(name, batch, str(device), mode == "train")
+    if mode == "inference":
+        compiled = lt.compile(model, wait=True)
+        call: Callable[[], Any] = lambda: compiled(*args, **kwargs)  # noqa: E731
+        eager: Callable[[], Any] = lambda: model(*args, **kwargs)  # noqa: E731
+        leaves = trees.flatten((args, kwargs))[0]
+    else:
+        adam = torch.optim.AdamW(model.parameters(), 1e-6)
+        step = lt.train_step(MeanSquare(model), None, adam, wait=True)
+        compiled = step.compiled
+        call = lambda: step(*args, **kwargs)  # noqa: E731
+        eager = lambda: step.eager(args, kwargs)  # noqa: E731
+        call()
+        step.hold()
+        leaves = trees.flatten(((step.settings(), args, kwargs), {}))[0]
+    with torch.set_grad_enabled(mode == "train"):
+        eager()
+        theirs = peak(eager, device)
+        call()
+        if mode == "train" and step.refused:
+            raise RuntimeError(f"eager's own: {step.refused}")
+        highest = peak(lambda: direct(compiled, leaves), device)
+        return {"measured": highest, "eager": theirs, **by_line(compiled, leaves, device)}
+
+
+def direct(compiled: Compiled, leaves: list[Any]) -> Any:
+    """One call of the program itself."""
+    (stage,) = compiled.programs()
+    with torch.no_grad():
+        return stage.main.run(*stage.state.inputs(leaves, []), *stage.values)
+
+
+def by_line(compiled: Compiled, leaves: list[Any], device: torch.device) -> dict[str, Any]:
+    """The program's plan with the workspaces that its lines take, and the lines that differ."""
+    (stage,) = compiled.programs()
+    with torch.no_grad():
+        inputs = [*stage.state.inputs(leaves, []), *stage.values]
+        seen = list(walk(stage.main, inputs, device))
+    took = {call_key(x.line.node): x.scratch for x in seen if x.line.node and x.line.does == "call"}
+    plain = allocated(timeline(stage.main))
+    whole = allocated(timeline(stage.main, lambda node: took.get(call_key(node), 0)))
+    different = [describe(x) for x in seen if x.left != expected(x, device)]
+    sums = dict.fromkeys(("owned", "library"), 0)
+    for x in whole.blocks:
+        if x.kind in sums:
+            sums[x.kind] += x.taken
+    return {
+        "lines": len(seen),
+        "lines_that_differ": different,
+        **{f"{kind}_bytes": nbytes for kind, nbytes in sums.items()},
+        "without_workspaces": max(plain.levels(), default=0),
+        "with_workspaces": max(whole.levels(), default=0),
+        "workspaces": took,
+    }
+
+
+def expected(x: Seen, device: torch.device) -> int:
+    """What a line should leave; on a GPU in whole units of the allocator's."""
+    line = x.line
+    if line.does in ("item", "same", "overwrite") or line.node is None:
+        return 0
+    if line.does in ("copy", "clone"):
+        return x.left  # measured below, with the whole call
+    does = allocation(line.node, line.site)
+    sizes = [n for k, n in enumerate(does.sizes) if k not in line.into]
+    if device.type == "cuda":
+        return x.left if abs(x.left - sum(sizes)) <= 2**20 * len(sizes) else sum(sizes)
+    return sum(sizes)
+
+
+def describe(x: Seen) -> str:
+    """A line in words, with what it left."""
+    return f"{x.line.text.split('; del ')[0]}: left {x.left}"
+
+
+def prediction(name: str, batch: int, mode: str, device: torch.device) -> dict[str, Any]:
+    """The prediction; for a GPU from a process that sees none."""
+    if device.type == "cpu":
+        return numbers(predicted(name, batch, mode, "cpu"))
+    call = [sys.executable, __file__, "-", "--predict", name, str(batch), mode]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    told = subprocess.run(call, env=hidden, check=True, capture_output=True, text=True)
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def numbers(found: MemoryPlan) -> dict[str, Any]:
+    """A plan as JSON; `call` is what one call takes beside what it finds."""
+    call = max(found.levels[found.prologue_lines :], default=0) - found.prologue
+    return {
+        "peak": found.peak_bytes, "call": call, "parameters": found.parameters,
+        "arguments": found.arguments, "prologue": found.prologue, "unknown": found.unknown,
+    }  # fmt: skip
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("models", nargs="*")
+    asked.add_argument("--device", default="cpu")
+    asked.add_argument("--batch", type=int, default=2)
+    asked.add_argument("--minutes", type=float, default=9)
+    asked.add_argument("--predict", nargs=3, help="a model, a batch and a mode, for a CUDA device")
+    given = asked.parse_intermixed_args()
+    zoo._ready_for_torchvision()
+    if given.predict:
+        name, batch, mode = given.predict
+        print(json.dumps(numbers(predicted(name, int(batch), mode, "cuda"))))
+        return
+    device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
+    every = [*(x for x in (*zoo.models(), *MORE) if x not in LATE), *LATE]
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for name in given.models or every:
+        file = given.folder / f"{device.type}_{name}_b{given.batch}.json"
+        if file.exists() or time.monotonic() > until:
+            continue
+        result: dict[str, Any] = {"model": name, "batch": given.batch, "machine": machine(device)}
+        for mode in ("inference", "train"):
+            try:
+                found = {"predicted": prediction(name, given.batch, mode, device)}
+                result[mode] = {**found, **measured(name, given.batch, mode, device)}
+                print(name, mode, line(result[mode]), flush=True)
+            except Exception as error:
+                result[mode] = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+                print(name, mode, result[mode]["failed"], flush=True)
+            lt.reset()
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def line(found: dict[str, Any]) -> str:
+    """One mode's numbers for the terminal."""
+    highest = found["measured"] or 1
+    return (
+        f"measured {highest}, planned {100 * found['predicted']['call'] / highest:.2f} % of it, "
+        f"with workspaces {100 * found['with_workspaces'] / highest:.2f} %, "
+        f"{len(found['lines_that_differ'])} of {found['lines']} lines differ"
+    )
+
+
+if __name__ == "__main__":
+    main()

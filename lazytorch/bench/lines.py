@@ -1,0 +1,69 @@
+"""Runs a program line by line and says what each line allocates: the truth beside a prediction."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from lazytorch.bench.memory import MARK, Profiled, events, profiled
+from lazytorch.lower.line import Line
+from lazytorch.lower.program import Program
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one line allocated that is left behind it, and what it took besides at its highest."""
+
+    line: Line
+    left: int
+    scratch: int
+
+
+def walk(program: Program, inputs: Sequence[Any], device: torch.device) -> list[Seen]:
+    """Each line's memory before it deletes anything; writes to inputs are left out."""
+    run: Any = getattr(program.run, "args", (program.run,))[0]  # under a search of cuDNN's
+    space = {**run.__globals__, **dict(zip(program.inputs, inputs, strict=True))}
+    lines = [line for line in program.lines if line.does != "end"]
+    if device.type == "cuda":
+        found: list[Seen] = []
+        for line in lines:
+            highest, left = events(partial(step, line, space), device)
+            found.append(Seen(line, left, highest - left))
+            drop(line, space)
+        return found
+    with profiled() as seen:
+        for i, line in enumerate(lines):
+            with torch.profiler.record_function(f"{MARK}{i}"):
+                step(line, space)
+            drop(line, space)
+        space.clear()
+    return [told(line, i, seen) for i, line in enumerate(lines)]
+
+
+def step(line: Line, space: dict[str, Any]) -> None:
+    """Run a line, but for what it deletes."""
+    exec(compile(line.text.split("; del ")[0], "<line>", "exec"), space)
+
+
+def drop(line: Line, space: dict[str, Any]) -> None:
+    """Delete what a line deletes."""
+    for name in line.dead:
+        del space[name]
+
+
+def told(line: Line, i: int, seen: Profiled) -> Seen:
+    """What the profiler saw during a line."""
+    begin, end = seen.spans[f"{MARK}{i}"]
+    first = bisect_left(seen.allocations, begin, key=lambda x: x[0])
+    now = highest = 0
+    for at, nbytes in seen.allocations[first:]:
+        if at > end:
+            break
+        now += nbytes
+        highest = max(highest, now)
+    return Seen(line, now, highest - now)

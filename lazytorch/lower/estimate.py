@@ -1,0 +1,79 @@
+"""How long a program takes at least on a device: a roofline, an estimate and nothing more.
+
+Each line takes as long as its operands and results take to be read and written, or as its products
+take at the rate of their type, whichever is longer. Launches, caches and how near a kernel comes to
+either are left out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lazytorch.devices import Device
+from lazytorch.ir import Node
+from lazytorch.lower.allocation import extent
+from lazytorch.lower.program import Program
+from lazytorch.ops.conv import Convolution
+from lazytorch.ops.cublas import LinearActivation
+from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
+from lazytorch.ops.linalg import Addmm, Bmm, Linear, Matmul, Mm
+from lazytorch.types import TensorType, TupleType, Type
+
+
+def seconds(program: Program, device: Device) -> float | None:
+    """The least that a call takes; None for a device whose rates are not known."""
+    if not device.bandwidth:
+        return None
+    return sum(
+        line_seconds(line.node, device)
+        for line in program.lines
+        if line.does in ("call", "overwrite") and line.node is not None and not line.node.op.view
+    )
+
+
+def line_seconds(node: Node, device: Device) -> float:
+    """The longer of moving its bytes and doing its products."""
+    moved = sum(nbytes(x.type) for x in (*dict.fromkeys(node.inputs), node))
+    rate = rate_of(node, device)
+    return max(moved / device.bandwidth, flops(node) / rate if rate else 0.0)
+
+
+def nbytes(x: Type) -> int:
+    """Bytes of a value, of a tuple those of its elements."""
+    return sum(map(nbytes, x.items)) if isinstance(x, TupleType) else extent(x)
+
+
+def rate_of(node: Node, device: Device) -> float:
+    """Operations a second of a product."""
+    typed = node.inputs[0].type
+    if not isinstance(typed, TensorType):
+        return 0.0
+    if typed.dtype.itemsize == 2:
+        return device.half
+    convolution = isinstance(node.op, Convolution | CudnnConvolution | CudnnConvolutionRelu)
+    tf32 = torch.backends.cudnn.allow_tf32 if convolution else matmul_in_tf32()
+    return (device.tf32 if tf32 else 0.0) or device.float32
+
+
+def matmul_in_tf32() -> bool:
+    """Whether torch multiplies float32 matrices in TF32, as it is set now."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def flops(node: Node) -> int:
+    """Multiplications and additions of matrix products and convolutions; 0 for all else."""
+    out, types = node.type, [x.type for x in node.inputs if isinstance(x.type, TensorType)]
+    if not isinstance(out, TensorType) or len(types) < 2:
+        return 0
+    first, second = types[:2]
+    match node.op:
+        case Convolution() | CudnnConvolution() | CudnnConvolutionRelu():
+            return 2 * out.numel * math.prod(second.shape[1:])
+        case Linear() | LinearActivation() | Matmul() | Mm() | Bmm():
+            return 2 * out.numel * first.shape[-1]
+        case Addmm():
+            return 2 * out.numel * second.shape[-1]
+        case _:
+            return 0

@@ -1,0 +1,47 @@
+"""A recorded graph on its way to what runs: passes, the cut of the prologue, two programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lazytorch.ir import Graph
+from lazytorch.lower.kernel import Target
+from lazytorch.lower.optimize import optimize
+from lazytorch.lower.program import Program, lower
+from lazytorch.lower.prologue import split
+from lazytorch.options import Options
+from lazytorch.passes import Observer
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The graph that runs, in two programs: `prologue` when state changed, `main` at every call.
+
+    `steady` and `rest` are their graphs; `read` are the inputs that the prologue takes.
+    """
+
+    graph: Graph
+    steady: Graph
+    rest: Graph
+    prologue: Program
+    main: Program
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Which of the graph's inputs the prologue takes."""
+        return tuple(self.graph.inputs.index(x) for x in self.steady.inputs)
+
+
+def lowered(
+    graph: Graph,
+    options: Options,
+    target_of: Callable[[Graph], Target | None],
+    observe: Observer | None = None,
+) -> Lowered:
+    """Both programs of a recorded graph; nothing is compiled."""
+    graph = optimize(graph, options.freeze, options.numerics, observe)
+    steady, rest = split(graph)
+    target = target_of(graph)
+    main = lower(rest, target, "program")
+    return Lowered(graph, steady, rest, lower(steady, target, "prologue", owned=False), main)

@@ -1,0 +1,186 @@
+"""A memory plan: what a compiled function takes at its highest, known before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lazytorch.devices import Device
+from lazytorch.lower.caching import CachingAllocator, Piece
+from lazytorch.lower.timeline import Block, Timeline
+
+LARGEST = 10
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a function takes on a device, each of them named.
+
+    `parameters` are all tensors that it holds between calls (parameters, buffers, an optimizer's
+    state), `arguments` those that a call is given. The `timeline` is that of the prologue, whose
+    values stay, and of one call. `stays` is what libraries keep once they were called.
+    `unknown` counts the library calls whose workspace is not known, by operation: with such calls
+    the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`).
+    """
+
+    name: str
+    device: Device
+    parameters: int
+    arguments: int
+    timeline: Timeline
+    prologue_lines: int
+    stays: int = 0
+    seconds: float | None = None
+    levels: Sequence[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", self.timeline.levels())
+
+    @property
+    def held(self) -> int:
+        """Bytes that are there before anything runs."""
+        return self.parameters + self.arguments
+
+    @property
+    def line(self) -> int:
+        """The line with the peak."""
+        return max(range(len(self.levels)), key=self.levels.__getitem__, default=0)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is ever alive at once, everything counted."""
+        return self.held + self.stays + max(self.levels, default=0)
+
+    @property
+    def at_peak(self) -> list[Block]:
+        """The blocks that are alive at the peak, the largest first."""
+        return sorted(self.timeline.alive(self.line), key=lambda x: -x.taken)
+
+    @property
+    def prologue(self) -> int:
+        """Bytes that the prologue computed and every call reads."""
+        return sum(x.taken for x in self.timeline.blocks if self.from_prologue(x))
+
+    @property
+    def workspaces(self) -> int:
+        """Bytes of workspaces at the peak, and what libraries keep."""
+        return self.stays + sum(x.taken for x in self.at_peak if x.kind == "workspace")
+
+    @property
+    def activations(self) -> int:
+        """Bytes of a call's own values at the peak."""
+        return sum(
+            x.taken for x in self.at_peak if x.kind != "workspace" and not self.from_prologue(x)
+        )
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Library calls whose workspace is not known, by operation."""
+        return self.timeline.unknown
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device has that much memory; None where that is not known."""
+        return None if self.device.memory is None else self.peak_bytes <= self.device.memory
+
+    def from_prologue(self, x: Block) -> bool:
+        """Whether a block is a value that the prologue leaves."""
+        return x.born < self.prologue_lines <= x.died
+
+    def __str__(self) -> str:
+        return "\n".join(self.text())
+
+    def text(self) -> Iterable[str]:
+        """The report, line by line."""
+        most = size(self.peak_bytes)
+        yield f"{self.name} on {self.device.name}: {most} at the peak{self.share()}"
+        yield f"  {size(self.parameters):>12}  parameters, buffers, an optimizer's state"
+        yield f"  {size(self.arguments):>12}  arguments"
+        yield f"  {size(self.prologue):>12}  kept by the prologue"
+        yield f"  {size(self.activations):>12}  a call's values at the peak"
+        yield f"  {size(self.workspaces):>12}  workspaces{self.bound()}"
+        if self.seconds is not None:
+            yield f"  at least {self.seconds * 1e3:.2f} ms a call (an estimate: a roofline)"
+        alive = self.at_peak
+        if alive:
+            text = self.timeline.lines[self.line].split(";")[0]
+            yield f"alive at the peak, line {self.line + 1}: {text}"
+            yield from map(described, alive[:LARGEST])
+            rest = alive[LARGEST:]
+            if rest:
+                yield f"  {size(sum(x.taken for x in rest)):>12}  in {len(rest)} more"
+        largest = sorted(self.timeline.blocks, key=lambda x: -x.taken)[:LARGEST]
+        if largest:
+            yield "the largest:"
+            yield from map(described, largest)
+
+    def share(self) -> str:
+        """What part of the device's memory the peak is."""
+        if self.device.memory is None:
+            return ""
+        words = "fits" if self.fits else "does not fit"
+        return f", {words}: {100 * self.peak_bytes / self.device.memory:.1f} % of its memory"
+
+    def bound(self) -> str:
+        """Which workspaces are left out."""
+        if not self.unknown:
+            return ""
+        some = ", ".join(f"{count} {name}" for name, count in self.unknown.items())
+        return f"; not known, so that the sum is a lower bound: {some}"
+
+
+def described(x: Block) -> str:
+    """A block in words: size, operation, module, the user's line."""
+    where = ""
+    if x.where is not None:
+        inside = f"{x.where.module}  " if x.where.module else ""
+        where = f"  {inside}{Path(x.where.file).name}:{x.where.line}: {x.where.source}"
+    kind = "" if x.kind != "workspace" else " (workspace)"
+    return f"  {size(x.taken):>12}  {x.operation}{kind}{where}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the unit that suits them."""
+    for unit, step in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= step:
+            return f"{nbytes / step:.2f} {unit}"
+    return f"{nbytes} B"
+
+
+def joined(*parts: Timeline) -> Timeline:
+    """Programs that run one after the other; what one returns lives to the end of all."""
+    end = sum(len(x.lines) for x in parts)
+    lines: list[str] = []
+    blocks: list[Block] = []
+    unknown: dict[str, int] = {}
+    for part in parts:
+        first, last = len(lines), len(part.lines)
+        for x in part.blocks:
+            died = end if x.died >= last else first + x.died
+            blocks.append(replace(x, born=first + x.born, died=died))
+        lines += part.lines
+        for name, count in part.unknown.items():
+            unknown[name] = unknown.get(name, 0) + count
+    return Timeline(tuple(lines), tuple(blocks), unknown)
+
+
+def allocated(found: Timeline) -> Timeline:
+    """The blocks with what the allocator of a GPU takes for them, in the order of the lines."""
+    if all(x.device.type != "cuda" for x in found.blocks):
+        return found
+    allocator = CachingAllocator()
+    dying: dict[int, list[Piece]] = {}
+    blocks: list[Block] = []
+    line = 0
+    for x in found.blocks:
+        for before in range(line, x.born):
+            for piece in dying.pop(before, ()):
+                allocator.release(piece)
+        line = x.born
+        if x.device.type == "cuda" and x.nbytes:
+            piece = allocator.allocate(x.nbytes)
+            dying.setdefault(x.died, []).append(piece)
+            x = replace(x, taken=piece.size)
+        blocks.append(x)
+    return replace(found, blocks=tuple(blocks))

@@ -1,0 +1,62 @@
+"""What libraries take while they compute, measured once per device and call, in tables that ship.
+
+A table is a JSON file beside this one: `device` (as torch names it), `torch` (the version that was
+measured), `stays` (bytes that libraries keep once they were called) and `calls`, from a call's
+signature to the bytes that it takes beside its results. `benchmarks/workspaces.py` measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lazytorch.devices import Device
+from lazytorch.ir import Node
+from lazytorch.lower.call import operand_text
+from lazytorch.ops.affine import Affine
+from lazytorch.ops.base import Pointwise, View
+from lazytorch.types import ScalarType, TensorType
+
+FOLDER = Path(__file__).parent / "workspace_tables"
+
+NONE = Pointwise | View | Affine
+"""Operations whose kernels take no workspace."""
+
+
+@dataclass(frozen=True)
+class Workspaces:
+    """The table of a device, empty where none was measured."""
+
+    calls: Mapping[str, int] = field(default_factory=dict[str, int])
+    stays: int = 0
+
+    def find(self, node: Node) -> int | None:
+        """Bytes that a node's library call takes; None where that was not measured."""
+        if isinstance(node.op, NONE) or not node.inputs:
+            return 0
+        return self.calls.get(call_key(node))
+
+
+def call_key(node: Node) -> str:
+    """The operation and how its operands lie, shortened: what a table has entries for."""
+    types = [
+        operand_text(x.type) if isinstance(x.type, TensorType | ScalarType) else str(x.type)
+        for x in node.inputs
+    ]
+    text = f"{node.op!r}({', '.join(types)})"
+    return f"{node.op.name()}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@cache
+def workspaces(device: Device) -> Workspaces:
+    """The table that ships for a device."""
+    for file in sorted(FOLDER.glob("*.json")):
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if device.kind == "cuda" and device.name.lower() in found["device"].lower():
+            return Workspaces(found["calls"], found["stays"])
+    return Workspaces()

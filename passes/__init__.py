@@ -16,6 +16,7 @@ from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
+from lazytorch.passes.channels_last import channels_last_training
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
@@ -102,6 +103,7 @@ def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
     `half` which products tensor cores compute, `attends` which attentions gain by cuDNN."""
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
+        partial(channels_last_training, fits=half),
         partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
         partial(pad_features, fits=half, steady=False),
@@ -180,6 +182,7 @@ __all__ = [
     "additive_masks",
     "along_rows",
     "attention",
+    "channels_last_training",
     "cse",
     "cudnn",
     "cudnn_attention",

@@ -26,6 +26,7 @@ from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
 from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.known_masks import known_masks
+from lazytorch.passes.late_casts import late_casts
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.order import order
@@ -53,6 +54,7 @@ REWRITES: tuple[Pass, ...] = (
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
     layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
+    late_casts,  # after cse: who reads a value is final; before along_rows: views are few
     additive_masks,  # after cse: layers share a mask only then
     along_rows,  # before fuse, which joins only what is in that form
 )
@@ -196,6 +198,7 @@ __all__ = [
     "grants",
     "horizontal",
     "known_masks",
+    "late_casts",
     "layouts",
     "merge_linears",
     "optimize",

@@ -346,19 +346,17 @@ class Compiled:
     # Looking.
 
     def memory(self, *args: Any, **kwargs: Any) -> MemoryPlan:
-        """What a call under `torch.no_grad()` with these arguments takes at its highest, with a
-        name for every byte. Nothing is computed, compiled or kept; `lt.plan` does the same for
-        devices that are not here, and for training steps."""
+        """What a call under `no_grad` takes at its highest, with a name for every byte; nothing is
+        computed or kept. `lt.plan` is for devices that are not here, and for training steps."""
         leaves, spec = trees.flatten((args, kwargs))
         varying = self.numbers.varying(spec)
         watch = Watch(self.fn, leaves)
-        first = next((x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor)), None)
-        device = device_named(first.device if first is not None else "cpu")
+        tensors = (x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor))
+        device = device_named(next((x.device for x in tensors), "cpu"))
         with torch.no_grad():
             for plan in self.plans.get(signature(leaves, spec, varying), ()):
-                stage = plan.stage
-                if plan.holds(leaves) and stage.cut is None:  # with what was chosen by measuring
-                    programs = stage.prologue, stage.main
+                if plan.holds(leaves) and plan.stage.cut is None:  # with what measuring chose
+                    programs = plan.stage.prologue, plan.stage.main
                     return memory_plan(self.name, device, watch, leaves, *programs)
             return predict(self.fn, leaves, spec, self.options, device, self.name, varying)
 
@@ -384,8 +382,7 @@ class Compiled:
 
     def programs(self) -> list[Stage]:
         """Every stage of every plan, in the order of compilation."""
-        plans = [plan for entry in self.plans.values() for plan in entry]
-        return [stage for plan in plans for stage in plan.stage.successors()]
+        return [s for some in self.plans.values() for plan in some for s in plan.stage.successors()]
 
     def source(self) -> str:
         """The programs that run and their generated kernels."""

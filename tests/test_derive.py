@@ -147,10 +147,10 @@ def test_a_gradient_past_a_cut_is_refused() -> None:
 
 
 def test_a_draw_that_no_result_tells_is_refused() -> None:
-    q = torch.randn(1, 2, 3, 4)
+    layers = torch.nn.LSTM(3, 4, 2, dropout=0.5)
 
-    def attention(q: torch.Tensor) -> torch.Tensor:
-        return functional.scaled_dot_product_attention(q, q, q, dropout_p=0.5).sum()
+    def recurrent(x: torch.Tensor) -> torch.Tensor:
+        return layers(x)[0].sum()
 
     with pytest.raises(lt.errors.LazyTorchError, match="random numbers"):
-        lt.grad(attention)(q)
+        lt.grad(recurrent)(torch.randn(5, 2, 3))

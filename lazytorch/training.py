@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import is_
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ class TrainStep:
         self.keep_grads = keep_grads
         self.skip_nonfinite = skip_nonfinite
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
+        self.held: list[Any] = []  # what the optimizer's state was when it was put there
         self.rates: dict[int, tuple[float, torch.Tensor]] = {}  # on the GPU a rate is a tensor
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
@@ -158,6 +160,10 @@ class TrainStep:
 
     def hold(self) -> None:
         """Put the optimizer's tensors where a recording finds them again, if they are others."""
+        states: list[dict[str, Any]] = list(self.optimizer.state.values())
+        found = [value for state in states for value in state.values()]
+        if len(found) == len(self.held) and all(map(is_, found, self.held)):
+            return
         buffers = self.state._buffers
         position = 0
         countable = self.on_gpu() and "capturable" in self.optimizer.defaults
@@ -172,6 +178,7 @@ class TrainStep:
                     if buffers.get(place) is not value:
                         buffers[place] = value
                     position += 1
+        self.held = [value for state in states for value in state.values()]
 
     def parts(
         self, batch: tuple[Any, ...], named: dict[str, Any]

@@ -95,5 +95,11 @@ class Grads:
 
     def relied(self) -> tuple[Relied, ...]:
         """What a call must find for the recording to be right."""
-        used = self.used or any(t.grad is not grad for t, _, grad in self.before)
-        return tuple([Relied.of(s, t, grad) for t, s, grad in self.before]) if used else ()
+        if not self.used and all(t.grad is grad for t, _, grad in self.before):
+            return ()
+        found = [
+            Relied.of(s, t, grad)
+            for t, s, grad in self.before
+            if t.requires_grad or grad is not None
+        ]
+        return tuple(found)

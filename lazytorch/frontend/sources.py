@@ -183,13 +183,18 @@ class Relied:
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether a call finds the same."""
         tensor = tensor_of(self.source, leaves)
-        return Relied.of(self.source, tensor, tensor.grad) == self
+        grad = tensor.grad
+        if grad is None and self.grad is None:  # most tensors, at most calls
+            return hooks_of(tensor) == self.hooks
+        return Relied.of(self.source, tensor, grad) == self
 
 
 def hooks_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The functions that torch's engine would call for a tensor, in order."""
-    each = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
-    return tuple([hook for hooks in each if hooks for hook in hooks.values()])
+    before, after = tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None)
+    if not before and not after:
+        return ()
+    return tuple([hook for hooks in (before, after) if hooks for hook in hooks.values()])
 
 
 @dataclass

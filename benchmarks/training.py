@@ -1,18 +1,18 @@
 """A whole training step beside eager's and torch.compile's, in one process, interleaved.
 
-    python benchmarks/training.py FOLDER [bert gpt2 resnet50 resnet18 gpt_small ...]
+    python benchmarks/training.py FOLDER [MODEL ...] [--modes default reduce-overhead ...]
 
 AdamW, bfloat16 autocast on a GPU and float32 on the CPU, dropout off, random data; each side has
 its own copy of the model and of the optimizer (the fused one for the peers). One JSON a model:
-medians in milliseconds, seconds to the first step, whether the losses of all sides agree, and the
-machine. Without names the large models run on a GPU and the small ones on the CPU.
+medians in milliseconds, seconds to the first step, the most bytes that a step allocates, whether
+the losses of all sides agree, and the machine. Without names the large models run on a GPU and the small ones on the CPU.
 """
 
+import argparse
 import copy
 import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,10 @@ def gpt2() -> tuple[nn.Module, Batch]:
     return Logits(transformers.GPT2LMHeadModel(config)), tokens(50000, 8, 512)
 
 
+def llama() -> tuple[nn.Module, Batch]:
+    return Logits(zoo.build("llama_1b", train=True)[0]), tokens(32000, 4, 1024)
+
+
 def resnet50() -> tuple[nn.Module, Batch]:
     model, (x, *_), _ = zoo.build("resnet50", batch=64, train=True)
     return model, (x, torch.randint(0, 1000, (64,)))
@@ -78,10 +82,11 @@ MODELS = {
     "bert": bert,
     "gpt2": gpt2,
     "resnet50": resnet50,
+    "llama": llama,
     "resnet18": resnet18,
     "gpt_small": gpt_small,
 }
-USUAL = {"cuda": ("bert", "gpt2", "resnet50"), "cpu": ("resnet18", "gpt_small")}
+USUAL = {"cuda": ("bert", "gpt2", "resnet50", "llama"), "cpu": ("resnet18", "gpt_small")}
 AMP = {"cuda": torch.bfloat16}
 
 
@@ -116,12 +121,25 @@ def timed(step: Callable[[], torch.Tensor], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def measured(name: str, device: torch.device) -> dict[str, Any]:
+def highest(step: Callable[[], torch.Tensor], device: torch.device) -> int | None:
+    """The most bytes that a step allocates beyond what was there before; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measured(name: str, modes: Sequence[str], device: torch.device) -> dict[str, Any]:
     """All sides of one model."""
     torch.manual_seed(0)
     model, (x, y) = MODELS[name]()
     model, batch = model.to(device), (x.to(device), y.to(device))
-    others = {side: copy.deepcopy(model) for side in ("eager", "torch.compile")}
+    others = {side: copy.deepcopy(model) for side in ("eager", *modes)}
+    peaks: dict[str, int | None] = {}
     first: dict[str, float] = {}
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
     whole = lt.train_step(model, loss_of, optimizer, amp=AMP.get(device.type))
@@ -130,15 +148,17 @@ def measured(name: str, device: torch.device) -> dict[str, Any]:
     began = time.perf_counter()
     timed(sides["lazytorch"], device)
     whole.wait()
-    for _ in range(3):
+    peaks["lazytorch"] = highest(sides["lazytorch"], device)  # a direct run; captured later
+    for _ in range(2):
         timed(sides["lazytorch"], device)
     full = time.perf_counter() - began
-    runs = {"eager": others["eager"], "torch.compile": torch.compile(others["torch.compile"])}
-    for side, run in runs.items():
-        sides[side] = ordinary(others[side], run, batch)
+    for side, other in others.items():
+        run = other if side == "eager" else torch.compile(other, mode=side)
+        sides[side] = ordinary(other, run, batch)
         first[side] = timed(sides[side], device)
         for _ in range(4):
             timed(sides[side], device)
+        peaks[side] = highest(sides[side], device)
     losses = {side: float(step()) for side, step in sides.items()}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(ROUNDS):
@@ -148,6 +168,7 @@ def measured(name: str, device: torch.device) -> dict[str, Any]:
         "model": name,
         "ms": {side: sorted(found)[ROUNDS // 2] for side, found in times.items()},
         "first_s": first,
+        "peak_bytes": peaks,
         "to_full_speed_s": first["lazytorch"] + full,
         "losses": losses,
         "plan": whole.explain().splitlines()[0],
@@ -155,18 +176,24 @@ def measured(name: str, device: torch.device) -> dict[str, Any]:
     }
 
 
-def main(folder: str, *names: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Training steps beside eager's and torch.compile's"
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--modes", nargs="+", default=["default"], help="of torch.compile")
+    asked = parser.parse_args()
     device = best_device()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in names or USUAL[device.type]:
-        found = measured(name, device)
-        (Path(folder) / f"{device.type}_training_{name}.json").write_text(
-            json.dumps(found, indent=2) + "\n"
-        )
-        print(name, found["ms"], found["first_s"], found["losses"], flush=True)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.models or USUAL[device.type]:
+        found = measured(name, asked.modes, device)
+        file = asked.folder / f"{device.type}_training_{name}.json"
+        file.write_text(json.dumps(found, indent=2) + "\n")
+        print(name, found["ms"], found["first_s"], found["losses"], found["peak_bytes"], flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -5,7 +5,8 @@
 AdamW, bfloat16 autocast on a GPU and float32 on the CPU, dropout off, random data; each side has
 its own copy of the model and of the optimizer (the fused one for the peers). One JSON a model:
 medians in milliseconds, seconds to the first step, the most bytes that a step allocates, whether
-the losses of all sides agree, and the machine. Without names the large models run on a GPU and the small ones on the CPU.
+the losses of all sides agree, and the machine. Without names the large models run on a GPU and the
+small ones on the CPU.
 """
 
 import argparse

@@ -101,7 +101,11 @@ class Boundaries:
                 return 1 + 10 * len(wanted[x] - self.later(x, kind)) * size(x)
             return 1 + (10 * len(wanted[x]) + 9) * size(x)
 
-        kept = cheapest(needed, cost, operands.get)
+        below = operands[needed[0]]
+        if len(needed) == 1 and below is not None and all(operands.get(x) is None for x in below):
+            kept = set(needed) if cost(needed[0]) <= sum(map(cost, below)) else set(below)
+        else:
+            kept = cheapest(needed, cost, operands.get)
         stack = [x for x in needed if x not in kept]
         while stack:
             node = stack.pop()

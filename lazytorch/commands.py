@@ -31,6 +31,7 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.forecast import largest_batch
 from lazytorch.forecast import plan as plan_of
 from lazytorch.lower.memory_plan import MemoryPlan, size
+from lazytorch.types import dtype_named
 from lazytorch.view import explain as words
 from lazytorch.view import view as draw
 
@@ -49,6 +50,10 @@ class DType(StrEnum):
     bfloat16 = "bfloat16"
     float16 = "float16"
     float64 = "float64"
+    f32 = "f32"
+    bf16 = "bf16"
+    f16 = "f16"
+    f64 = "f64"
 
 
 class Suite(StrEnum):
@@ -137,7 +142,7 @@ def bench(
         if suite is Suite.kernels:
             right = [x.right for x in bench_kernels(named_kernels(models), where, repeats, shards)]
         else:
-            cases = chosen(models, suite, Case("", batch, getattr(torch, dtype), where))
+            cases = chosen(models, suite, Case("", batch, dtype_named(dtype), where))
             found = bench_models(cases, sides(vs, where, against, freeze), repeats, start, shards)
             right = [one.right for one in found]
             if file is not None:
@@ -158,7 +163,7 @@ def view(
 ) -> None:
     """Draw a model's graph, as it was recorded and as it runs."""
     with told():
-        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)), freeze)
+        compiled = called(Case(model, batch, dtype_named(dtype), parse_device(device)), freeze)
         Console().print(f"wrote {draw(compiled, output)}", soft_wrap=True)
 
 
@@ -172,7 +177,7 @@ def explain(
 ) -> None:
     """Say what compiling a model did: stages, kernels, what was fused, what was not and why."""
     with told():
-        compiled = called(Case(model, batch, getattr(torch, dtype), parse_device(device)), freeze)
+        compiled = called(Case(model, batch, dtype_named(dtype), parse_device(device)), freeze)
         typer.echo(words(compiled))
 
 
@@ -206,7 +211,7 @@ def plan(
     `--train` the loss is the mean square of what the model returns.
     """
     with told():
-        case = Case(model, batch, getattr(torch, dtype))
+        case = Case(model, batch, dtype_named(dtype))
         make = planner(case, device, train, optimizer, amp, freeze)
         limit = bytes_of(max_bytes) if max_bytes else device_named(device).memory
         with progress() as tell:
@@ -246,7 +251,7 @@ def planner(
             kwargs=built.kwargs,
             batch=batch,
             optimizer=known[optimizer] if train else None,
-            amp=None if amp is None else getattr(torch, amp),
+            amp=None if amp is None else dtype_named(amp),
             freeze=freeze,
         )
 

@@ -14,6 +14,7 @@ from lazytorch.autodiff.transforms import current
 from lazytorch.compiled import Compiled
 from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.frontend import trees
+from lazytorch.frontend.optimizers import given
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.compare import Where
@@ -47,10 +48,9 @@ def train_step(
     is the dtype of an autocast region around model and loss. With `skip_nonfinite`, a loss or a
     gradient that is not finite leaves everything as it was. `options` are those of `lt.compile`.
 
-    On the CPU SGD's updates by the same gradients are eager's bit by bit. On a GPU the corrections
-    of Adam and its kin are computed there, in float32, as torch does with `capturable=True`;
-    elsewhere in double precision. The first step is eager's own where the
-    optimizer has yet to make its state.
+    Numbers (a learning rate, the corrections of Adam and its kin) are computed in double precision,
+    as Python does, on a GPU by the GPU; SGD's updates by the same gradients are eager's bit by bit.
+    The first step is eager's own where the optimizer has yet to make its state.
     """
     if accumulate < 1:
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
@@ -83,7 +83,6 @@ class TrainStep:
         self.keep_grads = keep_grads
         self.skip_nonfinite = skip_nonfinite
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
-        self.rates: dict[int, tuple[float, torch.Tensor]] = {}  # on the GPU a rate is a tensor
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
@@ -143,14 +142,7 @@ class TrainStep:
     def settings(self) -> list[dict[str, Any]]:
         """The optimizer's numbers by group: arguments, so that schedulers may change them."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
-        made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        for i, group in enumerate(made):
-            if "capturable" in group and self.on_gpu() and isinstance(group["lr"], float):
-                if i not in self.rates or self.rates[i][0] != group["lr"]:
-                    rate = torch.full((), group["lr"], device=self.parameters()[0].device)
-                    self.rates[i] = (group["lr"], rate)
-                group["lr"] = self.rates[i][1]
-        return made
+        return [{k: v for k, v in group.items() if k != "params"} for group in groups]
 
     def on_gpu(self) -> bool:
         """Whether the parameters are on a CUDA device, where a step becomes a CUDA graph."""
@@ -160,11 +152,11 @@ class TrainStep:
         """Put the optimizer's tensors where a recording finds them again, if they are others."""
         buffers = self.state._buffers
         position = 0
-        countable = self.on_gpu() and "capturable" in self.optimizer.defaults
+        on_gpu = self.on_gpu()
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
             count = state.get("step")
-            if countable and isinstance(count, torch.Tensor) and count.is_cpu:
+            if on_gpu and isinstance(count, torch.Tensor) and count.is_cpu:
                 state["step"] = count.to(p.device)  # a CUDA graph reads no number of the host's
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -271,7 +263,7 @@ def recorded_step(
             grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
             total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
-    with torch.no_grad(), given(r, step.optimizer, settings), gradients(parameters, grads):
+    with torch.no_grad(), given(step.optimizer, r, settings), gradients(parameters, grads):
         fine = finite(total, [g for g in grads if g is not None]) if step.skip_nonfinite else None
         step.update()
         kept = [p.grad for p in parameters] if step.keep_grads else []
@@ -301,66 +293,6 @@ def undone(r: Recorder, fine: torch.Tensor) -> None:
         if cell.value is not cell.initial:
             cell.value = b(Where(), condition, cell.value, cell.initial)
             cell.version += 1
-
-
-@contextmanager
-def given(
-    r: Recorder, optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]
-) -> Generator[None]:
-    """The optimizer with these numbers, one tensor at a time, as it is while it is recorded."""
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    kept = [dict(group) for group in groups]
-    states: list[dict[str, Any]] = list(optimizer.state.values())
-    real = [dict(state) for state in states]
-    numbers = after = python_numbers(optimizer)
-    compiling = torch.compiler._is_compiling_flag
-    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
-    roots = [x._dispatch_sqrt for x in families]
-    try:
-        # Told that it is compiled, torch's Adam computes its corrections in float32.
-        torch.compiler._is_compiling_flag = False
-        for family in families:
-            family._dispatch_sqrt = root
-        for state in states:  # what a lazy tensor's item() gives is a number of the graph
-            state.update({k: r.lazy(x) for k, x in state.items() if isinstance(x, torch.Tensor)})
-        for group, values in zip(groups, settings, strict=True):
-            group.update(values)
-            group.update({name: False for name in ("foreach", "fused") if name in group})
-            if "capturable" in group and isinstance(group["lr"], torch.Tensor):
-                group["capturable"] = True
-        yield
-    finally:
-        torch.compiler._is_compiling_flag = compiling
-        for family, theirs in zip(families, roots, strict=True):
-            family._dispatch_sqrt = theirs
-        for group, values in zip(groups, kept, strict=True):
-            group.clear()
-            group.update(values)
-        after = python_numbers(optimizer)
-        for state, values in zip(states, real, strict=True):
-            state.clear()
-            state.update(values)
-    if after != numbers:
-        raise UnsupportedError(
-            f"{type(optimizer).__name__} counts in Python numbers, which a replay would not do",
-            hint="keep what changes from step to step in tensors",
-        )
-
-
-def root(x: Any) -> Any:
-    """The square root of a tensor or a number, one that varies included."""
-    return x.sqrt() if isinstance(x, torch.Tensor) else torch.sym_sqrt(x)
-
-
-def python_numbers(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """What an optimizer's state holds besides tensors."""
-    states: list[dict[str, Any]] = list(optimizer.state.values())
-    return [
-        (name, value)
-        for state in states
-        for name, value in state.items()
-        if not isinstance(value, torch.Tensor)
-    ]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`numbers_on_device`: numbers that vary as tensors of the device that reads them."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -8,10 +9,16 @@ from check import Check
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.forecast import standing, with_state
+from lazytorch.frontend import trees
+from lazytorch.frontend.record import record
+from lazytorch.frontend.stand_in import StandIns
 from lazytorch.interpret import interpret
 from lazytorch.ir import Builder, Graph, Input, input
+from lazytorch.lower.optimize import optimize
 from lazytorch.ops.number import Arithmetic
 from lazytorch.passes import fuse, numbers_on_device
+from lazytorch.runtime.cudagraph import refusal
 from lazytorch.types import ScalarType, tensor_type
 
 here = partial(numbers_on_device, device="cpu")
@@ -152,6 +159,29 @@ def test_an_optimizers_step_computes_what_python_does(kind: type[torch.optim.Opt
             for g, xs in zip((after, graph), map(copied, (given, given)), strict=True)
         )
         torch.testing.assert_close(found, want, rtol=2e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize(
+    "kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop]
+)
+def test_a_training_step_on_a_gpu_asks_the_host_for_no_number(
+    kind: Callable[..., torch.optim.Optimizer], clip: float | None
+) -> None:
+    made = StandIns(torch.device("cuda", 0))
+    m = made.module(nn.Linear(3, 2))
+    x = made.tree(torch.randn(4, 3), None)
+    with standing(made, None):
+        optimizer = kind(m.parameters(), lr=1e-2)
+        with_state(optimizer)
+        step = lt.train_step(m, lambda y, _: y.square().mean(), optimizer, clip_norm=clip)
+        step.hold()
+        leaves, spec = trees.flatten(((step.settings(), (x, None), {}), {}))
+        rate = leaves.index(1e-2)
+        with torch.no_grad():
+            graph = record(step.compiled.fn, leaves, spec, varying=frozenset({rate})).piece.graph
+    assert "a number varies" in refusal(graph)
+    assert refusal(optimize(graph, False)) == ""
 
 
 def value(typed: object, count: float) -> object:

@@ -183,12 +183,16 @@ class Relied:
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether a call finds the same."""
         tensor = tensor_of(self.source, leaves)
+        if tensor.grad is None:  # a training step asks this of every parameter, each time
+            return self.grad is None and hooks_of(tensor) == self.hooks
         return Relied.of(self.source, tensor, tensor.grad) == self
 
 
 def hooks_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The functions that torch's engine would call for a tensor, in order."""
     each = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
+    if each == (None, None):
+        return ()
     return tuple([hook for hooks in each if hooks for hook in hooks.values()])
 
 

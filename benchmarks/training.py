@@ -157,7 +157,7 @@ def measured(name: str, modes: Sequence[str], device: torch.device) -> dict[str,
         run = other if side == "eager" else torch.compile(other, mode=side)
         sides[side] = ordinary(other, run, batch)
         first[side] = timed(sides[side], device)
-        for _ in range(4):
+        for _ in range(3):
             timed(sides[side], device)
         peaks[side] = highest(sides[side], device)
     losses = {side: float(step()) for side, step in sides.items()}

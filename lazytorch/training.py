@@ -95,7 +95,6 @@ class TrainStep:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
         self.held: list[Any] = []  # what the optimizer's state was when it was put there
-        self.moved: list[dict[str, Any]] = []  # the states whose count of steps is on the GPU now
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
@@ -116,9 +115,6 @@ class TrainStep:
                 loss, grads = self.compiled(self.settings(), batch, named)
         except (UnsupportedError, CutError) as error:
             self.refused = error.message
-            for state in self.moved:  # eager asks for each of them at every step
-                state["step"] = state["step"].cpu()
-            self.moved.clear()
             said = f"eager's own from now on: {error.message}"
             Report.add(Event("backward", "train_step", said, 0.0))
             return self.eager(batch, named)
@@ -184,7 +180,6 @@ class TrainStep:
             count = state.get("step")
             if on_gpu and isinstance(count, torch.Tensor) and count.is_cpu:
                 state["step"] = count.to(p.device)  # a CUDA graph reads no number of the host's
-                self.moved.append(state)
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     place = f"{name}_{position}"

@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
-from lazytorch.forecast import standing, with_state
-from lazytorch.frontend.stand_in import StandIns
 from lazytorch.report import Report
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
@@ -253,30 +251,6 @@ def test_python_counters_and_data_dependent_models_are_eager_and_said_to_be() ->
     said = [e for e in Report.events if e.kind == "backward"]
     assert len(said) == 1  # once: it is not tried again at every step
     assert "counts in Python numbers" in said[0].reason
-
-
-def test_on_a_gpu_counts_of_steps_are_there_until_a_recording_is_refused() -> None:
-    made = StandIns(torch.device("cuda", 0))
-    m = made.module(nn.Linear(3, 2))
-    x = made.tree(torch.ones(4, 3))
-
-    def counts() -> set[str]:
-        return {state["step"].device.type for state in opt.state.values()}
-
-    def refused(*_: object) -> None:
-        assert counts() == {"cuda"}
-        raise lt.errors.UnsupportedError("not recorded")
-
-    with standing(made, None):
-        opt = torch.optim.AdamW(m.parameters())
-        with_state(opt)
-        assert counts() == {"cpu"}
-        step = lt.train_step(m, lambda y, _: y.sum(), opt)
-        step.compiled = refused  # type: ignore[assignment]
-        step.eager = lambda *_: x  # type: ignore[method-assign]
-        step(x, None)
-    assert counts() == {"cpu"}  # where eager, which goes on, has them
-    assert step.refused == "not recorded"
 
 
 def test_a_network_with_second_derivatives_in_its_loss() -> None:

@@ -34,7 +34,6 @@ from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
-from lazytorch.passes.pool_channels import pool_channels
 from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
@@ -135,7 +134,6 @@ def pipeline(
         cse,  # after select: what several operations read is packed once
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
-        pool_channels,  # after select: it leaves images channels last where it can
         fuse,
         horizontal,
         order,  # last, as everywhere
@@ -213,7 +211,6 @@ __all__ = [
     "pass_name",
     "patches",
     "pipeline",
-    "pool_channels",
     "pool_first",
     "post_ops",
     "scale_batch_norm",

@@ -29,7 +29,6 @@ from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.late_casts import late_casts
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
-from lazytorch.passes.numbers_on_device import numbers_on_device
 from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
@@ -49,8 +48,7 @@ Observer = Callable[[str, Graph, Graph], None]
 """Called with a pass's name, the graph before it and the graph after it."""
 
 REWRITES: tuple[Pass, ...] = (
-    numbers_on_device,  # first: while numbers are read by what the user wrote
-    fold_constants,  # before simplify: a tensor found to be all ones is a neutral operand there
+    fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
     simplify,  # before cse: different spellings of one computation become the same
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
@@ -203,7 +201,6 @@ __all__ = [
     "late_casts",
     "layouts",
     "merge_linears",
-    "numbers_on_device",
     "optimize",
     "order",
     "pad_features",

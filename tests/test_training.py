@@ -174,25 +174,6 @@ def test_sgd_of_the_same_gradients_is_within_an_ulp_a_step() -> None:
         torch.testing.assert_close(w[0], w[1], rtol=5e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad])
-def test_a_rate_that_is_a_tensor_is_read_at_every_step(kind: Any) -> None:
-    Report.events.clear()
-    models = [model(), model()]
-    opts = [kind(m.parameters(), lr=torch.tensor(1e-2)) for m in models]
-    steps = [
-        lt.train_step(models[0], functional.cross_entropy, opts[0]),
-        eagerly(models[1], opts[1]),
-    ]
-    for i in range(4):
-        for step, opt in zip(steps, opts, strict=True):
-            torch.manual_seed(i)
-            step(*batch(i))
-            opt.param_groups[0]["lr"].mul_(0.5)
-    left = [state_of(m, opt) for m, opt in zip(models, opts, strict=True)]
-    torch.testing.assert_close(*left, rtol=1e-7, atol=1e-9)
-    assert [e for e in Report.events if e.kind == "backward"] == []
-
-
 def test_what_is_not_finite_leaves_everything() -> None:
     m = model()
     opt = torch.optim.AdamW(m.parameters(), 3e-3)

@@ -71,7 +71,6 @@ def uncollected() -> Generator[None]:
 def unseeded(mode: RecordingMode) -> Generator[None]:
     """Refuse seeds, which would be set while recording alone; what runs eagerly may set them."""
     theirs = torch.random.manual_seed
-    public = torch.manual_seed  # another function once torch._dynamo, which wraps it, is imported
 
     def manual_seed(seed: Any) -> torch.Generator:
         if not isinstance(_get_current_dispatch_mode(), RecordingMode):
@@ -86,7 +85,7 @@ def unseeded(mode: RecordingMode) -> Generator[None]:
     try:
         yield
     finally:
-        torch.manual_seed, torch.random.manual_seed = public, theirs
+        torch.manual_seed = torch.random.manual_seed = theirs
 
 
 @contextmanager

@@ -41,8 +41,7 @@ class Literal(Op):
 
 
 class Full(Op):
-    """A tensor filled with `value`, or with the operand where `value` is None: a number, or a
-    tensor without dimensions."""
+    """A tensor filled with `value`, or with the scalar operand where `value` is None."""
 
     shape: Shape
     value: Number | None
@@ -63,16 +62,11 @@ class Full(Op):
     def run(self, *value: Any) -> torch.Tensor:
         number: Any = value[0] if value else self.value
         if self.strides is None:
-            return self.filled(self.shape, number)
+            return torch.full(self.shape, number, dtype=self.dtype, device=self.device)
         # Filled flat: strides may have holes, or show one element twice.
         count = last_element(self.shape, self.strides) + 1
-        return self.filled((count,), number).as_strided(self.shape, self.strides)
-
-    def filled(self, shape: Shape, number: Any) -> torch.Tensor:
-        """Row-major; a tensor's number is not asked for, which would wait for its device."""
-        if isinstance(number, torch.Tensor):
-            return torch.empty(shape, dtype=self.dtype, device=self.device).fill_(number)
-        return torch.full(shape, number, dtype=self.dtype, device=self.device)
+        flat = torch.full((count,), number, dtype=self.dtype, device=self.device)
+        return flat.as_strided(self.shape, self.strides)
 
 
 def full(

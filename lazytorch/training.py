@@ -14,8 +14,11 @@ from torch import nn
 from lazytorch.autodiff.transforms import current
 from lazytorch.compiled import Compiled
 from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
+from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
+from lazytorch.frontend.optimizers import given
 from lazytorch.frontend.recorder import Recorder
+from lazytorch.ir import Node
 from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.compare import Where
 from lazytorch.options import Options
@@ -34,6 +37,7 @@ def train_step(
     amp: torch.dtype | None = None,
     keep_grads: bool = False,
     skip_nonfinite: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
     **options: Any,
 ) -> TrainStep:
     """A whole training step as one function of a batch, which returns the loss.
@@ -46,18 +50,22 @@ def train_step(
 
     `clip_norm` bounds the norm of all gradients together (`torch.nn.utils.clip_grad_norm_`), `amp`
     is the dtype of an autocast region around model and loss. With `skip_nonfinite`, a loss or a
-    gradient that is not finite leaves everything as it was. `options` are those of `lt.compile`.
+    gradient that is not finite leaves everything as it was. A `scaler` scales the loss, unscales
+    gradients before they are clipped, and is updated: where a scaled gradient is not finite,
+    parameters and the optimizer's state stay as they were. `options` are those of `lt.compile`.
 
-    On the CPU SGD's updates by the same gradients are eager's bit by bit. On a GPU the corrections
-    of Adam and its kin are computed there, in float32, as torch does with `capturable=True`;
-    elsewhere in double precision. The first step is eager's own where the
-    optimizer has yet to make its state.
+    Numbers (a learning rate, the corrections of Adam and its kin) are computed in double precision,
+    as Python does, on a GPU by the GPU; SGD's updates by the same gradients are eager's bit by bit.
+    The first step is eager's own where the optimizer has yet to make its state.
     """
     if accumulate < 1:
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
+    if skip_nonfinite and scaler is not None:
+        raise LazyTorchError("a scaler skips updates itself, without skip_nonfinite")
     return TrainStep(
-        model, loss_fn, optimizer, clip_norm, accumulate, amp, keep_grads, skip_nonfinite, options
-    )
+        model, loss_fn, optimizer, clip_norm, accumulate, amp, keep_grads, skip_nonfinite, options,
+        scaler,
+    )  # fmt: skip
 
 
 class TrainStep:
@@ -74,6 +82,7 @@ class TrainStep:
         keep_grads: bool,
         skip_nonfinite: bool,
         options: Mapping[str, Any],
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.model = model
         self.loss_fn = loss_fn
@@ -83,9 +92,10 @@ class TrainStep:
         self.amp = amp
         self.keep_grads = keep_grads
         self.skip_nonfinite = skip_nonfinite
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
         self.held: list[Any] = []  # what the optimizer's state was when it was put there
-        self.rates: dict[int, tuple[float, torch.Tensor]] = {}  # on the GPU a rate is a tensor
+        self.moved: list[dict[str, Any]] = []  # the states whose count of steps is on the GPU now
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
@@ -106,6 +116,9 @@ class TrainStep:
                 loss, grads = self.compiled(self.settings(), batch, named)
         except (UnsupportedError, CutError) as error:
             self.refused = error.message
+            for state in self.moved:  # eager asks for each of them at every step
+                state["step"] = state["step"].cpu()
+            self.moved.clear()
             said = f"eager's own from now on: {error.message}"
             Report.add(Event("backward", "train_step", said, 0.0))
             return self.eager(batch, named)
@@ -143,35 +156,35 @@ class TrainStep:
             )
 
     def settings(self) -> list[dict[str, Any]]:
-        """The optimizer's numbers by group: arguments, so that schedulers may change them."""
+        """The optimizer's numbers by group: arguments, so that schedulers may change them; then
+        those of the scaler, if there is one."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
         made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        for i, group in enumerate(made):
-            if "capturable" in group and self.on_gpu() and isinstance(group["lr"], float):
-                if i not in self.rates or self.rates[i][0] != group["lr"]:
-                    rate = torch.full((), group["lr"], device=self.parameters()[0].device)
-                    self.rates[i] = (group["lr"], rate)
-                group["lr"] = self.rates[i][1]
-        return made
+        return made if self.scaler is None else [*made, scaling.factors(self.scaler)]
 
     def on_gpu(self) -> bool:
         """Whether the parameters are on a CUDA device, where a step becomes a CUDA graph."""
         return all(p.device.type == "cuda" for p in self.parameters())
 
     def hold(self) -> None:
-        """Put the optimizer's tensors where a recording finds them again, if they are others."""
+        """Put the optimizer's tensors, and the scaler's, where a recording finds them again, if
+        they are others."""
+        buffers = self.state._buffers
+        for place, value in self.scales().items():
+            if buffers.get(place) is not value:
+                buffers[place] = value
         states: list[dict[str, Any]] = list(self.optimizer.state.values())
         found = [value for state in states for value in state.values()]
         if len(found) == len(self.held) and all(map(is_, found, self.held)):
             return
-        buffers = self.state._buffers
         position = 0
-        countable = self.on_gpu() and "capturable" in self.optimizer.defaults
+        on_gpu = self.on_gpu()
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
             count = state.get("step")
-            if countable and isinstance(count, torch.Tensor) and count.is_cpu:
+            if on_gpu and isinstance(count, torch.Tensor) and count.is_cpu:
                 state["step"] = count.to(p.device)  # a CUDA graph reads no number of the host's
+                self.moved.append(state)
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     place = f"{name}_{position}"
@@ -179,6 +192,12 @@ class TrainStep:
                         buffers[place] = value
                     position += 1
         self.held = [value for state in states for value in state.values()]
+
+    def scales(self) -> dict[str, torch.Tensor]:
+        """The scaler's tensors, if there is one."""
+        if self.scaler is None:
+            return {}
+        return scaling.tensors(self.scaler, self.parameters()[0].device)
 
     def parts(
         self, batch: tuple[Any, ...], named: dict[str, Any]
@@ -230,15 +249,23 @@ class TrainStep:
         with torch.enable_grad():
             for part, more in parts:
                 loss = self.loss(part, more)
-                loss.backward(inputs=self.parameters())  # others keep theirs, as recorded
+                scaled = loss if self.scaler is None else self.scaler.scale(loss)
+                assert isinstance(scaled, torch.Tensor)
+                scaled.backward(inputs=self.parameters())  # others keep theirs, as recorded
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         found = [p.grad for p in self.parameters() if p.grad is not None]
         if self.skip_nonfinite and not bool(finite(total, found)):
             for tensor, before in kept:
                 tensor.copy_(before)
+        elif self.scaler is None:
+            self.clip()
+            self.optimizer.step()
         else:
-            self.update()
+            self.scaler.unscale_(self.optimizer)
+            self.clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if not self.keep_grads:
             for p in self.parameters():
                 p.grad = None
@@ -249,11 +276,10 @@ class TrainStep:
         """Buffers that a forward writes, with their values."""
         return [(b, b.clone()) for b in self.model.buffers()]
 
-    def update(self) -> None:
-        """Clip and update by the gradients that the parameters have."""
+    def clip(self) -> None:
+        """Bound the norm of the gradients that the parameters have."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm, foreach=False)
-        self.optimizer.step()
 
 
 def recorded_step(
@@ -269,21 +295,35 @@ def recorded_step(
     r = current()
     assert r is not None
     parameters = step.parameters()
+    scales = {name: r.lazy(x) for name, x in step.scales().items()}
     total: torch.Tensor | None = None
     grads: list[torch.Tensor | None] = [None] * len(parameters)
     with torch.enable_grad():
         for part, more in step.parts(batch, named):
             loss = step.loss(part, more)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            scaled = loss * scales["scale"] if scales else loss
+            found = torch.autograd.grad(scaled, parameters, allow_unused=True)
             grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
             total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
-    with torch.no_grad(), given(r, step.optimizer, settings), gradients(parameters, grads):
-        fine = finite(total, [g for g in grads if g is not None]) if step.skip_nonfinite else None
-        step.update()
-        kept = [p.grad for p in parameters] if step.keep_grads else []
+    groups = settings[: len(step.optimizer.param_groups)]
+    with torch.no_grad():
+        fine = overflow = None
+        before: dict[int, Node] = {}
+        if scales:  # what the forward wrote stays
+            grads, overflow = scaling.unscaled(grads, scales["scale"])
+            fine = overflow.logical_not()
+            before = {id(cell): cell.value for cell, _ in r.storages.values()}
+        elif step.skip_nonfinite:
+            fine = finite(total, [g for g in grads if g is not None])
+        with given(step.optimizer, r, groups), gradients(parameters, grads):
+            step.clip()
+            step.optimizer.step()
+            kept = [p.grad for p in parameters] if step.keep_grads else []
         if fine is not None:
-            undone(r, fine)
+            undone(r, fine, before)
+        if overflow is not None:
+            scaling.rescale(scales["scale"], scales["growth_tracker"], overflow, settings[-1])
     return total, kept
 
 
@@ -300,74 +340,15 @@ def finite(loss: torch.Tensor, grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(every).all()
 
 
-def undone(r: Recorder, fine: torch.Tensor) -> None:
-    """Let every write of the recording so far keep what was there, unless `fine`."""
+def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:
+    """Let every write of the recording since `before` keep what was there, unless `fine`."""
     condition = r.read(r.lazy(fine))
     b = Calculus(r.here())
     for cell, _ in r.storages.values():
-        if cell.value is not cell.initial:
-            cell.value = b(Where(), condition, cell.value, cell.initial)
+        old = before.get(id(cell), cell.initial)
+        if cell.value is not old:
+            cell.value = b(Where(), condition, cell.value, old)
             cell.version += 1
-
-
-@contextmanager
-def given(
-    r: Recorder, optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]
-) -> Generator[None]:
-    """The optimizer with these numbers, one tensor at a time, as it is while it is recorded."""
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    kept = [dict(group) for group in groups]
-    states: list[dict[str, Any]] = list(optimizer.state.values())
-    real = [dict(state) for state in states]
-    numbers = after = python_numbers(optimizer)
-    compiling = torch.compiler._is_compiling_flag
-    families = [x for x in vars(torch.optim).values() if hasattr(x, "_dispatch_sqrt")]
-    roots = [x._dispatch_sqrt for x in families]
-    try:
-        # Told that it is compiled, torch's Adam computes its corrections in float32.
-        torch.compiler._is_compiling_flag = False
-        for family in families:
-            family._dispatch_sqrt = root
-        for state in states:  # what a lazy tensor's item() gives is a number of the graph
-            state.update({k: r.lazy(x) for k, x in state.items() if isinstance(x, torch.Tensor)})
-        for group, values in zip(groups, settings, strict=True):
-            group.update(values)
-            group.update({name: False for name in ("foreach", "fused") if name in group})
-            if "capturable" in group and isinstance(group["lr"], torch.Tensor):
-                group["capturable"] = True
-        yield
-    finally:
-        torch.compiler._is_compiling_flag = compiling
-        for family, theirs in zip(families, roots, strict=True):
-            family._dispatch_sqrt = theirs
-        for group, values in zip(groups, kept, strict=True):
-            group.clear()
-            group.update(values)
-        after = python_numbers(optimizer)
-        for state, values in zip(states, real, strict=True):
-            state.clear()
-            state.update(values)
-    if after != numbers:
-        raise UnsupportedError(
-            f"{type(optimizer).__name__} counts in Python numbers, which a replay would not do",
-            hint="keep what changes from step to step in tensors",
-        )
-
-
-def root(x: Any) -> Any:
-    """The square root of a tensor or a number, one that varies included."""
-    return x.sqrt() if isinstance(x, torch.Tensor) else torch.sym_sqrt(x)
-
-
-def python_numbers(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """What an optimizer's state holds besides tensors."""
-    states: list[dict[str, Any]] = list(optimizer.state.values())
-    return [
-        (name, value)
-        for state in states
-        for name, value in state.items()
-        if not isinstance(value, torch.Tensor)
-    ]
 
 
 @contextmanager

@@ -29,10 +29,12 @@ from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.late_casts import late_casts
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
+from lazytorch.passes.numbers_on_device import numbers_on_device
 from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
+from lazytorch.passes.pool_channels import pool_channels
 from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
@@ -48,7 +50,8 @@ Observer = Callable[[str, Graph, Graph], None]
 """Called with a pass's name, the graph before it and the graph after it."""
 
 REWRITES: tuple[Pass, ...] = (
-    fold_constants,  # first: a tensor found to be all ones is a neutral operand to simplify
+    numbers_on_device,  # first: while numbers are read by what the user wrote
+    fold_constants,  # before simplify: a tensor found to be all ones is a neutral operand there
     simplify,  # before cse: different spellings of one computation become the same
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
@@ -132,6 +135,7 @@ def pipeline(
         cse,  # after select: what several operations read is packed once
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
+        pool_channels,  # after select: it leaves images channels last where it can
         fuse,
         horizontal,
         order,  # last, as everywhere
@@ -201,6 +205,7 @@ __all__ = [
     "late_casts",
     "layouts",
     "merge_linears",
+    "numbers_on_device",
     "optimize",
     "order",
     "pad_features",
@@ -208,6 +213,7 @@ __all__ = [
     "pass_name",
     "patches",
     "pipeline",
+    "pool_channels",
     "pool_first",
     "post_ops",
     "scale_batch_norm",

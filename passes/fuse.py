@@ -92,8 +92,11 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
     match op:
         case Reduction():
             return typed.strides[-1] != 1
-        case Pointwise():
-            return crosswise(group[0])
+        case Pointwise():  # a number that stays on the GPU is read there alone
+            made = group[0].type
+            assert isinstance(made, TensorType)
+            reads = any(reads_number(x, made) for x in group[0].inputs)
+            return crosswise(group[0]) or (gpu and reads)
         case Clone():
             return gpu and crosswise(group[0])
         case RmsNorm():

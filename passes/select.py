@@ -9,9 +9,11 @@ A convolution whose weight stays as it is runs on channels-last activations, or 
 where the weight is the larger of the two: reordering the weight then costs most, and that is
 cheapest from row-major to row-major. A kernel of size 1 is a matrix product in either layout, which
 leaves its weight alone. Outputs are brought back to the strides that eager gives. Linear layers in
-float32 on weights as they are go to oneDNN where its products are the faster (`cpu.products`).
+float32 on weights as they are go to oneDNN where its products are the faster (`cpu.products`). So
+do a training step's, whose weights change, and what flows back to their inputs, unless they are
+small; not what flows to weights, a product whose left operand is transposed, which MKL does faster.
 
-Declines where the weight changes from call to call (it would be packed at each), for transposed
+Declines to pack where the weight changes from call to call (it would be at each), for transposed
 and 1-d convolutions, for linear layers that are small or have one row of input, for empty inputs,
 for dtypes that the libraries do not pack here, and before batch norm in training mode, whose
 statistics torch sums less accurately over channels-last activations. Safe within the accuracy
@@ -37,13 +39,17 @@ from lazytorch.ops.library import (
     PackedLinearWeight,
     PackedWeight,
 )
-from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear
+from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear, Mm
 from lazytorch.ops.norm import BatchNormTrain
 from lazytorch.types import OpaqueType, TensorType, contiguous_strides
 
 SMALLEST = 2**16
 """Elements of a linear layer's weight from which packing pays: smaller ones stay in the cache, and
 MKL sets 7.5 MiB of address space aside for each."""
+
+FEWEST = 2**23
+"""Multiplications from which oneDNN's product on a weight that changes makes up for its call, which
+takes some 15 microseconds longer than MKL's."""
 
 
 def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
@@ -58,7 +64,9 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
             found = packed(found, cpu)
         elif convolves(node, graph, cpu):
             found = unpacked(found, cpu)
-        elif cpu.products == "onednn" and multiplies(node, graph, cpu) and is_float32(node):
+        elif cpu.products == "onednn" and (
+            (multiplies(node, graph, cpu) and is_float32(node)) or large(node)
+        ):
             x, weight, bias = linear_operands(found)
             found = Builder(node.where)(OneDnnLinear(), x, weight, *bias)
         done[node] = found
@@ -104,23 +112,47 @@ def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
 
 def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
     """Whether a node is a linear layer that could run on a packed weight."""
-    if isinstance(node.op, Linear):
-        x, weight, *bias = [typed(y) for y in node.inputs]
-        parameters = node.inputs[1:]
-    elif isinstance(node.op, Addmm) and node.op.beta == node.op.alpha == 1:
-        bias, x, weight = [typed(node.inputs[0])], typed(node.inputs[1]), typed(node.inputs[2])
-        parameters = (node.inputs[0], node.inputs[2])
-    else:
+    if isinstance(node.op, Mm) or not is_linear(node):
         return False
+    x, weight, _ = linear_operands(node)
+    image = typed(x)
     return (
-        weight.rank == 2
-        and weight.numel >= SMALLEST
-        and x.numel > x.shape[-1]  # a single row reads the weight once: packed, that takes as long
-        and x.device.type == "cpu"
-        and library(x.dtype, cpu) is not None
-        and all(y.shape == (typed(node).shape[-1],) for y in bias)
-        and all(y in graph.steady for y in parameters)
+        typed(weight).numel >= SMALLEST
+        and image.numel > image.shape[-1]  # one row reads the weight once: packed, it takes as long
+        and image.device.type == "cpu"
+        and library(image.dtype, cpu) is not None
+        and all(y in graph.steady for y in node.inputs if y is not x)
     )
+
+
+def large(node: Node) -> bool:
+    """Whether oneDNN's product is the faster even if it is given a weight that changes."""
+    if not is_linear(node) or not is_float32(node) or typed(node).device.type != "cpu":
+        return False
+    x, weight, _ = linear_operands(node)
+    kernel = typed(weight)
+    return (
+        typed(x).is_contiguous
+        and kernel.is_dense
+        and kernel.numel >= SMALLEST
+        and typed(x).numel * kernel.shape[0] >= FEWEST
+    )
+
+
+def is_linear(node: Node) -> bool:
+    """Whether a node is a product with a matrix, plus a bias for each column if any."""
+    match node.op:
+        case Mm():
+            return True
+        case Linear():
+            _, weight, *bias = node.inputs
+            out = typed(weight).shape[:1]
+        case Addmm(beta=1, alpha=1):
+            bias, weight = [node.inputs[0]], node.inputs[2]
+            out = typed(weight).shape[1:]
+        case _:
+            return False
+    return typed(weight).rank == 2 and all(typed(y).shape == out for y in bias)
 
 
 def library(dtype: torch.dtype, cpu: Libraries) -> Library | None:
@@ -156,11 +188,20 @@ def packed(node: Node, cpu: Libraries) -> Node:
 
 def linear_operands(node: Node) -> tuple[Node, Node, list[Node]]:
     """Input, weight (out, in) and, if there is one, bias of a linear layer."""
-    if isinstance(node.op, Addmm):
-        base, x, right = node.inputs
-        return x, Builder(node.where)(Permute((1, 0)), right), [base]
+    if isinstance(node.op, Addmm | Mm):
+        *base, x, right = node.inputs
+        return x, transposed(right), base
     x, weight, *bias = node.inputs
     return x, weight, bias
+
+
+def transposed(x: Node) -> Node:
+    """The transpose of a matrix; of a transpose, the matrix itself."""
+    match x:
+        case Node(op=Permute(perm=(1, 0)), inputs=(whole,)):
+            return whole
+        case _:
+            return Builder(x.where)(Permute((1, 0)), x)
 
 
 def rows(x: Node) -> int:

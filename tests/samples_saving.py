@@ -9,6 +9,7 @@ import torch
 from samples import Sample
 
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
+from lazytorch.ops.attention_random import RandomAttentionBackward, RandomAttentionSaving
 from lazytorch.ops.batch_norm import BatchNormBackward, BatchNormSaving
 
 
@@ -81,4 +82,18 @@ def plain(op: AttentionSaving) -> Callable[..., Any]:
     return reference
 
 
-SAMPLES = [*norms(), *attentions()]
+def dropping() -> list[Sample]:
+    """Attention that drops weights, written out: a GPU has kernels for it."""
+    found: list[Sample] = []
+    for causal, mask in ((False, None), (True, None), (False, torch.randn(2, 4, 6, 6))):
+        q, k, v, g = (torch.randn(2, 4, 6, 8) for _ in range(4))
+        rest = () if mask is None else (mask,)
+        op = RandomAttentionSaving("cpu", 0.4, causal, 0.3)
+        found.append(Sample(op, (q, k, v, *rest), op.run, imported=False))
+        saved = op.run(q, k, v, *rest)
+        back = RandomAttentionBackward("cpu", 0.4, causal, 0.3, mask is not None)
+        found.append(Sample(back, (g, q, k, v, *saved, *rest), back.run, imported=False))
+    return found
+
+
+SAMPLES = [*norms(), *attentions(), *dropping()]

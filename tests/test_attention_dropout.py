@@ -5,11 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
+from lazytorch.forecast import standing
+from lazytorch.frontend import trees
+from lazytorch.frontend.record import record
+from lazytorch.frontend.stand_in import StandIns
+from lazytorch.ir import Graph
 from lazytorch.ops.attention import RandomScaledDotProductAttention
+from lazytorch.ops.attention_random import RandomAttentionBackward, RandomAttentionSaving
 from lazytorch.report import Report
+from lazytorch.runtime.cudagraph import Replayer
+
+aten = torch.ops.aten
 
 Q, K = (2, 3, 5, 8), (2, 3, 7, 8)
 
@@ -77,3 +87,165 @@ def test_nothing_is_written_out_without_dropout_or_off_the_cpu() -> None:
     meta = torch.empty(Q, device="meta")
     kept = lt.trace(lambda x: functional.scaled_dot_product_attention(x, x, x, None, 0.4), meta)
     assert any(isinstance(n.op, RandomScaledDotProductAttention) for n in kept.nodes)
+
+
+def test_the_saving_form_drops_what_its_derivative_knows() -> None:
+    """Written out on the CPU: its weights against torch's own derivative of the same weights."""
+    torch.manual_seed(0)
+    for causal, mask in ((False, False), (True, False), (False, True)):
+        op = RandomAttentionSaving("cpu", 0.4, causal, 0.3)
+        xs = [rand(s, torch.float64).requires_grad_() for s in (Q, Q, Q)]
+        more = [rand((2, 3, 5, 5), torch.float64).requires_grad_()] if mask else []
+        out, sums, seed, offset = op.run(*xs, *more)
+        g = rand(Q, torch.float64)
+        want = torch.autograd.grad(out, [*xs, *more], g)
+        dropped = op.run(torch.zeros(Q), torch.zeros(Q), torch.ones(Q))[0]
+        assert not torch.equal(dropped, dropped.round()), "nothing was dropped"
+        back = RandomAttentionBackward("cpu", 0.4, causal, 0.3, mask)
+        found = back.run(g, *[x.detach() for x in (*xs, out, sums, seed, offset, *more)])
+        assert len(found) == len(want)
+        for a, b in zip(found, want, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def stand_ins(function: Callable[..., Any], *shapes: tuple[int, ...], dtype: torch.dtype) -> Graph:
+    """What is recorded on a GPU that is not here."""
+    made = StandIns(torch.device("cuda", 0))
+    args = made.tree(tuple([torch.randn(s, dtype=dtype) for s in shapes]))
+    with standing(made, None):
+        leaves, spec = trees.flatten((args, {}))
+        return record(function, leaves, spec, fullgraph=True).piece.graph
+
+
+def gradients(drop: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """The function with its derivatives."""
+    return lambda *xs: lt.vjp(drop, *xs)[1](torch.ones_like(xs[0]))
+
+
+SIZES = [(2, 3, 32, 16)] * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel"), [(torch.bfloat16, "flash"), (torch.float32, "efficient")]
+)
+def test_on_a_gpu_forward_and_backward_draw_once(dtype: torch.dtype, kernel: str) -> None:
+    def drop(*xs: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(*xs, dropout_p=0.1)
+
+    graph = stand_ins(gradients(drop), *SIZES, dtype=dtype)
+    drawn = [n.op for n in graph.nodes if isinstance(n.op, RandomAttentionSaving)]
+    back = [n.op for n in graph.nodes if isinstance(n.op, RandomAttentionBackward)]
+    assert drawn == [RandomAttentionSaving(kernel, 0.1)]
+    assert back == [RandomAttentionBackward(kernel, 0.1)]
+
+
+CHOICES: dict[str, Callable[..., torch.Tensor]] = {
+    "flash": lambda *xs: aten._scaled_dot_product_flash_attention(*xs, 0.2, True)[0],
+    "efficient": lambda *xs: aten._scaled_dot_product_efficient_attention(
+        *xs, None, True, 0.2, True
+    )[0],
+    "cudnn": lambda *xs: aten._scaled_dot_product_cudnn_attention(*xs, None, True, 0.2, True)[0],
+}
+
+
+@pytest.mark.parametrize("kernel", list(CHOICES))
+def test_the_kernels_that_torch_chooses_are_recorded(kernel: str) -> None:
+    graph = stand_ins(gradients(CHOICES[kernel]), *SIZES, dtype=torch.bfloat16)
+    found = [n.op for n in graph.nodes if "random_attention" in n.op.name()]
+    assert found == [
+        RandomAttentionSaving(kernel, 0.2, True),
+        RandomAttentionBackward(kernel, 0.2, True),
+    ]
+
+
+def test_a_mask_has_a_cotangent_where_one_is_asked_for() -> None:
+    def drop(*xs: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(*xs, dropout_p=0.1)
+
+    shapes = [*SIZES, (2, 3, 32, 32)]
+    graph = stand_ins(gradients(drop), *shapes, dtype=torch.float32)
+    back = [n.op.by_mask for n in graph.nodes if isinstance(n.op, RandomAttentionBackward)]
+    assert sorted(back) == [False, True]
+    whole = stand_ins(lambda *xs: gradients(drop)(*xs)[:3], *shapes, dtype=torch.float32)
+    back = [n.op.by_mask for n in whole.nodes if isinstance(n.op, RandomAttentionBackward)]
+    assert back == [False]
+
+
+def test_what_no_kernel_drops_is_left_whole() -> None:
+    def drop(*xs: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(*xs, dropout_p=0.1)
+
+    graph = stand_ins(drop, *[(2, 3, 32, 15)] * 3, dtype=torch.float32)
+    assert "random_attention" not in str(graph)
+    plain = stand_ins(
+        lambda *xs: aten._scaled_dot_product_efficient_attention(*xs, None, True)[0],
+        *SIZES, dtype=torch.float32,
+    )  # fmt: skip
+    assert "random_attention" not in str(plain)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SHAPES_ON_GPU = [(2, 3, 64, 16), (1, 4, 33, 40), (2, 2, 128, 64)]
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", SHAPES_ON_GPU, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_gpu_drops_what_eager_drops(
+    shape: tuple[int, ...], dtype: torch.dtype, masked: bool
+) -> None:
+    Report.events.clear()
+    size = shape[:3] + shape[2:3]
+    mask = [torch.randn(size, dtype=dtype, device="cuda", requires_grad=True)] if masked else []
+
+    def attention(*xs: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(*xs, dropout_p=0.4, is_causal=not masked)
+
+    fast = lt.compile(attention, wait=True)
+    near = 1e-5 if dtype is torch.float32 else 3e-2
+    given = [torch.randn(shape, dtype=dtype, device="cuda", requires_grad=True) for _ in range(3)]
+    for seed in range(4):
+        found: list[Any] = []
+        for f in (fast, attention):
+            torch.manual_seed(seed)
+            y = f(*given, *mask)
+            found.append([y, *torch.autograd.grad(y.float().square().sum(), [*given, *mask])])
+        torch.testing.assert_close(found[0], found[1], rtol=near, atol=near)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_captured_training_step_drops_what_eager_drops(dtype: torch.dtype) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner = nn.Linear(64, 192)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.inner(x).view(4, 32, 3, 4, 16).permute(2, 0, 3, 1, 4)
+            return functional.scaled_dot_product_attention(q, k, v, dropout_p=0.2).sum()
+
+    Report.events.clear()
+    ours, theirs = Block().cuda(), Block().cuda()
+    opts = [torch.optim.SGD(m.parameters(), 1e-4) for m in (ours, theirs)]
+    amp = dtype if dtype is torch.bfloat16 else None
+    step = lt.train_step(ours, None, opts[0], amp=amp, wait=True)
+    for i in range(6):
+        x = torch.randn(4, 32, 64, device="cuda")
+        torch.manual_seed(i)
+        loss = step(x)
+        torch.manual_seed(i)
+        opts[1].zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp is not None):
+            want = theirs(x)
+        want.backward()
+        opts[1].step()
+        torch.testing.assert_close(loss, want.detach(), rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(ours.inner.weight, theirs.inner.weight, rtol=1e-3, atol=1e-4)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+    replay = step.compiled.programs()[-1].replay
+    assert isinstance(replay, Replayer)
+    assert replay.captured is not None, replay.why

@@ -1,5 +1,6 @@
 """CUDA graphs: what is captured, what is refused and why, and replays as right as calls."""
 
+import struct
 import threading
 
 import pytest
@@ -10,7 +11,8 @@ import lazytorch as lt
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Builder, Graph, Write, input
 from lazytorch.ops.pointwise import Add, Mul
-from lazytorch.runtime.cudagraph import Replayer, burden, refusal
+from lazytorch.passes import fuse, numbers_on_device
+from lazytorch.runtime.cudagraph import Numbers, Replayer, burden, refusal
 from lazytorch.types import ScalarType, tensor_type
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -27,6 +29,23 @@ def test_values_on_the_cpu_are_refused_by_name() -> None:
 def test_numbers_that_vary_are_refused_by_name() -> None:
     x, s = input("x", tensor_type((2,), device="cuda")), input("s", ScalarType(float))
     assert "a number varies" in refusal(Graph((x, s), (Builder()(Mul(), x, s),)))
+
+
+def test_numbers_that_vary_are_taken_where_they_stay_on_the_device() -> None:
+    x, s = input("x", tensor_type((2,), device="cuda")), input("s", ScalarType(float))
+    graph = Graph((x, s), (Builder()(Mul(), x, s),))
+    assert refusal(fuse(numbers_on_device(graph))) == ""
+
+
+def test_numbers_are_copied_where_one_of_them_changed() -> None:
+    numbers = Numbers([1.0, 0.0], torch.device("cpu"))
+    for values in ([1.0, 0.0], [1.0, -0.0], [0.1, float("nan")], [0.1, float("nan")]):
+        before = numbers.memory._version
+        changed = numbers.known != struct.pack("2d", *values)
+        numbers.fill(values)
+        found = [x.item() for x in numbers.tensors]
+        assert list(map(repr, found)) == list(map(repr, values))
+        assert (numbers.memory._version > before) == changed
 
 
 def test_a_write_to_an_argument_is_refused_and_one_to_state_is_not() -> None:
@@ -96,6 +115,25 @@ def test_weights_changed_in_place_replaced_and_moved() -> None:
         torch.testing.assert_close(fast(x), net(x))
         net[3].bias.data = torch.randn(5, device="cuda")
         torch.testing.assert_close(fast(x), net(x))
+
+
+@gpu
+def test_a_number_that_varies_is_computed_with_as_python_does() -> None:
+    def scaled(x: torch.Tensor, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.add(y, alpha=-rate), x.half() * (1 - rate**2) + rate
+
+    fast = lt.compile(scaled)
+    x, y = torch.randn(2, 1000, device="cuda").unbind()
+    for rate in (0.1, 0.2, 0.3):
+        fast(x, y, rate)
+        fast.wait()
+    settled(fast, x, y, 0.3)
+    for rate in (0.1, 1 / 3, -0.0, 1e-9):
+        for found, want in zip(fast(x, y, rate), scaled(x, y, rate), strict=True):
+            half = want.dtype is torch.half
+            torch.testing.assert_close(
+                found, want, rtol=1e-3 if half else 0, atol=1e-3 if half else 0
+            )
 
 
 @gpu

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.runtime.cudagraph import Replayer
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(37, 5), (64,), (3,), (), (257, 33), (1,)]
-STEPS = 5
+STEPS = 9
 
 SGD: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -38,32 +40,39 @@ class Given(nn.Module):
         self.p = nn.ParameterList([nn.Parameter(torch.randn(s, dtype=dtype)) for s in SHAPES])
 
     def forward(self, *gs: torch.Tensor) -> torch.Tensor:
-        return sum(((p * g).sum() for p, g in zip(self.p, gs, strict=True)), torch.zeros(()))
+        none = torch.zeros((), device=gs[0].device)
+        return sum(((p * g).sum() for p, g in zip(self.p, gs, strict=True)), none)
 
 
-def updated(make: Callable[[Any], torch.optim.Optimizer], dtype: torch.dtype) -> Any:
+def updated(
+    make: Callable[[Any], torch.optim.Optimizer], dtype: torch.dtype, device: str
+) -> list[list[torch.Tensor]]:
     """Parameters and state after some steps: ours and eager's; the rate changes on the way."""
     found: list[list[torch.Tensor]] = []
     for compiled in (True, False):
-        m = Given(dtype)
+        m = Given(dtype).to(device)
         opt = make(m.parameters())
         step = lt.train_step(m, None, opt, wait=True)
         for i in range(STEPS):
             gen = torch.Generator().manual_seed(i)
-            gs = [torch.randn(s, generator=gen, dtype=dtype) for s in SHAPES]
+            gs = [torch.randn(s, generator=gen, dtype=dtype).to(device) for s in SHAPES]
             if compiled:
                 step(*gs)
             else:
                 for p, g in zip(m.p, gs, strict=True):
                     p.grad = g.clone()
                 opt.step()
-            if i == 2:
+            if i in (2, 5):
                 for group in opt.param_groups:
                     group["lr"] *= 0.7
-        if compiled:
+        if compiled and device == "cpu":
             assert "lt::fma" in step.compiled.source()  # generated kernels, which contract
+        elif compiled:
+            replay = step.compiled.programs()[-1].replay
+            assert isinstance(replay, Replayer)
+            assert replay.captured is not None, replay.why
         states = [x for s in opt.state.values() for x in s.values() if x is not None]
-        found.append([*[p.detach() for p in m.p], *states])
+        found.append([x.detach().cpu() for x in (*m.p, *states)])
     return found
 
 
@@ -78,17 +87,19 @@ def ulps(a: torch.Tensor, b: torch.Tensor, step: float) -> float:
     return float(((a - b).abs() / unit).max())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", list(SGD))
-def test_sgd_is_eagers_bit_by_bit(name: str, dtype: torch.dtype) -> None:
-    ours, theirs = updated(lambda p: torch.optim.SGD(p, 0.1, **SGD[name]), dtype)
+def test_sgd_is_eagers_bit_by_bit(name: str, dtype: torch.dtype, device: str) -> None:
+    ours, theirs = updated(lambda p: torch.optim.SGD(p, 0.1, **SGD[name]), dtype, device)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", list(ADAM))
-def test_adam_is_within_two_ulp_a_step(name: str, dtype: torch.dtype) -> None:
-    ours, theirs = updated(ADAM[name], dtype)
+def test_adam_is_within_two_ulp_a_step(name: str, dtype: torch.dtype, device: str) -> None:
+    ours, theirs = updated(ADAM[name], dtype, device)
     for a, b in zip(ours, theirs, strict=True):
         assert ulps(a, b, 3e-3) <= 2 * STEPS

@@ -35,6 +35,8 @@ COUNT = 3
 """Samples of each operation that are enough."""
 APART = {
     "kept": "has the history of another value by design",
+    "random_attention_backward": "kernels of a GPU: tests/test_attention_dropout.py",
+    "random_attention_saving": "each run drops other weights: tests/test_attention_dropout.py",
     "random_recurrent": "refused: what it dropped nobody is told",
     "random_scaled_dot_product_attention": "refused: what it dropped nobody is told",
     "attention_backward": "operands belong together: checked as attention's second derivative",

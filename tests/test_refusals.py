@@ -66,17 +66,21 @@ def test_a_hook_after_accumulation_is_refused_by_name() -> None:
 
 
 def test_a_seed_is_refused_by_name_and_left_alone() -> None:
+    import torch._dynamo  # puts another function in the place of torch.manual_seed
+
+    assert torch.manual_seed is not torch.random.manual_seed
+
     def f(x: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
         return x + torch.rand(2)
 
-    theirs = torch.manual_seed
+    theirs = torch.manual_seed, torch.random.manual_seed
     before = torch.get_rng_state()
     with pytest.raises(UnsupportedError, match="manual_seed") as caught:
         lt.compile(f)(torch.ones(2))
     assert "test_refusals.py" in str(caught.value)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.manual_seed is theirs
+    assert (torch.manual_seed, torch.random.manual_seed) == theirs
 
 
 def test_objects_that_differ_from_call_to_call_are_refused() -> None:

@@ -5,6 +5,7 @@ A capture is played by running the program once; its replay runs it again on the
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from comparison import same
 from torch import nn
 
 import lazytorch as lt
-from lazytorch import compiled
+from lazytorch import compiled, passes
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
@@ -34,6 +35,8 @@ class Played:
 
 class Turns:
     """Stands for a pool."""
+
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -104,6 +107,29 @@ def test_arguments_are_copied_in_and_results_out() -> None:
     assert replay.captures == 1
     x = inputs(1)
     assert fast(*x)[4] is x[0]
+
+
+@torch.no_grad()
+def test_numbers_among_the_arguments_are_written_where_the_replay_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = partial(passes.numbers_on_device, device="cpu")
+    monkeypatch.setattr(passes, "REWRITES", (here, *passes.REWRITES[1:]))
+
+    def function(x: torch.Tensor, rate: float, other: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * (1 - rate**2) + other, torch.full_like(x, rate)
+
+    x = torch.randn(4, 5)
+    fast = lt.compile(function, wait=True)
+    for i in range(5):
+        fast(x, 0.1 + i, 0.2 - i)
+    replay = next(s.replay for s in fast.programs() if s.piece.graph.inputs[1:])
+    assert isinstance(replay, Replayer)
+    for rate, other in ((0.3, 0.3), (0.3, -0.0), (1e30, 0.1), (float("nan"), 0.1), (0.3, 0.3)):
+        same(fast(x, rate, other), function(x, rate, other))
+    assert replay.captures == 1
+    assert replay.captured is not None
+    assert len(replay.captured.counting) == 2
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
+from lazytorch.forecast import standing, with_state
+from lazytorch.frontend.stand_in import StandIns
 from lazytorch.report import Report
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
@@ -174,6 +176,25 @@ def test_sgd_of_the_same_gradients_is_within_an_ulp_a_step() -> None:
         torch.testing.assert_close(w[0], w[1], rtol=5e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad])
+def test_a_rate_that_is_a_tensor_is_read_at_every_step(kind: Any) -> None:
+    Report.events.clear()
+    models = [model(), model()]
+    opts = [kind(m.parameters(), lr=torch.tensor(1e-2)) for m in models]
+    steps = [
+        lt.train_step(models[0], functional.cross_entropy, opts[0]),
+        eagerly(models[1], opts[1]),
+    ]
+    for i in range(4):
+        for step, opt in zip(steps, opts, strict=True):
+            torch.manual_seed(i)
+            step(*batch(i))
+            opt.param_groups[0]["lr"].mul_(0.5)
+    left = [state_of(m, opt) for m, opt in zip(models, opts, strict=True)]
+    torch.testing.assert_close(*left, rtol=1e-7, atol=1e-9)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+
+
 def test_what_is_not_finite_leaves_everything() -> None:
     m = model()
     opt = torch.optim.AdamW(m.parameters(), 3e-3)
@@ -232,6 +253,30 @@ def test_python_counters_and_data_dependent_models_are_eager_and_said_to_be() ->
     said = [e for e in Report.events if e.kind == "backward"]
     assert len(said) == 1  # once: it is not tried again at every step
     assert "counts in Python numbers" in said[0].reason
+
+
+def test_on_a_gpu_counts_of_steps_are_there_until_a_recording_is_refused() -> None:
+    made = StandIns(torch.device("cuda", 0))
+    m = made.module(nn.Linear(3, 2))
+    x = made.tree(torch.ones(4, 3))
+
+    def counts() -> set[str]:
+        return {state["step"].device.type for state in opt.state.values()}
+
+    def refused(*_: object) -> None:
+        assert counts() == {"cuda"}
+        raise lt.errors.UnsupportedError("not recorded")
+
+    with standing(made, None):
+        opt = torch.optim.AdamW(m.parameters())
+        with_state(opt)
+        assert counts() == {"cpu"}
+        step = lt.train_step(m, lambda y, _: y.sum(), opt)
+        step.compiled = refused  # type: ignore[assignment]
+        step.eager = lambda *_: x  # type: ignore[method-assign]
+        step(x, None)
+    assert counts() == {"cpu"}  # where eager, which goes on, has them
+    assert step.refused == "not recorded"
 
 
 def test_a_network_with_second_derivatives_in_its_loss() -> None:

@@ -198,12 +198,14 @@ def call_equal(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One operation, except where it drops weights on the CPU: torch has no kernel for that and
-    writes the scores out, whose mask a derivative must see."""
-    on_cpu = args[0].device.type == "cpu"
+    """One operation, except where it drops weights. On the CPU torch has no kernel for that and
+    writes the scores out, whose mask a derivative must see; on a GPU torch chooses the kernel, and
+    with it the numbers that are drawn. A GPU that is not here is thought to choose as most do."""
+    kind = args[0].device.type
     dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
     draws = isinstance(dropout, float) and dropout > 0
-    whole = call_composite if draws and on_cpu else call_value
+    written = draws and (kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()))
+    whole = call_composite if written else call_value
     return whole(r, func, args, kwargs)
 
 

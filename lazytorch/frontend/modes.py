@@ -71,6 +71,7 @@ def uncollected() -> Generator[None]:
 def unseeded(mode: RecordingMode) -> Generator[None]:
     """Refuse seeds, which would be set while recording alone; what runs eagerly may set them."""
     theirs = torch.random.manual_seed
+    public = torch.manual_seed  # another function once torch._dynamo, which wraps it, is imported
 
     def manual_seed(seed: Any) -> torch.Generator:
         if not isinstance(_get_current_dispatch_mode(), RecordingMode):
@@ -85,7 +86,7 @@ def unseeded(mode: RecordingMode) -> Generator[None]:
     try:
         yield
     finally:
-        torch.manual_seed = torch.random.manual_seed = theirs
+        torch.manual_seed, torch.random.manual_seed = public, theirs
 
 
 @contextmanager

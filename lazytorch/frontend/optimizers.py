@@ -1,4 +1,8 @@
-"""`optimizer.step()` while a function is recorded: torch's own code, one tensor at a time."""
+"""`optimizer.step()` while it is recorded: torch's own code, one tensor at a time.
+
+`stepping` is for a compiled function that steps optimizers, `given` for a step whose numbers are
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend.recorder import Recorder
 
 
@@ -39,6 +44,46 @@ def recorded_step(optimizer: torch.optim.Optimizer, r: Recorder) -> Generator[No
         del vars(optimizer)["step"]
         if own is not None:
             vars(optimizer)["step"] = own
+
+
+@contextmanager
+def given(
+    optimizer: torch.optim.Optimizer, r: Recorder, settings: Sequence[dict[str, Any]]
+) -> Generator[None]:
+    """The optimizer with these numbers by group; afterwards it is as it was.
+
+    What it remembers in Python numbers may not change: a replay would not change it.
+    """
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    kept = [(x, dict(x)) for x in (*groups, *states)]
+    numbers = after = python_numbers(optimizer)
+    try:
+        for group, values in zip(groups, settings, strict=True):
+            group.update(values)
+        with plainly(optimizer), lazily(optimizer, r):
+            yield
+        after = python_numbers(optimizer)
+    finally:
+        for known, before in kept:
+            known.clear()
+            known.update(before)
+    if after != numbers:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} counts in Python numbers, which a replay would not do",
+            hint="keep what changes from step to step in tensors",
+        )
+
+
+def python_numbers(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """What an optimizer's state holds besides tensors."""
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    return [
+        (name, value)
+        for state in states
+        for name, value in state.items()
+        if not isinstance(value, torch.Tensor)
+    ]
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class AttentionBackward(Op):
         bias = numbers(mask[0] if mask else None, query)
         operands = (query, key, value)
         if self.written:
-            return self.from_scores(g, query, key, value, bias)
+            return from_scores(g, query, key, value, bias, self.is_causal, self.scale)[:3]
         aten = torch.ops.aten
         g = g if g.stride(-1) == 1 else g.contiguous()
         if self.kernel == "cpu":
@@ -180,29 +180,48 @@ class AttentionBackward(Op):
             [True, True, True, False], self.is_causal, scale=self.scale,
         )[:3]  # fmt: skip
 
-    def from_scores(
-        self,
-        g: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, ...]:
-        """The same with every score in memory."""
-        scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
-        scores = torch.matmul(query * scale, key.transpose(-2, -1))
-        scores = scores if bias is None else scores + bias
-        if self.is_causal:
-            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=g.device).tril()
-            scores = scores.masked_fill(~allowed, -math.inf)
-        weights = scores.softmax(-1)
-        by_weights = torch.matmul(g, value.transpose(-2, -1))
-        by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True))
-        return (
-            torch.matmul(by_scores, key) * scale,
-            torch.matmul(by_scores.transpose(-2, -1), query) * scale,
-            torch.matmul(weights.transpose(-2, -1), g),
-        )
+
+def scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    bias: torch.Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """What the softmax is taken of."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    found = torch.matmul(query * scale, key.transpose(-2, -1))
+    found = found if bias is None else found + bias
+    if causal:
+        allowed = torch.ones(found.shape[-2:], dtype=torch.bool, device=query.device).tril()
+        found = found.masked_fill(~allowed, -math.inf)
+    return found
+
+
+def from_scores(
+    g: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    causal: bool,
+    scale: float | None,
+    kept: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """The cotangents of query, key, value and scores with every score in memory; `kept` is what
+    the weights are multiplied by."""
+    weights = scores(query, key, bias, causal, scale).softmax(-1)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    by_weights = torch.matmul(g, value.transpose(-2, -1))
+    by_weights = by_weights if kept is None else by_weights * kept
+    by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True))
+    weights = weights if kept is None else weights * kept
+    return (
+        torch.matmul(by_scores, key) * scale,
+        torch.matmul(by_scores.transpose(-2, -1), query) * scale,
+        torch.matmul(weights.transpose(-2, -1), g),
+        by_scores,
+    )
 
 
 def spread(

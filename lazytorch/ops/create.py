@@ -41,7 +41,8 @@ class Literal(Op):
 
 
 class Full(Op):
-    """A tensor filled with `value`, or with the scalar operand where `value` is None."""
+    """A tensor filled with `value`, or with the operand where `value` is None: a number, or a
+    tensor without dimensions."""
 
     shape: Shape
     value: Number | None
@@ -62,11 +63,16 @@ class Full(Op):
     def run(self, *value: Any) -> torch.Tensor:
         number: Any = value[0] if value else self.value
         if self.strides is None:
-            return torch.full(self.shape, number, dtype=self.dtype, device=self.device)
+            return self.filled(self.shape, number)
         # Filled flat: strides may have holes, or show one element twice.
         count = last_element(self.shape, self.strides) + 1
-        flat = torch.full((count,), number, dtype=self.dtype, device=self.device)
-        return flat.as_strided(self.shape, self.strides)
+        return self.filled((count,), number).as_strided(self.shape, self.strides)
+
+    def filled(self, shape: Shape, number: Any) -> torch.Tensor:
+        """Row-major; a tensor's number is not asked for, which would wait for its device."""
+        if isinstance(number, torch.Tensor):
+            return torch.empty(shape, dtype=self.dtype, device=self.device).fill_(number)
+        return torch.full(shape, number, dtype=self.dtype, device=self.device)
 
 
 def full(

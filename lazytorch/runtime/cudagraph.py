@@ -3,6 +3,7 @@
 A replay launches the whole program at once, so the host's cost of every kernel is gone. What the
 graph reads lies where it lay at the capture: state in its own place, arguments in buffers that are
 filled before each replay, or in their own places if they are promised to stay (`static_inputs`).
+Numbers among the arguments have one buffer together, which is filled where one of them changed.
 What it returns is copied out, so no result aliases memory that the next call writes over. All
 graphs of a device share one memory pool; replays take turns, and a change of stream waits for the
 stream before.
@@ -10,6 +11,7 @@ stream before.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -25,9 +27,10 @@ from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.counted import counted
 from lazytorch.lower.program import Program
 from lazytorch.lower.tables import recording
+from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
-from lazytorch.types import ScalarType, TensorType
+from lazytorch.types import TensorType
 
 CAPTURES = 4
 """Captures of one program, each since state had moved in memory; then it runs directly. Arguments
@@ -69,6 +72,24 @@ def pool_of(device: torch.device) -> Pool:
     return Pool(device)
 
 
+class Numbers:
+    """Floats in a device's memory, in float64, each a tensor without dimensions."""
+
+    def __init__(self, values: Sequence[float], device: torch.device) -> None:
+        self.memory = torch.empty(len(values), dtype=torch.float64, device=device)
+        self.tensors = self.memory.unbind()
+        self.known = b""
+
+    def fill(self, values: Sequence[float]) -> None:
+        """Copy them there without waiting, unless they are there, bit for bit."""
+        found = struct.pack(f"{len(values)}d", *values)
+        if found == self.known:
+            return
+        self.known = found
+        here = torch.tensor(values, dtype=torch.float64, pin_memory=self.memory.is_cuda)
+        self.memory.copy_(here, non_blocking=True)
+
+
 class Captured:
     """One capture: the graph, the memory it reads and the memory it leaves results in.
 
@@ -79,7 +100,7 @@ class Captured:
     def __init__(
         self,
         run: Run,
-        inputs: Sequence[torch.Tensor],
+        inputs: Sequence[Any],
         fixed: Sequence[int],
         fresh: Sequence[int],
         pool: Pool,
@@ -87,20 +108,24 @@ class Captured:
         self.graph = torch.cuda.CUDAGraph()
         self.pool = pool
         self.fixed = fixed
-        self.moving = [i for i in range(len(inputs)) if i not in fixed]
+        self.counting = [i for i, x in enumerate(inputs) if isinstance(x, float)]
+        self.moving = [i for i in range(len(inputs)) if i not in fixed and i not in self.counting]
         self.buffers = [buffer(inputs[i]) for i in self.moving]
         self.filling = Copies(self.buffers)
         self.marks = Marks([inputs[i] for i in fixed], True, False)
         given = list(inputs)
         for i, x in zip(self.moving, self.buffers, strict=True):
             given[i] = x
+        self.numbers = Numbers([inputs[i] for i in self.counting], pool.device)
+        for i, x in zip(self.counting, self.numbers.tensors, strict=True):
+            given[i] = x  # `Full`, which alone reads it, takes either
         self.outputs, self.tables = capture(pool, self.graph, partial(run, *given))
         self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
         self.handing = Copies(self.results)
         self.allocate = [like(x) for x in self.handing.once(self.results)]
         self.shapes = [x.shape for x in self.results]
 
-    def in_place(self, inputs: Sequence[torch.Tensor]) -> bool:
+    def in_place(self, inputs: Sequence[Any]) -> bool:
         """Whether what is fixed lies where the graph reads it."""
         found = [inputs[i] for i in self.fixed]
         marked = self.marks
@@ -108,10 +133,12 @@ class Captured:
             return True
         return list(map(ADDRESS, found)) == marked.known[0]
 
-    def replay(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def replay(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """Fill the argument buffers, launch the graph, copy the results out."""
         with self.pool.lock:
             self.pool.enter()
+            if self.counting:
+                self.numbers.fill([inputs[i] for i in self.counting])
             self.filling.copy(self.buffers, [inputs[i] for i in self.moving])
             self.graph.replay()
             results = [allocate() for allocate in self.allocate]
@@ -235,7 +262,9 @@ class Replayer:
     def capture(self, inputs: Sequence[Any]) -> Captured | None:
         """Capture if the kernels are in place and have run directly once; else None."""
         self.captured = None
-        if self.why or not self.direct or not all(isinstance(x, torch.Tensor) for x in inputs):
+        if self.why or not self.direct:
+            return None
+        if not all(isinstance(x, torch.Tensor | float) for x in inputs):
             return None
         if self.captures == CAPTURES and self.static:
             self.static, self.captures = frozenset(), 0
@@ -246,7 +275,8 @@ class Replayer:
         with pool.lock:
             pool.enter()
             try:
-                fixed = sorted(self.state | self.static)
+                counting = {i for i, x in enumerate(inputs) if isinstance(x, float)}
+                fixed = sorted((self.state | self.static) - counting)
                 self.captured = Captured(self.program.run, inputs, fixed, self.fresh, pool)
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
@@ -280,7 +310,7 @@ def refusal(graph: Graph) -> str:
     for x in graph.nodes:
         if isinstance(x.type, TensorType) and x.type.device.type != "cuda":
             return f"a value lies on the {x.type.device} ({x.op.name()} at {x.where})"
-        if isinstance(x.type, ScalarType) and not isinstance(x.op, Const):
+        if varies(x) and not (isinstance(x.op, Input) and all(map(enters, graph.users[x]))):
             return f"a number varies from call to call ({x.op.name()} at {x.where})"
     devices = {x.type.device for x in graph.nodes if isinstance(x.type, TensorType)}
     if len(devices) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -10,7 +11,11 @@ from lazytorch.errors import ShapeError
 from lazytorch.frontend.imports import imports
 from lazytorch.ir import Builder, Item, Node
 from lazytorch.ops.attention import RandomScaledDotProductAttention, ScaledDotProductAttention
+from lazytorch.ops.attention_backward import Kernel
+from lazytorch.ops.attention_random import RandomAttentionSaving, droppable
+from lazytorch.ops.layout import Reshape
 from lazytorch.ops.recurrent import Gru, Lstm, RandomRecurrent, Recurrent, RnnRelu, RnnTanh
+from lazytorch.ops.reduction import tensor
 
 
 def enabled_kernels() -> tuple[str, ...]:
@@ -42,9 +47,98 @@ def scaled_dot_product_attention(
 ) -> Node:
     if isinstance(dropout_p, Node) or isinstance(scale, Node):
         return NotImplemented
-    kind = RandomScaledDotProductAttention if dropout_p > 0 else ScaledDotProductAttention
-    op = kind(dropout_p, is_causal, scale, enable_gqa, enabled_kernels())
-    return b(op, query, key, value, *(() if attn_mask is None else (attn_mask,)))
+    op = ScaledDotProductAttention(0.0, is_causal, scale, enable_gqa, enabled_kernels())
+    operands = (query, key, value, *(() if attn_mask is None else (attn_mask,)))
+    if dropout_p > 0:
+        saving = op.keeping(*map(tensor, operands)) if tensor(query).device.type == "cuda" else None
+        if saving is not None and droppable(saving.kernel, *operands):
+            made = RandomAttentionSaving(saving.kernel, float(dropout_p), is_causal, scale)
+            return b(Item(0), b(made, *operands))
+        kept = (is_causal, scale, enable_gqa, enabled_kernels())
+        return b(RandomScaledDotProductAttention(dropout_p, *kept), *operands)
+    return b(op, *operands)
+
+
+@imports("_scaled_dot_product_flash_attention")
+def flash_attention(
+    b: Builder,
+    query: Node,
+    key: Node,
+    value: Node,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """Torch's choice of kernel where attention drops weights."""
+    if return_debug_mask:
+        return NotImplemented
+    found = dropping(b, "flash", (query, key, value), dropout_p, is_causal, scale)
+    if found is NotImplemented:
+        return found
+    out, sums, seed, offset = found
+    return out, sums, None, None, *lengths(query, key), seed, offset, None
+
+
+@imports("_scaled_dot_product_efficient_attention")
+def efficient_attention(
+    b: Builder,
+    query: Node,
+    key: Node,
+    value: Node,
+    attn_bias: Node | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """Torch's choice of kernel where attention drops weights, with numbers added to the scores."""
+    bias = () if attn_bias is None else (attn_bias,)
+    return dropping(b, "efficient", (query, key, value, *bias), dropout_p, is_causal, scale)
+
+
+@imports("_scaled_dot_product_cudnn_attention")
+def cudnn_attention(
+    b: Builder,
+    query: Node,
+    key: Node,
+    value: Node,
+    attn_bias: Node | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """Torch's choice of kernel where attention drops weights, on the newer GPUs."""
+    if return_debug_mask or attn_bias is not None:
+        return NotImplemented
+    found = dropping(b, "cudnn", (query, key, value), dropout_p, is_causal, scale)
+    if found is NotImplemented:
+        return found
+    out, sums, seed, offset = found
+    sums = b(Reshape((*tensor(sums).shape, 1)), sums)
+    return out, sums, None, None, *lengths(query, key), seed, offset, None
+
+
+def dropping(
+    b: Builder, kernel: Kernel, operands: tuple[Node, ...], dropout_p: Any, causal: bool, scale: Any
+) -> Any:
+    """The results of attention that drops weights, with what its derivative needs."""
+    if isinstance(dropout_p, Node) or isinstance(scale, Node) or dropout_p <= 0:
+        return NotImplemented
+    if not droppable(kernel, *operands):
+        return NotImplemented
+    made = b(RandomAttentionSaving(kernel, float(dropout_p), causal, scale), *operands)
+    return tuple([b(Item(i), made) for i in range(4)])
+
+
+def lengths(query: Node, key: Node) -> tuple[int, int]:
+    """How many queries and keys there are."""
+    return tensor(query).shape[2], tensor(key).shape[2]
 
 
 def recur(b: Builder, op: Recurrent, operands: Sequence[Node]) -> tuple[Node, ...]:

@@ -26,8 +26,11 @@ from lazytorch.passes import REWRITES, optimize
 from lazytorch.types import TupleType
 
 # One has the history of another value by design; two are refused, since what they dropped nobody
-# is told.
-APART = {"kept", "random_recurrent", "random_scaled_dot_product_attention"}
+# is told; two are a GPU's kernels, with numbers of their own: tests/test_attention_dropout.py.
+APART = {
+    *("kept", "random_recurrent", "random_scaled_dot_product_attention"),
+    *("random_attention_saving", "random_attention_backward"),
+}
 SAMPLES = {name: samples for name, samples in by_op().items() if name not in APART}
 NEAR = {
     torch.float64: 1e-9,
@@ -226,7 +229,7 @@ DERIVED = {
     *("attention_backward", "batch_norm_backward", "binary_cross_entropy", "convolution"),
     *("conj", "view_as_real", "view_as_complex", "embedding", "index_select", "bernoulli_of"),
     *("lstm", "gru", "rnn_tanh", "rnn_relu", "random_recurrent", "instance_norm_train"),
-    "random_scaled_dot_product_attention",
+    *("random_scaled_dot_product_attention", "random_attention_backward"),
 }
 """Operations whose rule is recorded from torch's formula."""
 CONSTANT = {

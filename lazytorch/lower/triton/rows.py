@@ -171,8 +171,9 @@ class TritonRows:
     @property
     def warps(self) -> int:
         """As many as hold the rows; of short rows one warp does not wait for another."""
-        if self.across:
-            return self.scale.warps_of(8)
+        if self.across:  # a thread adds a held row up alone, if it is not to hold more than that
+            held = max(self.block // 8, 1) if self.stores_rows() else 1
+            return self.scale.warps_of(held if self.pieces else 8)
         if self.pieces > 1:
             return self.scale.warps_of(HOLDERS[self.given.itemsize > 2])
         if not self.pieces:

@@ -180,7 +180,7 @@ sys.path.insert(0, sys.argv[1])
 from triton.backends.compiler import GPUTarget
 from lazytorch.ir import Builder, Graph, input
 from lazytorch.lower.triton import TritonTarget
-from lazytorch.lower.triton.binary import compile_kernel, run_source
+from lazytorch.lower.triton.source import compile_kernel, run_source
 from lazytorch.ops.foreach import FLAT, Foreach
 from lazytorch.ops.pointwise import Add
 from lazytorch.types import tensor_type
@@ -189,7 +189,7 @@ gpu = torch.device("cuda", 0)
 inputs = tuple(input(name, tensor_type(FLAT, torch.float32, gpu)) for name in "xy")
 op = Foreach(Graph(inputs, (Builder()(Add(), *inputs),)), 4)
 kernel = TritonTarget().prepare(op, (tensor_type((5,), torch.float32, gpu),) * 8)
-module = run_source(kernel)
+module = run_source(kernel.name, kernel.source)
 compiled = compile_kernel(module, getattr(module, kernel.name), True, GPUTarget("cuda", 90, 32))
 assert compiled.metadata.global_scratch_size == 0 and compiled.asm["cubin"]
 print(sum("global.v4.b32" in x for x in compiled.asm["ptx"].splitlines()))

@@ -356,7 +356,7 @@ from triton.backends.compiler import GPUTarget
 from kernel_cases import b, mixed
 from lazytorch.ir import Graph, input
 from lazytorch.lower.triton import TritonTarget
-from lazytorch.lower.triton.binary import compile_kernel, run_source
+from lazytorch.lower.triton.source import compile_kernel, run_source
 from lazytorch.ops.activation import Gelu
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.pointwise import Add
@@ -367,7 +367,7 @@ def loads(body, dtype, *shapes):
     inputs = tuple(input(f"x{i}", x) for i, x in enumerate(types))
     target = TritonTarget()
     kernel = target.prepare(Fused(Graph(inputs, (body(*inputs),))), types)
-    module = run_source(kernel)
+    module = run_source(kernel.name, kernel.source)
     compiled = compile_kernel(module, getattr(module, kernel.name), True, GPUTarget("cuda", 90, 32))
     lines = [x for x in compiled.asm["ptx"].splitlines() if ".global." in x]
     assert compiled.metadata.global_scratch_size == 0 and compiled.asm["cubin"]

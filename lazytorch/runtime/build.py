@@ -10,11 +10,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
+import torch
+
 from lazytorch.errors import CompilerError
 from lazytorch.ir import Graph
 from lazytorch.lower.call import KernelCall
 from lazytorch.lower.kernel import Kernel, Target
 from lazytorch.lower.program import Program
+from lazytorch.lower.triton.ahead import AHEAD
 from lazytorch.options import Environment, Options, environment
 from lazytorch.runtime.cache import DiskCache
 from lazytorch.runtime.marks import FEW, Asker
@@ -30,6 +33,8 @@ class Builds:
         self.tuner = tuner_for(environment()) if options.tune else None
         self.threads: list[threading.Thread] = []
         self.failed: str = ""
+        if torch.cuda.is_initialized():  # kernels for it will be wanted
+            AHEAD.start()
 
     def target(self, graph: Graph) -> Target | None:
         """Where the graph's kernels are generated for; None when there is no compiler."""
@@ -129,6 +134,8 @@ def target_for(device: str, numerics: str, here: Environment) -> Target:
     if device == "cuda":
         from lazytorch.lower.triton.kernel import TritonTarget
 
+        if torch.cuda.is_initialized():
+            AHEAD.start()
         return TritonTarget(rounding)
     from lazytorch.lower.cpp.kernel import CppTarget
     from lazytorch.lower.cpp.toolchain import load

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import subprocess
 import threading
@@ -16,9 +15,11 @@ import torch
 
 from lazytorch.errors import CompilerError
 from lazytorch.lower.kernel import Kernel
+from lazytorch.lower.triton.ahead import AHEAD
+from lazytorch.lower.triton.source import compile_kernel, run_source
 
-ALIGNMENT = 16
-"""Bytes of the widest load; its address must be a multiple of them."""
+SEVERAL = 4
+"""Kernels for which another process is worth asking."""
 
 
 def interpreting() -> bool:
@@ -59,7 +60,9 @@ class Binaries:
             for (_, index), kernel in missing.items():
                 self.load(kernel, index)
             return
-        identify()
+        if len(missing) >= SEVERAL and AHEAD.running() is not None:
+            with suppress(ImportError, RuntimeError):  # said by what loads them
+                AHEAD.compile(missing.values(), self.target())
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
         for task in tasks:
@@ -76,67 +79,30 @@ class Binaries:
             self.loaded[kernel.name, index, aligned] = found
         return found
 
+    def target(self) -> tuple[str, int, int]:
+        """The kind of the current device, its architecture and the threads of its warps."""
+        from triton.runtime import driver
+
+        with self.lock:  # the first of several threads starts the driver, alone
+            found: Any = driver.active.get_current_target()
+        return found.backend, found.arch, found.warp_size
+
     def compile(self, kernel: Kernel, index: int, aligned: bool) -> Any:
         """Run the kernel's source and compile what it defines."""
         with self.lock:
             module = self.modules.get(kernel.name)
             if module is None:
-                module = self.modules[kernel.name] = run_source(kernel)
+                module = self.modules[kernel.name] = run_source(kernel.name, kernel.source)
         function = getattr(module, kernel.name)
         if interpreting():
             return function
         from triton.errors import TritonError
-        from triton.runtime import driver
 
         try:
-            with self.lock:  # the first of several threads starts the driver, alone
-                driver.active.get_current_target()
+            self.target()
             with torch.cuda.device(index):  # of this thread
                 compiled = compile_kernel(module, function, aligned, target=None)
                 compiled.run  # noqa: B018  # loads it, and builds its launcher
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
         return compiled
-
-
-def identify() -> None:
-    """Let Triton hash itself, which its cache asks of every thread that finds no hash yet."""
-    if not interpreting():
-        with suppress(ImportError, AttributeError):
-            from triton.runtime import cache
-
-            cache.triton_key()
-
-
-def compile_kernel(module: ModuleType, function: Any, aligned: bool, target: Any) -> Any:
-    """Triton's compiled kernel for the arguments that a generated module announces.
-
-    `target` None means the current device.
-    """
-    import triton
-    from triton.compiler import ASTSource
-
-    signature: dict[str, str] = module.SIGNATURE
-    divisors: dict[str, int] = dict(module.DIVISIBILITY)
-    if aligned:
-        divisors |= {x: ALIGNMENT for x, kind in signature.items() if kind.startswith("*")}
-    attributes = {
-        (k,): [["tt.divisibility", divisors[x]]] for k, x in enumerate(signature) if x in divisors
-    }
-    source = ASTSource(function, signature, {}, attributes)
-    compiled: Any = triton.compile(source, target=target, options=module.OPTIONS)
-    return compiled
-
-
-def run_source(kernel: Kernel) -> ModuleType:
-    """The module that a kernel's source defines.
-
-    Triton reads the source of its functions, and so do tracebacks; both ask `linecache`, so no
-    file is needed.
-    """
-    file = f"<lazytorch {kernel.name}>"
-    lines = kernel.source.splitlines(keepends=True)
-    linecache.cache[file] = (len(kernel.source), None, lines, file)
-    module = ModuleType(kernel.name)
-    exec(compile(kernel.source, file, "exec"), module.__dict__)
-    return module

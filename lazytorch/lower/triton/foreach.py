@@ -21,10 +21,11 @@ from lazytorch.lower.expression import Expression, check, print_steps
 from lazytorch.lower.kernel import Kernel, Launch, contracts, describe, named, outputs_of
 from lazytorch.lower.steps import Operand, Steps, steps
 from lazytorch.lower.tables import Tables
-from lazytorch.lower.triton.binary import ALIGNMENT, Binaries, interpreting
+from lazytorch.lower.triton.binary import Binaries, interpreting
 from lazytorch.lower.triton.launch import allocator, bits, on_device, start_lines
 from lazytorch.lower.triton.module import indented, module_source
 from lazytorch.lower.triton.printer import LOCAL, POINTER, TritonPrinter, loaded, stored
+from lazytorch.lower.triton.source import ALIGNMENT
 from lazytorch.ops.foreach import FLAT, Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.types import TensorType

@@ -12,7 +12,8 @@ import torch
 
 from lazytorch.errors import LazyTorchError
 from lazytorch.lower.kernel import Kernel, Launch, Operand
-from lazytorch.lower.triton.binary import ALIGNMENT, Binaries, interpreting
+from lazytorch.lower.triton.binary import Binaries, interpreting
+from lazytorch.lower.triton.source import ALIGNMENT
 from lazytorch.types import TensorType
 
 # What Triton's compiled launcher takes after the grid and the stream, by version of triton. It is

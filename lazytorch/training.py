@@ -101,7 +101,7 @@ class TrainStep:
         # A gradient cannot go through a cut.
         chosen: dict[str, Any] = {**options, "fullgraph": True}
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
-        self.compiled = Compiled(recorded, Options(**chosen))
+        self.compiled = Compiled(recorded, Options.of(**chosen))
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""

@@ -1,9 +1,7 @@
 """A whole training step in one graph leaves what the same eager step leaves."""
 
 import copy
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,16 +275,6 @@ def test_on_a_gpu_counts_of_steps_are_there_until_a_recording_is_refused() -> No
         step(x, None)
     assert counts() == {"cpu"}  # where eager, which goes on, has them
     assert step.refused == "not recorded"
-
-
-def test_a_network_with_second_derivatives_in_its_loss() -> None:
-    Report.events.clear()
-    path = Path(__file__).parent.parent / "examples" / "heat.py"
-    heat = runpy.run_path(str(path))
-    ours, _, _ = heat["train"](12, False)
-    theirs, _, _ = heat["train"](12, True)
-    assert abs(ours - theirs) <= 1e-4 * abs(theirs)
-    assert [e for e in Report.events if e.kind == "backward"] == []
 
 
 def test_parameters_that_are_not_trained_get_no_gradient() -> None:

@@ -1,0 +1,29 @@
+"""A small net in double precision, with arguments, gradients and how close results have to be."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+F64 = torch.float64
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+def point(i: int) -> torch.Tensor:
+    return torch.randn(3, 4, dtype=F64, generator=torch.Generator().manual_seed(i))
+
+
+def close(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def detached(x: Any) -> Any:
+    return x.detach().clone() if isinstance(x, torch.Tensor) else x
+
+
+def grads(m: nn.Module) -> list[Any]:
+    return [detached(p.grad) for p in m.parameters()]

@@ -16,7 +16,7 @@ from lazytorch.compiled import Compiled
 from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
-from lazytorch.frontend.optimizers import given
+from lazytorch.frontend.optimizers import StateMadeError, given
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.ir import Node
 from lazytorch.ops.calculus import Calculus
@@ -56,7 +56,7 @@ def train_step(
 
     Numbers (a learning rate, the corrections of Adam and its kin) are computed in double precision,
     as Python does, on a GPU by the GPU; SGD's updates by the same gradients are eager's bit by bit.
-    The first step is eager's own where the optimizer has yet to make its state.
+    A step in which the optimizer makes state (the first, mostly) is eager's own.
     """
     if accumulate < 1:
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
@@ -114,6 +114,8 @@ class TrainStep:
         try:
             with torch.no_grad():
                 loss, grads = self.compiled(self.settings(), batch, named)
+        except StateMadeError:  # the first step was skipped, a group is new, momentum was 0
+            return self.eager(batch, named)
         except (UnsupportedError, CutError) as error:
             self.refused = error.message
             for state in self.moved:  # eager asks for each of them at every step
@@ -157,9 +159,11 @@ class TrainStep:
 
     def settings(self) -> list[dict[str, Any]]:
         """The optimizer's numbers by group: arguments, so that schedulers may change them; then
-        those of the scaler, if there is one."""
+        which parameters are trained, and the numbers of the scaler, if there is one."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
         made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        every = [p for group in groups for p in group["params"]]
+        made.append({"trained": "".join("01"[p.requires_grad] for p in every)})
         return made if self.scaler is None else [*made, scaling.factors(self.scaler)]
 
     def on_gpu(self) -> bool:
@@ -179,6 +183,7 @@ class TrainStep:
             return
         position = 0
         on_gpu = self.on_gpu()
+        places = {*self.scales()}
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
             count = state.get("step")
@@ -188,9 +193,12 @@ class TrainStep:
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     place = f"{name}_{position}"
+                    places.add(place)
                     if buffers.get(place) is not value:
                         buffers[place] = value
                     position += 1
+        for place in [x for x in buffers if x not in places]:
+            del buffers[place]
         self.held = [value for state in states for value in state.values()]
 
     def scales(self) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A small net in double precision, with arguments, gradients and how close results have to be."""
+"""A small net in double precision and an optimizer, arguments, gradients, how close results are."""
 
 from typing import Any
 
@@ -27,3 +27,19 @@ def detached(x: Any) -> Any:
 
 def grads(m: nn.Module) -> list[Any]:
     return [detached(p.grad) for p in m.parameters()]
+
+
+class Anew(torch.optim.Optimizer):
+    """A user's own: at every step another tensor for the average of gradients."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    state["mean"] = 0.9 * state.get("mean", torch.zeros_like(p)) + p.grad
+                    p.sub_(group["lr"] * state["mean"])

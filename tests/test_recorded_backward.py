@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from double_net import F64, close, detached, grads, net, point
+from double_net import F64, Anew, close, detached, grads, net, point
 from torch import nn
 
 import lazytorch as lt
@@ -17,6 +17,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-2, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, 1e-2),
     "adamw": lambda p: torch.optim.AdamW(p, 1e-2, amsgrad=True),
+    "anew": Anew,
 }
 
 

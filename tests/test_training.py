@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from double_net import Anew
 from torch import nn
 from torch.nn import functional
 
@@ -28,6 +29,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.5, centered=True),
     "own": lambda p: Signs(p, 1e-2),
+    "anew": Anew,
 }
 
 
@@ -205,6 +207,57 @@ def test_what_is_not_finite_leaves_everything() -> None:
     torch.testing.assert_close(state_of(m, opt), before, rtol=0, atol=0)
     assert step(*batch(4)).isfinite()
     assert not torch.equal(state_of(m, opt)[0], before[0])
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "anew"])
+def test_an_optimizer_whose_first_step_is_skipped_has_its_state_later(name: str) -> None:
+    Report.events.clear()
+    ours, theirs = model(), model()
+    mine, other = OPTIMIZERS[name](ours.parameters()), OPTIMIZERS[name](theirs.parameters())
+    step = lt.train_step(ours, functional.cross_entropy, mine, skip_nonfinite=True)
+    x, y = batch(9)
+    step(x * float("nan"), y)
+    assert not mine.state
+    run(step, 4)
+    run(eagerly(theirs, other), 4)
+    torch.testing.assert_close(state_of(ours, mine), state_of(theirs, other), rtol=1e-7, atol=1e-9)
+    assert step.compiled.plans and [e for e in Report.events if e.kind == "backward"] == []
+
+
+def frozen(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    next(m.parameters()).requires_grad_(not on)
+
+
+def joined(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    if on:
+        opt.add_param_group({"params": [m.get_parameter("8.weight")], "lr": 1e-2})
+
+
+def forgotten(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    opt.state.clear()
+
+
+def without_momentum(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    opt.param_groups[0]["momentum"] = 0.0 if on else 0.9
+    if on:
+        opt.state.clear()
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+@pytest.mark.parametrize("change", [frozen, joined, forgotten, without_momentum])
+def test_what_changes_between_steps(name: str, change: Callable[..., None]) -> None:
+    Report.events.clear()
+    found: list[Any] = []
+    for compiled in (True, False):
+        m = model()
+        opt = OPTIMIZERS[name](list(m.parameters())[:-4])
+        step = lt.train_step(m, functional.cross_entropy, opt) if compiled else eagerly(m, opt)
+        for on in (True, False):
+            losses = run(step, 3)
+            change(m, opt, on)
+        found.append((losses, run(step, 3), state_of(m, opt)))
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
+    assert [e for e in Report.events if e.kind == "backward"] == []
 
 
 def test_a_state_dict_goes_round() -> None:

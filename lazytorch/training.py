@@ -96,6 +96,8 @@ class TrainStep:
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
         self.held: list[Any] = []  # what the optimizer's state was when it was put there
         self.moved: list[dict[str, Any]] = []  # the states whose count of steps is on the GPU now
+        # Parameters by group that were trained so far, by identity, with a number for each choice.
+        self.trained: dict[tuple[tuple[int, ...], ...], tuple[int, list[Any]]] = {}
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
@@ -162,8 +164,9 @@ class TrainStep:
         which parameters are trained, and the numbers of the scaler, if there is one."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
         made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        every = [p for group in groups for p in group["params"]]
-        made.append({"trained": "".join("01"[p.requires_grad] for p in every)})
+        trained = [[p for p in group["params"] if p.requires_grad] for group in groups]
+        which = tuple([tuple(map(id, group)) for group in trained])
+        made.append({"trained": self.trained.setdefault(which, (len(self.trained), trained))[0]})
         return made if self.scaler is None else [*made, scaling.factors(self.scaler)]
 
     def on_gpu(self) -> bool:

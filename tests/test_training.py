@@ -233,6 +233,12 @@ def joined(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
         opt.add_param_group({"params": [m.get_parameter("8.weight")], "lr": 1e-2})
 
 
+def exchanged(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    params = opt.param_groups[0]["params"]
+    opt.state.pop(params[-1], None)
+    params[-1] = m.get_parameter("8.bias" if on else "8.weight")
+
+
 def forgotten(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
     opt.state.clear()
 
@@ -243,8 +249,8 @@ def without_momentum(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None
         opt.state.clear()
 
 
-@pytest.mark.parametrize("name", ["momentum", "adamw"])
-@pytest.mark.parametrize("change", [frozen, joined, forgotten, without_momentum])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("change", [frozen, joined, exchanged, forgotten, without_momentum])
 def test_what_changes_between_steps(name: str, change: Callable[..., None]) -> None:
     Report.events.clear()
     found: list[Any] = []

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lazytorch.bench import Case, Start, best_device, machine, starts
+from lazytorch.bench.compare import reason
 from lazytorch.bench.shards import Shards, case_name
 from lazytorch.bench.suites import suite
 from lazytorch.errors import LazyTorchError
@@ -30,7 +31,7 @@ def measured(case: Case) -> dict[str, Any]:
         try:
             cold, warm = starts(case, side, lambda text: print(case_name(case), text, flush=True))
         except LazyTorchError as error:
-            found[side] = {"failed": str(error)}
+            found[side] = {"failed": reason(error)}
         else:
             found[side] = {"cold_s": asdict(cold), "warm_s": asdict(warm)}
     return {"case": case_name(case), "sides": found, "claims": claims(found)}

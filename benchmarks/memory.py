@@ -25,10 +25,12 @@ from torch import nn
 import lazytorch as lt
 from lazytorch import zoo
 from lazytorch.bench.case import MeanSquare
+from lazytorch.bench.compare import reason
 from lazytorch.bench.lines import Seen, walk
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.bench.memory import peak
 from lazytorch.compiled import Compiled
+from lazytorch.errors import LazyTorchError
 from lazytorch.forecast import plan
 from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
@@ -151,7 +153,9 @@ def prediction(name: str, batch: int, mode: str, device: torch.device) -> dict[s
         return numbers(predicted(name, batch, mode, "cpu"))
     call = [sys.executable, __file__, "-", "--predict", name, str(batch), mode]
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    told = subprocess.run(call, env=hidden, check=True, capture_output=True, text=True)
+    told = subprocess.run(call, env=hidden, check=False, capture_output=True, text=True)
+    if told.returncode:
+        raise LazyTorchError(reason(RuntimeError(told.stderr.strip().splitlines()[-1])))
     return json.loads(told.stdout.splitlines()[-1])
 
 
@@ -192,7 +196,7 @@ def main() -> None:
                 result[mode] = {**found, **measured(name, given.batch, mode, device)}
                 print(name, mode, line(result[mode]), flush=True)
             except Exception as error:
-                result[mode] = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+                result[mode] = {"failed": reason(error)}
                 print(name, mode, result[mode]["failed"], flush=True)
             lt.reset()
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

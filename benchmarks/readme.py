@@ -3,7 +3,8 @@
 python benchmarks/readme.py
 
 A folder holds what one machine measured: JSON of `lazytorch bench --out FOLDER`, `xla.py` and
-`cold.py`. What README says of it is what `summary.py` says.
+`cold.py`. What README says of it is what `summary.py` says; other scripts' folders it does not
+know.
 """
 
 import json
@@ -20,10 +21,11 @@ BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 
 
 def filled(readme: str, folders: list[list[dict[str, Any]]]) -> str:
-    """The README's text with the tables of every folder's results between its marks."""
+    """The README's text with the tables of every folder that has some between its marks."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    tables = "\n".join(f"{heading(found)}\n\n{text(found)}" for found in folders)
+    said = [(found, text(found)) for found in folders]
+    tables = "\n".join(f"{heading(found)}\n\n{lines}" for found, lines in said if lines)
     return f"{before}{BEGIN}\n{tables.rstrip()}\n{END}{after}"
 
 
@@ -44,15 +46,21 @@ def text(results: list[dict[str, Any]]) -> str:
     return "\n".join(summary.lines(results))
 
 
-def main() -> None:
+def results() -> list[list[dict[str, Any]]]:
+    """What every folder that has results holds."""
     folders = sorted(x for x in (ROOT / "benchmarks" / "results").iterdir() if x.is_dir())
     found = [[json.loads(x.read_text()) for x in sorted(one.glob("*.json"))] for one in folders]
-    if not any(found):
+    return [one for one in found if one]
+
+
+def main() -> None:
+    found = results()
+    if not found:
         sys.exit(
             "no folder in benchmarks/results: lazytorch bench --suite ... --out FOLDER makes one"
         )
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(), [one for one in found if one]))
+    readme.write_text(filled(readme.read_text(), found))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What the examples share: results compared with eager's, and times taken beside eager's."""
+"""What the examples share: eager's step, results compared with eager's, times beside eager's."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from lazytorch.bench import interleaved, machine
 from lazytorch.bench.paired import ratio
@@ -20,6 +21,19 @@ def losses(step: Step, batches: Iterable[Sequence[Any]]) -> torch.Tensor:
         torch.manual_seed(i)
         found.append(step(*batch).detach())
     return torch.stack(found)
+
+
+def ordinary(loss: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
+    """A training step as eager does it, by a module that computes its loss."""
+
+    def step(*batch: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        found = loss(*batch)
+        found.backward()
+        optimizer.step()
+        return found
+
+    return step
 
 
 def agree(what: str, ours: Any, theirs: Any, tolerance: float) -> None:

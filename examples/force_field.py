@@ -9,7 +9,7 @@ atoms, forces are -dE/dx, and training them takes second derivatives through gat
 import copy
 
 import torch
-from beside import agree, beside, losses
+from beside import agree, beside, losses, ordinary
 from torch import nn
 
 import lazytorch as lt
@@ -80,14 +80,7 @@ def main(
     batches = [molecules(count, atoms) for _ in range(steps)]
     ours, theirs = (torch.optim.Adam(net.parameters(), 1e-3) for net in nets)
     fast = lt.train_step(nets[0], None, ours, wait=True)
-
-    def eager(*batch: torch.Tensor) -> torch.Tensor:
-        theirs.zero_grad()
-        loss = nets[1](*batch)
-        loss.backward()
-        theirs.step()
-        return loss
-
+    eager = ordinary(nets[1], theirs)
     got, want = losses(fast, batches), losses(eager, batches)
     print(f"error of the forces: {float(got[0]):.4f}, after {steps} steps {float(got[-1]):.4f}")
     agree("losses", got, want, 1e-3)

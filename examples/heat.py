@@ -9,6 +9,7 @@ import math
 import time
 
 import torch
+from beside import ordinary
 from torch import nn
 
 import lazytorch as lt
@@ -51,19 +52,13 @@ def train(steps: int, eager: bool) -> tuple[float, float, Heat]:
     torch.manual_seed(0)
     net = Heat()
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    fast = lt.train_step(net, None, optimizer, wait=True)
+    step = ordinary(net, optimizer) if eager else lt.train_step(net, None, optimizer, wait=True)
     began, loss = 0.0, torch.zeros(())
     for i in range(steps):
         batch = points(512)
         if i == 10:
             began = time.perf_counter()
-        if eager:
-            optimizer.zero_grad()
-            loss = net(*batch)
-            loss.backward()
-            optimizer.step()
-        else:
-            loss = fast(*batch)
+        loss = step(*batch)
     return float(loss.detach()), time.perf_counter() - began, net
 
 

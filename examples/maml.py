@@ -9,7 +9,7 @@ steps on a task's support points are judged on its query points; what is learned
 import copy
 
 import torch
-from beside import agree, beside, losses
+from beside import agree, beside, losses, ordinary
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
@@ -61,14 +61,7 @@ def main(
     batches = [tasks(count, shots) for _ in range(steps)]
     ours, theirs = (torch.optim.Adam(net.parameters(), 3e-3) for net in nets)
     fast = lt.train_step(nets[0], None, ours, wait=True)
-
-    def eager(*batch: torch.Tensor) -> torch.Tensor:
-        theirs.zero_grad()
-        loss = nets[1](*batch)
-        loss.backward()
-        theirs.step()
-        return loss
-
+    eager = ordinary(nets[1], theirs)
     got, want = losses(fast, batches), losses(eager, batches)
     first, last = float(got[: steps // 4].mean()), float(got[-steps // 4 :].mean())
     print(f"error after adapting in {steps} steps, first and last quarter: {first:.3f}, {last:.3f}")

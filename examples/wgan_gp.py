@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from beside import agree, beside, losses
+from beside import agree, beside, losses, ordinary
 from torch import nn
 
 import lazytorch as lt
@@ -78,15 +78,7 @@ def step_of(loss: nn.Module, trained: nn.Module, compiled: bool) -> Callable[...
     optimizer = torch.optim.Adam(trained.parameters(), 1e-4, betas=(0.5, 0.9))
     if compiled:
         return lt.train_step(loss, None, optimizer, wait=True)
-
-    def step(*batch: torch.Tensor) -> torch.Tensor:
-        optimizer.zero_grad()
-        found = loss(*batch)
-        found.backward()
-        optimizer.step()
-        return found
-
-    return step
+    return ordinary(loss, optimizer)
 
 
 def main(count: int = 128, width: int = 128, steps: int = 30, rounds: int = 30) -> float:

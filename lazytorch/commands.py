@@ -31,6 +31,7 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.forecast import largest_batch
 from lazytorch.forecast import plan as plan_of
 from lazytorch.lower.memory_plan import MemoryPlan, size
+from lazytorch.options import refuse_unknown
 from lazytorch.types import dtype_named
 from lazytorch.view import explain as words
 from lazytorch.view import view as draw
@@ -311,14 +312,6 @@ def named_kernels(names: list[str]) -> list[Kernel]:
     known = kernels()
     refuse_unknown(names, known, "the suite kernels has")
     return [known[name] for name in names or known]
-
-
-def refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """LazyTorchError for a name that is not among those that are known."""
-    there = list(known)
-    for name in names:
-        if name not in there:
-            raise LazyTorchError(f"nothing is called {name!r} there", {where: ", ".join(there)})
 
 
 def called(case: Case, freeze: bool) -> Compiled:

@@ -28,7 +28,7 @@ def compile(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     Nothing happens until the first call. Options are the fields of `Options`.
     """
-    chosen = Options(**options)
+    chosen = Options.of(**options)
     if fn is None:
         return lambda f: Compiled(f, chosen)
     return Compiled(fn, chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.guard import guarded
 from lazytorch.frontend.stand_in import StandIns
 from lazytorch.lower.memory_plan import MemoryPlan
-from lazytorch.options import Options
+from lazytorch.options import Options, option_names, refuse_unknown
 from lazytorch.prediction import predict
-from lazytorch.training import Loss, TrainStep
+from lazytorch.training import Loss, train_step
+
+STEP = ("clip_norm", "accumulate", "keep_grads", "skip_nonfinite", "scaler")
+"""What `lt.train_step` takes by name, without `amp`, which `plan` takes, and without options."""
 
 PLANS = 6
 """Plans that the search for a batch makes beyond the first two."""
@@ -47,14 +51,23 @@ def plan(
 
     With an `optimizer`, or what makes one of parameters (`torch.optim.AdamW`), it is a training
     step's plan: `example` is then (inputs, ..., target) and `loss_fn` as in `lt.train_step`, to
-    which `train` is passed on. `amp` is the dtype of an autocast region.
+    which `train` (`clip_norm` and such) is passed on. `amp` is the dtype of an autocast region.
     """
+    of_step = {"loss_fn": loss_fn, "train": train}
+    if optimizer is None and any(x is not None for x in of_step.values()):
+        given = ", ".join(name for name, x in of_step.items() if x is not None)
+        raise LazyTorchError(
+            "a plan of a training step needs an optimizer",
+            {"given": given},
+            hint="pass optimizer=torch.optim.AdamW, or whichever the step is to use",
+        )
     args = example if isinstance(example, tuple) else (example,)
     where = device_named(device or present(model, args))
     inputs = args, dict(kwargs or {})
     if optimizer is None:
-        return plan_call(model, inputs, where, batch, amp, Options(**options))
+        return plan_call(model, inputs, where, batch, amp, Options.of(**options))
     more = {**(train or {}), **options}
+    refuse_unknown(more, [*STEP, *option_names()], "a training step takes")
     return plan_step(model, inputs, where, batch, amp, loss_fn, optimizer, more)
 
 
@@ -113,19 +126,16 @@ def plan_step(
     copy = made.module(model)
     loss = made.module(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn
     args, named = made.tree(inputs, sizes(inputs, batch))
-    with standing(made, None):
-        if isinstance(optimizer, torch.optim.Optimizer):
-            states: list[dict[str, Any]] = list(optimizer.state.values())
-            tensors = [x for s in states for x in s.values() if isinstance(x, torch.Tensor)]
-            updates = made.copied(optimizer, [x for x in tensors if x.dim()])
-        else:
+    scaler = deepcopy(more.get("scaler"))  # of a number: a step's scale is made anew
+    if isinstance(optimizer, torch.optim.Optimizer):
+        updates = made.optimizer(optimizer)
+    else:
+        with standing(made, None):
             updates = optimizer(copy.parameters())
+    with standing(made, None):
         with_state(updates)
-        step = TrainStep(
-            copy, loss, updates, more.get("clip_norm"), more.get("accumulate", 1), None,
-            more.get("keep_grads", False), more.get("skip_nonfinite", False),
-            {k: x for k, x in more.items() if k in Options.__dataclass_fields__},
-        )  # fmt: skip
+        given: dict[str, Any] = {**more, "scaler": scaler}
+        step = train_step(copy, loss, updates, **given)
         step.region = functools.partial(autocast, made.device, amp)
         step.hold()
         leaves, spec = trees.flatten(((step.settings(), args, named), {}))

@@ -6,9 +6,14 @@ The only reader of the process environment.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
+
+from lazytorch.errors import LazyTorchError
+
+Numerics = Literal["fast", "eager"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,33 @@ class Options:
     fullgraph: bool = False
     wait: bool = False
     freeze: bool = False
-    numerics: Literal["fast", "eager"] = "fast"
+    numerics: Numerics = "fast"
     max_plans: int = 32
     check: bool = False
     static_inputs: bool = False
     tune: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_unknown([self.numerics], get_args(Numerics), "numerics")
+
+    @classmethod
+    def of(cls, **given: Any) -> Options:
+        """Options by name, as a user gives them."""
+        refuse_unknown(given, option_names(), "options")
+        return cls(**given)
+
+
+def option_names() -> list[str]:
+    """What options are called."""
+    return [field.name for field in fields(Options)]
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """LazyTorchError for a name that is not among those that are known."""
+    there = list(known)
+    for name in names:
+        if name not in there:
+            raise LazyTorchError(f"nothing is called {name!r} there", {where: ", ".join(there)})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lazytorch.cut import cheapest
 from lazytorch.grouping import Kind
-from lazytorch.ir import Const, Graph, Node, with_inputs
+from lazytorch.ir import Graph, Node, with_inputs
 from lazytorch.ops.activation import Activation
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.elementary import Elementary, Reciprocal, Sqrt
@@ -118,8 +118,7 @@ class Boundaries:
         not since the value is in memory."""
         if not cheap(node) or self.stored(node) or any(x in self.missing for x in node.inputs):
             return None  # chains across many groups would be computed over and over
-        tensors = [x for x in node.inputs if isinstance(x.type, TensorType)]
-        return [x for x in tensors if not isinstance(x.op, Const)]
+        return [x for x in node.inputs if isinstance(x.type, TensorType)]
 
     def stored(self, node: Node) -> bool:
         """Whether a value of a group is in memory whatever later groups do."""

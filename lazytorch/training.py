@@ -16,7 +16,7 @@ from lazytorch.compiled import Compiled
 from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
 from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
-from lazytorch.frontend.optimizers import given
+from lazytorch.frontend.optimizers import StateMadeError, given
 from lazytorch.frontend.recorder import Recorder
 from lazytorch.ir import Node
 from lazytorch.ops.calculus import Calculus
@@ -56,7 +56,7 @@ def train_step(
 
     Numbers (a learning rate, the corrections of Adam and its kin) are computed in double precision,
     as Python does, on a GPU by the GPU; SGD's updates by the same gradients are eager's bit by bit.
-    The first step is eager's own where the optimizer has yet to make its state.
+    A step in which the optimizer makes state (the first, mostly) is eager's own.
     """
     if accumulate < 1:
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
@@ -96,12 +96,14 @@ class TrainStep:
         self.state = nn.Module()  # the optimizer's tensors, where a recording looks for tensors
         self.held: list[Any] = []  # what the optimizer's state was when it was put there
         self.moved: list[dict[str, Any]] = []  # the states whose count of steps is on the GPU now
+        # Parameters by group that were trained so far, by identity, with a number for each choice.
+        self.trained: dict[tuple[tuple[int, ...], ...], tuple[int, list[Any]]] = {}
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
         chosen: dict[str, Any] = {**options, "fullgraph": True}
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
-        self.compiled = Compiled(recorded, Options(**chosen))
+        self.compiled = Compiled(recorded, Options.of(**chosen))
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
@@ -117,6 +119,8 @@ class TrainStep:
         try:
             with torch.no_grad():
                 loss, grads = self.compiled(self.settings(), batch, named)
+        except StateMadeError:  # the first step was skipped, a group is new, momentum was 0
+            return self.eager(batch, named)
         except (UnsupportedError, CutError) as error:
             self.refused = error.message
             for state in self.moved:  # eager asks for each of them at every step
@@ -160,9 +164,12 @@ class TrainStep:
 
     def settings(self) -> list[dict[str, Any]]:
         """The optimizer's numbers by group: arguments, so that schedulers may change them; then
-        those of the scaler, if there is one."""
+        which parameters are trained, and the numbers of the scaler, if there is one."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups
         made = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        trained = [[p for p in group["params"] if p.requires_grad] for group in groups]
+        which = tuple([tuple(map(id, group)) for group in trained])
+        made.append({"trained": self.trained.setdefault(which, (len(self.trained), trained))[0]})
         return made if self.scaler is None else [*made, scaling.factors(self.scaler)]
 
     def on_gpu(self) -> bool:
@@ -182,6 +189,7 @@ class TrainStep:
             return
         position = 0
         on_gpu = self.on_gpu()
+        places = {*self.scales()}
         for p in self.parameters():
             state: dict[str, Any] = self.optimizer.state.get(p, {})
             count = state.get("step")
@@ -191,9 +199,12 @@ class TrainStep:
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     place = f"{name}_{position}"
+                    places.add(place)
                     if buffers.get(place) is not value:
                         buffers[place] = value
                     position += 1
+        for place in [x for x in buffers if x not in places]:
+            del buffers[place]
         self.held = [value for state in states for value in state.values()]
 
     def scales(self) -> dict[str, torch.Tensor]:

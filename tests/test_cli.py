@@ -306,6 +306,12 @@ def test_the_readme_is_filled_from_the_json(tiny: str, tmp_path: Path) -> None:
     assert fill(text, [[json.loads(file.read_text())]]) == text
 
 
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "readme.py"))
+    readme = (ROOT / "README.md").read_text()
+    assert script["filled"](readme, script["results"]()) == readme
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_links_lead_somewhere(name: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text())

@@ -47,6 +47,15 @@ def test_a_difference_ends_an_example(examples: Any) -> None:
         agree("nan", x * float("nan"), x, 1e-5)
 
 
+def test_a_network_with_second_derivatives_in_its_loss(examples: Any) -> None:
+    Report.events.clear()
+    heat = examples("heat")
+    ours, _, _ = heat.train(12, False)
+    theirs, _, _ = heat.train(12, True)
+    assert abs(ours - theirs) <= 1e-4 * abs(theirs)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+
+
 def test_forces_point_down_the_energy(examples: Any) -> None:
     field = examples("force_field")
     torch.manual_seed(0)

@@ -3,28 +3,10 @@
 from typing import Any
 
 import torch
+from double_net import close, grads, net, point
 from torch import nn
 
 import lazytorch as lt
-
-F64 = torch.float64
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-def point(i: int) -> torch.Tensor:
-    return torch.randn(3, 4, dtype=F64, generator=torch.Generator().manual_seed(i))
-
-
-def close(a: Any, b: Any) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-
-
-def grads(m: nn.Module) -> list[Any]:
-    return [None if p.grad is None else p.grad.clone() for p in m.parameters()]
 
 
 def test_hooks_of_parameters_and_modules() -> None:

@@ -207,6 +207,66 @@ def test_a_training_step_for_a_gpu_in_a_region_of_autocast() -> None:
     assert not optimizer.state and all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+@pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3)], ids=["number", "tensor"])
+def test_a_plan_of_an_optimizer_that_has_stepped(device: str, lr: Any) -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.PReLU(1)), torch.randn(2, 3)
+    model.register_parameter("scale", nn.Parameter(torch.ones(())))  # 0-d, as counts of steps are
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+
+    def loss(y: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return (y * 2).sum()
+
+    def planned() -> lt.MemoryPlan:
+        return lt.plan(model, (x, x), device=device, loss_fn=loss, optimizer=optimizer)
+
+    fresh = planned()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    before = {p: dict(state) for p, state in optimizer.state.items()}
+    again = planned()
+    assert (again.peak_bytes, again.parameters) == (fresh.peak_bytes, fresh.parameters)
+    assert {p: dict(state) for p, state in optimizer.state.items()} == before  # the same objects
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optimizer": torch.optim.SGD, "train": {"clip_norn": 1.0}}, "'clip_norn'.*\n.*clip_norm"),
+        ({"optimizer": torch.optim.SGD, "frezee": True}, "'frezee'.*\n.*freeze"),
+        ({"frezee": True}, "'frezee'.*\n.*freeze"),
+        ({"numerics": "egaer"}, "'egaer'.*\n.*eager"),
+        ({"train": {"clip_norm": 1.0}}, "needs an optimizer\n.*train"),
+        ({"loss_fn": F.mse_loss}, "needs an optimizer\n.*loss_fn"),
+        ({"optimizer": torch.optim.SGD, "train": {"accumulate": 0}}, "accumulate"),
+    ],
+)  # fmt: skip
+def test_a_plan_refuses_what_it_does_not_know(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(LazyTorchError, match=said):
+        lt.plan(nn.Linear(3, 3), (torch.ones(2, 3), torch.ones(2, 3)), **given)
+
+
+def test_constants_keep_their_values_among_stand_ins() -> None:
+    class Picks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, torch.tensor([2, 0])]  # what is picked decides whether it is in bounds
+
+    x = torch.randn(4, 3)
+    assert lt.plan(Picks(), x).peak_bytes == lt.compile(Picks()).memory(x).peak_bytes
+
+
+def test_a_scaler_is_planned_and_left_as_it_was() -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    model, x = nn.Linear(3, 3), torch.ones(2, 3)
+    given: dict[str, Any] = {"loss_fn": F.mse_loss, "optimizer": torch.optim.SGD}
+    without = lt.plan(model, (x, x), **given)
+    scaled = lt.plan(model, (x, x), train={"scaler": scaler}, **given)
+    assert scaled.parameters == without.parameters + 8  # the scale and its count of steps
+    assert scaler._scale is None
+
+
 def test_what_needs_a_value_has_no_plan() -> None:
     with pytest.raises(LazyTorchError, match="cut"):
         lt.plan(Cut(), torch.ones(3))

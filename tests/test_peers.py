@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from lazytorch.bench import (
     exported,
     start,
 )
+from lazytorch.bench.compare import FOLDERS, reason
 from lazytorch.bench.measure import Pending, timed
 from lazytorch.bench.paired import ratio
 from lazytorch.bench.side import Side
@@ -26,6 +28,14 @@ from lazytorch.bench.sides import NEEDS, OURS, SIDES, make_side, missing, peers
 from lazytorch.bench.table import comparison_json
 
 # Peers.
+
+
+def test_reasons_and_results_name_files_without_their_folders() -> None:
+    said = "['/opt/bin/tool', '/a-b/c.d/model.onnx'] failed, 1/2 of it: https://x.org/a/b/c"
+    told = "['.../tool', '.../model.onnx'] failed, 1/2 of it: https://x.org/a/b/c"
+    assert reason(ValueError(said)) == f"ValueError: {told}"
+    results = Path(__file__).parent.parent / "benchmarks" / "results"
+    assert [x for x in results.rglob("*.json") if FOLDERS.search(x.read_text())] == []
 
 
 def test_a_peer_that_fails_or_is_missing_is_told_with_its_reason(

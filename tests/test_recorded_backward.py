@@ -6,40 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from double_net import F64, Anew, close, detached, grads, net, point
 from torch import nn
 
 import lazytorch as lt
 from lazytorch.report import Report
-
-F64 = torch.float64
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-def point(i: int) -> torch.Tensor:
-    return torch.randn(3, 4, dtype=F64, generator=torch.Generator().manual_seed(i))
-
-
-def close(a: Any, b: Any) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-
-
-def detached(x: Any) -> Any:
-    return x.detach().clone() if isinstance(x, torch.Tensor) else x
-
-
-def grads(m: nn.Module) -> list[Any]:
-    return [detached(p.grad) for p in m.parameters()]
-
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),
     "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=1e-2, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, 1e-2),
     "adamw": lambda p: torch.optim.AdamW(p, 1e-2, amsgrad=True),
+    "anew": Anew,
 }
 
 

@@ -101,6 +101,25 @@ def test_steps_that_overflow_are_skipped_and_the_scale_follows(
     assert [e for e in Report.events if e.kind == "backward"] == []
 
 
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_a_scale_that_is_too_large_for_the_first_steps(name: str) -> None:
+    Report.events.clear()
+    found: list[Any] = []
+    for compiled in (True, False):
+        m, by = model(), scaler()
+        opt = OPTIMIZERS[name](m.parameters())
+        step: Any = eagerly(m, opt, by, None)
+        if compiled:
+            step = lt.train_step(m, functional.cross_entropy, opt, scaler=by, wait=True)
+        for i in range(6):
+            step(*batch(i, i < 2))
+            m[1].reset_running_stats()  # type: ignore[operator]
+        assert not compiled or step.compiled.plans
+        found.append((left(m, opt), by.state_dict()))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+
+
 def test_a_state_dict_goes_round() -> None:
     found: list[Any] = []
     for step_of in (True, False):

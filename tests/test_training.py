@@ -1,13 +1,12 @@
 """A whole training step in one graph leaves what the same eager step leaves."""
 
 import copy
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from double_net import Anew
 from torch import nn
 from torch.nn import functional
 
@@ -30,6 +29,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.5, centered=True),
     "own": lambda p: Signs(p, 1e-2),
+    "anew": Anew,
 }
 
 
@@ -209,6 +209,63 @@ def test_what_is_not_finite_leaves_everything() -> None:
     assert not torch.equal(state_of(m, opt)[0], before[0])
 
 
+@pytest.mark.parametrize("name", ["momentum", "adamw", "anew"])
+def test_an_optimizer_whose_first_step_is_skipped_has_its_state_later(name: str) -> None:
+    Report.events.clear()
+    ours, theirs = model(), model()
+    mine, other = OPTIMIZERS[name](ours.parameters()), OPTIMIZERS[name](theirs.parameters())
+    step = lt.train_step(ours, functional.cross_entropy, mine, skip_nonfinite=True)
+    x, y = batch(9)
+    step(x * float("nan"), y)
+    assert not mine.state
+    run(step, 4)
+    run(eagerly(theirs, other), 4)
+    torch.testing.assert_close(state_of(ours, mine), state_of(theirs, other), rtol=1e-7, atol=1e-9)
+    assert step.compiled.plans and [e for e in Report.events if e.kind == "backward"] == []
+
+
+def frozen(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    next(m.parameters()).requires_grad_(not on)
+
+
+def joined(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    if on:
+        opt.add_param_group({"params": [m.get_parameter("8.weight")], "lr": 1e-2})
+
+
+def exchanged(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    params = opt.param_groups[0]["params"]
+    opt.state.pop(params[-1], None)
+    params[-1] = m.get_parameter("8.bias" if on else "8.weight")
+
+
+def forgotten(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    opt.state.clear()
+
+
+def without_momentum(m: nn.Module, opt: torch.optim.Optimizer, on: bool) -> None:
+    opt.param_groups[0]["momentum"] = 0.0 if on else 0.9
+    if on:
+        opt.state.clear()
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("change", [frozen, joined, exchanged, forgotten, without_momentum])
+def test_what_changes_between_steps(name: str, change: Callable[..., None]) -> None:
+    Report.events.clear()
+    found: list[Any] = []
+    for compiled in (True, False):
+        m = model()
+        opt = OPTIMIZERS[name](list(m.parameters())[:-4])
+        step = lt.train_step(m, functional.cross_entropy, opt) if compiled else eagerly(m, opt)
+        for on in (True, False):
+            losses = run(step, 3)
+            change(m, opt, on)
+        found.append((losses, run(step, 3), state_of(m, opt)))
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
+    assert [e for e in Report.events if e.kind == "backward"] == []
+
+
 def test_a_state_dict_goes_round() -> None:
     first, second = model(), model()
     opt = torch.optim.Adam(first.parameters(), 1e-2)
@@ -277,16 +334,6 @@ def test_on_a_gpu_counts_of_steps_are_there_until_a_recording_is_refused() -> No
         step(x, None)
     assert counts() == {"cpu"}  # where eager, which goes on, has them
     assert step.refused == "not recorded"
-
-
-def test_a_network_with_second_derivatives_in_its_loss() -> None:
-    Report.events.clear()
-    path = Path(__file__).parent.parent / "examples" / "heat.py"
-    heat = runpy.run_path(str(path))
-    ours, _, _ = heat["train"](12, False)
-    theirs, _, _ = heat["train"](12, True)
-    assert abs(ours - theirs) <= 1e-4 * abs(theirs)
-    assert [e for e in Report.events if e.kind == "backward"] == []
 
 
 def test_parameters_that_are_not_trained_get_no_gradient() -> None:

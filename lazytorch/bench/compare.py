@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from tempfile import gettempdir
 
 import torch
 
@@ -21,6 +21,9 @@ from lazytorch.bench.start import Start, compile_apart
 from lazytorch.errors import LazyTorchError
 
 Progress = Callable[[str], object]
+
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+")
+"""The folders of a path from the root; not those of an address on the web."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,8 @@ def ready(name: str, model: Model, case: Case) -> tuple[Side, list[torch.Tensor]
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in a line."""
+    """What an exception says, in a line; of files it has the names, not where they lie."""
     message = error.message if isinstance(error, LazyTorchError) else str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[0].replace(gettempdir(), "...") if lines else ""
+    text = FOLDERS.sub(".../", lines[0]) if lines else ""
     return text if isinstance(error, LazyTorchError) else f"{type(error).__name__}: {text}"

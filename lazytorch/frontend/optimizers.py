@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 
-from lazytorch.errors import UnsupportedError
+from lazytorch.errors import CutError, UnsupportedError
 from lazytorch.frontend.recorder import Recorder
+
+
+class StateMadeError(UnsupportedError):
+    """An optimizer made state while its step was recorded; in eager it is there afterwards."""
 
 
 @contextmanager
@@ -52,27 +56,55 @@ def given(
 ) -> Generator[None]:
     """The optimizer with these numbers by group; afterwards it is as it was.
 
-    What it remembers in Python numbers may not change: a replay would not change it.
+    What it remembers in Python numbers may not change: a replay would not change it. Nor may it
+    begin to remember a tensor (`StateMadeError`); one that it remembers anew is written where the
+    old one is.
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     states: list[dict[str, Any]] = list(optimizer.state.values())
     kept = [(x, dict(x)) for x in (*groups, *states)]
     numbers = after = python_numbers(optimizer)
+    tensors = now = remembered(optimizer)
     try:
         for group, values in zip(groups, settings, strict=True):
             group.update(values)
         with plainly(optimizer), lazily(optimizer, r):
             yield
+        now = remembered(optimizer)
         after = python_numbers(optimizer)
+    except (CutError, UnsupportedError) as error:
+        if remembered(optimizer) != tensors:  # the numbers of new state are known to eager alone
+            raise made(optimizer) from error
+        raise
     finally:
+        for p in [p for p in optimizer.state if not any(optimizer.state[p] is x for x in states)]:
+            del optimizer.state[p]
         for known, before in kept:
             known.clear()
             known.update(before)
+    if now != tensors:
+        raise made(optimizer)
     if after != numbers:
         raise UnsupportedError(
             f"{type(optimizer).__name__} counts in Python numbers, which a replay would not do",
             hint="keep what changes from step to step in tensors",
         )
+
+
+def made(optimizer: torch.optim.Optimizer) -> StateMadeError:
+    """What says that a step made state."""
+    return StateMadeError(f"{type(optimizer).__name__} makes its state in this step")
+
+
+def remembered(optimizer: torch.optim.Optimizer) -> set[tuple[Any, str]]:
+    """Where an optimizer's state has tensors, by parameter and name."""
+    states: dict[Any, dict[str, Any]] = optimizer.state
+    return {
+        (p, name)
+        for p, state in states.items()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def python_numbers(optimizer: torch.optim.Optimizer) -> list[Any]:
@@ -113,20 +145,33 @@ def plainly(optimizer: torch.optim.Optimizer) -> Generator[None]:
 @contextmanager
 def lazily(optimizer: torch.optim.Optimizer, r: Recorder) -> Generator[None]:
     """What the optimizer remembers as lazy tensors: what `item()` gives of them is a number of the
-    graph."""
+    graph. A tensor that it puts in the place of one is written there: replays find no other."""
     states: list[dict[str, Any]] = list(optimizer.state.values())
-    real: dict[int, torch.Tensor] = {}
-    for state in states:
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                state[name] = r.lazy(value)
-                real[id(state[name])] = value
+    known = [
+        (state, name, value, r.lazy(value))
+        for state in states
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    ]
+    for state, name, _, lazy in known:
+        state[name] = lazy
     try:
         yield
+        for state, name, _, lazy in known:
+            new = state.get(name)
+            if new is lazy:
+                continue
+            kind = lazy.shape, lazy.dtype
+            if not isinstance(new, torch.Tensor) or (new.shape, new.dtype) != kind:
+                raise UnsupportedError(
+                    f"{type(optimizer).__name__} drops a tensor of its state, or changes its shape",
+                    {"state": name, "before": lazy.typed},
+                    hint="keep what changes from step to step in tensors of one shape",
+                )
+            lazy.copy_(new)
     finally:
-        for state in states:
-            for name, value in state.items():
-                state[name] = real.get(id(value), value)
+        for state, name, value, _ in known:
+            state[name] = value
 
 
 def root(x: Any) -> Any:

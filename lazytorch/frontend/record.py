@@ -17,7 +17,7 @@ from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
 from lazytorch.frontend.module import ModulePath
-from lazytorch.frontend.optimizers import stepping
+from lazytorch.frontend.optimizers import StateMadeError, stepping
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Reach
 from lazytorch.frontend.recording import Recording, Restart
@@ -88,6 +88,8 @@ def attempt(
                 raise changing(watch, changes)  # perhaps it keeps a float that would be constant
         except Restart as restart:
             shared.add(restart.storage)
+        except StateMadeError:  # whether its numbers vary or not
+            raise
         except Exception as error:
             if not recorder.has_numbers or recorder.cuts:  # a piece that ran may not run again
                 raise

@@ -170,8 +170,10 @@ class Recording(Recorder):
         return record_elementwise(self, op, args)
 
     def literal(self, tensor: torch.Tensor) -> LazyTensor:
-        """A constant made of Python numbers in the function."""
-        return self.fresh(self.b(TensorLiteral(Data(tensor.clone()))), False)
+        """A constant made of Python numbers in the function; among stand-ins it has its values."""
+        with paused():
+            data = Data(tensor.clone())
+        return self.fresh(self.b(TensorLiteral(data)), False)
 
     @contextmanager
     def resumed(self) -> Any:

@@ -62,6 +62,36 @@ class StandIns:
         ]
         return self.copied(module, [x for x in every if x is not None])
 
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """An optimizer with stand-ins of its parameters, its state and its settings."""
+        groups: list[dict[str, Any]] = optimizer.param_groups
+        every: list[torch.Tensor] = [p for group in groups for p in group["params"]]
+        for x in tensors([{**group, "params": None} for group in groups]):
+            self.number(x)
+        for p, state in optimizer.state.items():
+            for name, value in state.items():
+                if (
+                    isinstance(value, torch.Tensor)
+                    and not value.dim()
+                    and (name == "step" or p.dim())
+                ):
+                    self.number(value)
+                else:
+                    every += tensors(value)
+        return self.copied(optimizer, every)
+
+    def number(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The stand-in of a number that an optimizer keeps as a tensor (a count of steps, a
+        learning rate): with its value, which Python may ask for, and on the host, where such
+        numbers are on a GPU too, unless it was on one."""
+        place = self.device if tensor.is_cuda else torch.device("cpu")
+        values = torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor
+        listed: Any = values.tolist()
+        with self.mode:
+            made = torch.tensor(listed, dtype=tensor.dtype, device=place)
+        self.kept.append(tensor)
+        return self.memo.setdefault(id(tensor), made)
+
     def tree(self, value: Any, batch: tuple[int, int] | None = None) -> Any:
         """Arguments with stand-ins; with `batch`, dimension 0 of the first size has the second."""
         leaves, spec = trees.flatten(value)
@@ -79,6 +109,11 @@ class StandIns:
                 [shape[d] for d in order], dtype=tensor.dtype, device=self.device
             ).permute([order.index(d) for d in range(tensor.dim())])
         return made.requires_grad_(tensor.requires_grad) if tensor.requires_grad else made
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in a structure."""
+    return [x for x in trees.flatten(value)[0] if isinstance(x, torch.Tensor)]
 
 
 def stands_in(tensor: torch.Tensor) -> bool:

@@ -18,7 +18,6 @@ from lazytorch.ir import Builder, Graph, Op, input
 from lazytorch.lower.kernel import Kernel
 from lazytorch.lower.triton import TritonTarget
 from lazytorch.lower.triton.ahead import Ahead
-from lazytorch.lower.triton.source import compile_kernel, run_source
 from lazytorch.ops.elementary import Exp
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.pointwise import Neg

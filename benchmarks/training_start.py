@@ -1,6 +1,6 @@
 """From nothing to a hundred training steps, each side in a fresh process with empty caches.
 
-    python benchmarks/training_start.py FOLDER [resnet18 gpt_small ...]
+    python benchmarks/training_start.py FOLDER [resnet18 gpt_small ...] [--sides SIDE ...]
 
 Models and optimizers are those of benchmarks/training.py. The clock starts when the model is built
 and everything is imported: compiling is in it. `first_s` is when the first step is done, `all_s`
@@ -8,6 +8,7 @@ when a hundred are, `full_s` when steps first take within 5 % of what they take 
 measured after as many steps more as it takes until nothing is compiled any more. One JSON a model.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -81,16 +82,21 @@ def fresh(name: str, side: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(folder: str, *names: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="From nothing to a hundred training steps")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
+    asked = parser.parse_args()
     device = best_device()
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in names or USUAL[device.type]:
-        found = {side: fresh(name, side) for side in SIDES}
-        file = Path(folder) / f"{device.type}_training_start_{name}.json"
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.models or USUAL[device.type]:
+        found = {side: fresh(name, side) for side in asked.sides}
+        file = asked.folder / f"{device.type}_training_start_{name}.json"
         text = {"model": name, "steps": STEPS, "sides": found, "machine": machine(device)}
         file.write_text(json.dumps(text, indent=2) + "\n")
         print(name, found, flush=True)
 
 
 if __name__ == "__main__":
-    child(*sys.argv[2:]) if sys.argv[1] == "--child" else main(*sys.argv[1:])
+    child(*sys.argv[2:]) if sys.argv[1] == "--child" else main()

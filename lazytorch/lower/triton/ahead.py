@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lazytorch.lower.kernel import Kernel
@@ -46,6 +47,7 @@ class Ahead:
                 return
             self.owner = os.getpid()
             atexit.register(self.stop)
+        threading.Thread(target=introduce, daemon=True).start()
 
     def running(self) -> subprocess.Popen[bytes] | None:
         """The process of this process, if it runs."""
@@ -80,6 +82,17 @@ class Ahead:
             with self.process as process:
                 process.kill()
         self.process = None
+
+
+def introduce() -> None:
+    """Import Triton here too, and let it hash itself, while something else is waited for.
+
+    Each of several threads that load kernels would do that, as long as none is done.
+    """
+    with suppress(Exception):  # said by what compiles
+        from triton.runtime import cache
+
+        cache.triton_key()
 
 
 AHEAD = Ahead()

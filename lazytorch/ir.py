@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import is_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -293,7 +294,7 @@ class Graph:
 
 def with_inputs(node: Node, inputs: Sequence[Node]) -> Node:
     """The node on other operands: itself on the same ones, retyped where their types differ."""
-    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+    if all(map(is_, inputs, node.inputs)):
         return node
     same = all(a.type == b.type for a, b in zip(inputs, node.inputs, strict=True))
     typed = node.type if same else node.op.infer(*[x.type for x in inputs])

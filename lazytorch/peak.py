@@ -61,11 +61,17 @@ def eager_peak(graph: Graph) -> int:
 def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False) -> int:
     """The most bytes alive at once when `nodes` run in order and `kept` live to the end."""
     last: dict[Owner, int] = {}
+    shown: dict[Node, tuple[Owner, ...]] = {}
     for i, node in enumerate(nodes):
-        reads = [owner for x in node.inputs for owner in owners(x)]
+        for x in (*node.inputs, node):
+            if x not in shown:
+                shown[x] = owners(x)
         if isinstance(node.op, Item):  # the tuple is held until its last element is taken
-            reads = [(made(node), k) for k in range(count(made(node).type))]
-        last.update(dict.fromkeys((*owners(node), *reads), i))
+            last.update(dict.fromkeys([(made(node), k) for k in range(count(made(node).type))], i))
+        else:
+            for x in node.inputs:
+                last.update(dict.fromkeys(shown[x], i))
+        last.update(dict.fromkeys(shown[node], i))
     last.update((owner, len(nodes)) for x in kept for owner in owners(x))
     dying: dict[int, list[Owner]] = {}
     for owner, i in last.items():
@@ -73,10 +79,10 @@ def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False)
     alive: set[Owner] = set()
     now = most = 0
     for i, node in enumerate(nodes):
-        taken = {owner for owner in owners(node) if owner[0] is node} - alive
+        taken = {owner for owner in shown[node] if owner[0] is node} - alive
         if in_place and isinstance(node.op, Pointwise):
             reused = next((x for x in node.inputs if x.type == node.type), None)
-            for owner in owners(reused) if reused is not None else ():
+            for owner in shown[reused] if reused is not None else ():
                 if last[owner] == i and owner in alive:
                     alive.discard(owner)
                     now -= nbytes(owner)

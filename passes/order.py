@@ -96,8 +96,12 @@ def jobs_of(graph: Graph) -> Jobs:
     kept = {owner for x in (*returned(graph), *written) for owner in owners(x)}
     drawn = [number[x] for x in graph.effects if x in number]
     follows = dict(zip(drawn[1:], drawn, strict=False))
+    shown: dict[Node, tuple[Owner, ...]] = {}
     for i, node in enumerate(nodes):
-        touched = [*owners(node), *[owner for x in node.inputs for owner in owners(x)]]
+        for x in (node, *node.inputs):
+            if x not in shown:
+                shown[x] = owners(x)
+        touched = [owner for x in (node, *node.inputs) for owner in shown[x]]
         if isinstance(node.op, Item):  # the tuple is held until its last element is taken
             touched += owners(made(node))
         jobs.touches.append([])

@@ -173,7 +173,7 @@ class Lowering:
                 clone = Line(f"w{i} = {text}.clone()", "clone", f"w{i}", (text,), node=value)
                 self.lines.append(clone)
                 text = f"w{i}"
-            copies.append(Line(f"{self.names[target]}.copy_({text})", "end"))
+            copies.append(Line(f"{self.names[target]}.copy_({text})", "end", reads=(text,)))
         self.lines += copies
 
     def aliased(self, i: int, results: list[str]) -> str:

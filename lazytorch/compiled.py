@@ -15,7 +15,6 @@ from typing import Any, ClassVar, cast
 import torch
 
 from lazytorch.autodiff import install
-from lazytorch.devices import device_named
 from lazytorch.differentiable import differentiable, differentiated
 from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
@@ -34,12 +33,13 @@ from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
-from lazytorch.prediction import held, memory_plan, predict
+from lazytorch.prediction import predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.gradients import Backward
+from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
@@ -224,12 +224,12 @@ class Compiled:
         return program
 
     def lowered(
-        self, piece: Piece, recorded: Recorded | None, backward: Backward | None = None
+        self, piece: Piece, known: Setting, recorded: Recorded | None, back: Backward | None = None
     ) -> Stage:
         """A stage of a recorded piece; with a backward pass, it leaves what that reads."""
         began = time.perf_counter()
-        if backward is not None:
-            piece = replace(piece, graph=backward.halves.forward)
+        if back is not None:
+            piece = replace(piece, graph=back.halves.forward)
         self.stages.append(("recorded", 0.0, 0, len(piece.graph)))
 
         def observe(name: str, before: Graph, after: Graph) -> None:
@@ -248,11 +248,12 @@ class Compiled:
             program,
             found.read,
             replayer(program, found.rest, static_inputs(piece, self.options.static_inputs))
-            if backward is None
+            if back is None
             else program.run,
+            known,
             recorded,
             self.options.check,
-            backward,
+            back,
         )
         self.stages.append(
             ("lower", time.perf_counter() - began, len(found.graph), len(found.rest))
@@ -350,15 +351,12 @@ class Compiled:
         computed or kept. `lt.plan` is for devices that are not here, and for training steps."""
         leaves, spec = trees.flatten((args, kwargs))
         varying = self.numbers.varying(spec)
-        watch = Watch(self.fn, leaves)
-        tensors = (x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor))
-        device = device_named(next((x.device for x in tensors), "cpu"))
+        setting = Setting.of(self.name, Watch(self.fn, leaves), leaves)
         with torch.no_grad():
             for plan in self.plans.get(signature(leaves, spec, varying), ()):
                 if plan.holds(leaves) and plan.stage.cut is None:  # with what measuring chose
-                    programs = plan.stage.prologue, plan.stage.main
-                    return memory_plan(self.name, device, watch, leaves, *programs)
-            return predict(self.fn, leaves, spec, self.options, device, self.name, varying)
+                    return plan.stage.plan(setting)
+            return predict(self.fn, leaves, spec, self.options, setting, varying)
 
     def refresh(self) -> None:
         """Reread all weights: needed after a write that torch cannot see (`p.data`, NumPy)."""

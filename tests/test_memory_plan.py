@@ -22,6 +22,7 @@ from lazytorch.forecast import largest_batch
 from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
 from lazytorch.lower.caching import CachingAllocator
+from lazytorch.lower.memory_plan import size
 from lazytorch.lower.program import lower
 from lazytorch.lower.timeline import timeline
 from lazytorch.text import parse
@@ -162,6 +163,19 @@ def test_a_call_allocates_what_is_planned_before_it(name: str) -> None:
         p.untyped_storage().nbytes() for p in [*model.parameters(), *model.buffers()]
     )
     assert planned.arguments == x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_explain_says_the_planned_peak(name: str, freeze: bool) -> None:
+    make, shape = CASES[name]
+    compiled, x = lt.compile(make().eval(), wait=True, freeze=freeze), torch.randn(shape)
+    with torch.no_grad():
+        compiled(x)
+    planned = compiled.memory(x)
+    assert f"{size(planned.peak_bytes)} at the peak: " in compiled.explain()
+    (stage,) = compiled.programs()
+    assert stage.plan().peak_bytes == planned.peak_bytes
 
 
 @pytest.mark.parametrize("name", ["convolutions", "attention", "products"])

@@ -105,19 +105,21 @@ class Stage:
         inputs = state.inputs(leaves, done)
         if not self.prologue_inputs and state.marks is not None:
             return self.replay(*inputs, *self.values)
+        values = self.values
         if self.ahead and state.marks is not None:
-            outputs = self.replay(*inputs, *self.values)
+            outputs = self.replay(*inputs, *values)
             if not state.changed():
                 return outputs
             del outputs
-            self.prepare(inputs)
+            values = self.prepare(state, inputs)
         elif state.changed():
-            self.prepare(inputs)
-        return self.replay(*inputs, *self.values)
+            values = self.prepare(state, inputs)
+        return self.replay(*inputs, *values)
 
-    def prepare(self, inputs: list[Any]) -> None:
-        """Run the prologue on what its tensors hold now."""
-        self.state.mark()
+    def prepare(self, state: StateTensors, inputs: list[Any]) -> tuple[Any, ...]:
+        """The prologue's values of what its tensors hold now."""
+        self.values = ()  # what was there is of no use: it goes before the new ones come
+        state.mark()
         read = [inputs[i] for i in self.prologue_inputs]
         try:
             with torch.no_grad():
@@ -125,9 +127,16 @@ class Stage:
                 if isinstance(self.replay, Replayer):
                     values = self.replay.renewed(values, read)
         except BaseException:
-            self.state.marks = None  # the next call tries again
+            state.marks = None  # the next call tries again
             raise
         self.values = values
+        return values
+
+    def let_go(self) -> None:
+        """Forget tensors that were replaced, and what was computed of them; one that runs in
+        another thread meanwhile keeps its own."""
+        if self.state.moved():
+            self.state, self.values = self.state.emptied(), ()
 
     def refresh(self) -> None:
         """Forget the prologue's values, here and in every stage that follows."""

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, cast
 import torch
 
 from lazytorch.autodiff import install
-from lazytorch.devices import device_named
 from lazytorch.differentiable import differentiable, differentiated
 from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
@@ -34,12 +33,13 @@ from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
-from lazytorch.prediction import held, memory_plan, predict
+from lazytorch.prediction import predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.gradients import Backward
+from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
 from lazytorch.trail import Trail
@@ -129,8 +129,7 @@ class Compiled:
         """Record and compile for a signature that has no plan, then run it."""
         with self.lock, uncollected():  # thousands of nodes would be looked through again and again
             self.fast = None
-            started = time.perf_counter()
-            again = bool(self.plans)
+            started, again = time.perf_counter(), bool(self.plans)
             labels = argument_labels(self.fn, spec)
             reasons = self.numbers.meet(spec, leaves, labels)
             key = signature(leaves, spec, self.numbers.varying(spec))
@@ -157,8 +156,8 @@ class Compiled:
                 dropped, _ = self.plans.popitem(last=False)
                 self.restless.pop(dropped, None)
             if again:
-                seconds = time.perf_counter() - started
-                Report.add(Event("recompile", self.name, "; ".join(filter(None, reasons)), seconds))
+                why, seconds = "; ".join(filter(None, reasons)), time.perf_counter() - started
+                Report.add(Event("recompile", self.name, why, seconds))
         return self.execute(plan, given, leaves, spec, trail)
 
     def forget(self, key: Key) -> None:
@@ -224,12 +223,12 @@ class Compiled:
         return program
 
     def lowered(
-        self, piece: Piece, recorded: Recorded | None, backward: Backward | None = None
+        self, piece: Piece, known: Setting, recorded: Recorded | None, back: Backward | None = None
     ) -> Stage:
         """A stage of a recorded piece; with a backward pass, it leaves what that reads."""
         began = time.perf_counter()
-        if backward is not None:
-            piece = replace(piece, graph=backward.halves.forward)
+        if back is not None:
+            piece = replace(piece, graph=back.halves.forward)
         self.stages.append(("recorded", 0.0, 0, len(piece.graph)))
 
         def observe(name: str, before: Graph, after: Graph) -> None:
@@ -239,24 +238,24 @@ class Compiled:
             began = now
 
         found = lowered(piece.graph, self.options, self.builds.target, observe)
-        main, prologue = found.main, found.prologue
-        program = self.builds.tuned(main, found.rest)
+        program = self.builds.tuned(found.main, found.rest)
         stage = Stage(
             piece,
             found.graph,
-            self.builds.tuned(prologue, found.steady),
+            self.builds.tuned(found.prologue, found.steady),
             program,
             found.read,
             replayer(program, found.rest, static_inputs(piece, self.options.static_inputs))
-            if backward is None
+            if back is None
             else program.run,
+            known,
             recorded,
             self.options.check,
-            backward,
+            back,
         )
-        self.stages.append(
-            ("lower", time.perf_counter() - began, len(found.graph), len(found.rest))
-        )
+        stage.state.replaced = weakref.WeakMethod(self.let_go)
+        spent = time.perf_counter() - began
+        self.stages.append(("lower", spent, len(found.graph), len(found.rest)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
         return stage
@@ -278,9 +277,9 @@ class Compiled:
         tensors = plan_tensors(plan.stage, leaves)
         if plan.carries and any(t.requires_grad for t in tensors):
             stage, outputs = differentiable(self, plan, leaves, spec, tensors, trail)
-            return assemble(stage, outputs, given, leaves)
-        with torch.no_grad():
-            stage, outputs = self.forward(plan, leaves, spec, trail)
+        else:
+            with torch.no_grad():
+                stage, outputs = self.forward(plan, leaves, spec, trail)
         return assemble(stage, outputs, given, leaves)
 
     def forward(
@@ -350,21 +349,22 @@ class Compiled:
         computed or kept. `lt.plan` is for devices that are not here, and for training steps."""
         leaves, spec = trees.flatten((args, kwargs))
         varying = self.numbers.varying(spec)
-        watch = Watch(self.fn, leaves)
-        tensors = (x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor))
-        device = device_named(next((x.device for x in tensors), "cpu"))
+        setting = Setting.of(self.name, Watch(self.fn, leaves), leaves)
         with torch.no_grad():
             for plan in self.plans.get(signature(leaves, spec, varying), ()):
-                if plan.holds(leaves) and plan.stage.cut is None:  # with what measuring chose
-                    programs = plan.stage.prologue, plan.stage.main
-                    return memory_plan(self.name, device, watch, leaves, *programs)
-            return predict(self.fn, leaves, spec, self.options, device, self.name, varying)
+                if plan.holds(leaves) and plan.stage.cut is None:
+                    return plan.stage.plan(setting)  # with what measuring chose
+            return predict(self.fn, leaves, spec, self.options, setting, varying)
 
     def refresh(self) -> None:
         """Reread all weights: needed after a write that torch cannot see (`p.data`, NumPy)."""
-        for plans in self.plans.values():
-            for plan in plans:
-                plan.stage.refresh()
+        for stage in self.programs():
+            stage.refresh()
+
+    def let_go(self) -> None:
+        """Let no plan hold weights that were replaced, or what it computed of them."""
+        for plan in [x for some in self.plans.values() for x in some]:
+            plan.let_go()
 
     def release(self) -> None:
         """Drop every plan and what it holds."""

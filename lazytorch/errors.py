@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
@@ -79,6 +81,10 @@ class UnsupportedError(LazyTorchError):
 
 class CutError(LazyTorchError):
     """`fullgraph=True` met a place where the recording would be cut."""
+
+
+class OutOfMemoryError(LazyTorchError, torch.OutOfMemoryError):
+    """A call for which there was not enough memory, with its plan; state is as it was before."""
 
 
 class VerifyError(LazyTorchError):

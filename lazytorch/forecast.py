@@ -16,9 +16,11 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.frontend import trees
 from lazytorch.frontend.guard import guarded
 from lazytorch.frontend.stand_in import StandIns
+from lazytorch.frontend.watch import Watch
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.options import Options, option_names, refuse_unknown
 from lazytorch.prediction import predict
+from lazytorch.runtime.setting import Setting
 from lazytorch.training import Loss, train_step
 
 STEP = ("clip_norm", "accumulate", "keep_grads", "skip_nonfinite", "scaler")
@@ -107,8 +109,8 @@ def plan_call(
     made = StandIns(device.torch_device)
     copy = made.module(model) if isinstance(model, nn.Module) else model
     leaves, spec = trees.flatten(made.tree(inputs, sizes(inputs, batch)))
-    around = standing(made, amp)
-    return predict(copy, leaves, spec, options, device, type(model).__name__, around=around)
+    setting = Setting.of(type(model).__name__, Watch(copy, leaves), leaves, device)
+    return predict(copy, leaves, spec, options, setting, around=standing(made, amp))
 
 
 def plan_step(
@@ -139,9 +141,10 @@ def plan_step(
         step.region = functools.partial(autocast, made.device, amp)
         step.hold()
         leaves, spec = trees.flatten(((step.settings(), args, named), {}))
-    name, compiled = f"a training step of {type(model).__name__}", step.compiled
-    around = standing(made, None)
-    return predict(compiled.fn, leaves, spec, compiled.options, device, name, around=around)
+    fn, chosen = step.compiled.fn, step.compiled.options
+    name = f"a training step of {type(model).__name__}"
+    setting = Setting.of(name, Watch(fn, leaves), leaves, device)
+    return predict(fn, leaves, spec, chosen, setting, around=standing(made, None))
 
 
 @contextmanager

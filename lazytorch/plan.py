@@ -57,6 +57,12 @@ class Plan:
             return False
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
 
+    def let_go(self) -> None:
+        """Hold no weights that were replaced, nor what was computed of them."""
+        self.watch.same()  # which remembers what is there now
+        for stage in self.stage.successors():
+            stage.let_go()
+
 
 def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Sequence[Any]) -> Any:
     """The function's result from the program's outputs; containers that it fills are filled, and

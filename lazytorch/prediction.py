@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from lazytorch.devices import Device
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
-from lazytorch.frontend.watch import Watch
 from lazytorch.ir import Graph
-from lazytorch.lower.estimate import seconds
 from lazytorch.lower.kernel import Target
 from lazytorch.lower.lowered import lowered
-from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
-from lazytorch.lower.program import Program
-from lazytorch.lower.timeline import timeline
-from lazytorch.lower.workspaces import workspaces
+from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.options import Options, environment
 from lazytorch.runtime.build import target_for
+from lazytorch.runtime.setting import Setting
 
 
 def predict(
@@ -29,62 +24,18 @@ def predict(
     leaves: list[Any],
     spec: trees.Spec,
     options: Options,
-    device: Device,
-    name: str,
+    setting: Setting,
     varying: frozenset[int] | None = frozenset(),
     around: AbstractContextManager[Any] | None = None,
 ) -> MemoryPlan:
     """The plan of a function on such arguments, under no_grad; CutError where Python asks for a
     value on the way, which only a run can give. Stand-ins need `around` what is recorded."""
-    watch = Watch(fn, leaves)
+    watch = setting.watch
     with torch.no_grad(), around or nullcontext():
         recorded = record(fn, leaves, spec, fullgraph=True, watch=watch, varying=varying)
 
     def target(graph: Graph) -> Target:
-        return target_for(device.kind, options.numerics, environment())
+        return target_for(setting.device_of().kind, options.numerics, environment())
 
     found = lowered(recorded.piece.graph, options, target)
-    return memory_plan(name, device, watch, leaves, found.prologue, found.main)
-
-
-def memory_plan(
-    name: str,
-    device: Device,
-    watch: Watch,
-    leaves: Iterable[Any],
-    prologue: Program,
-    main: Program,
-) -> MemoryPlan:
-    """The plan of two programs and of what there is before they run."""
-    arguments = storages(x for x in leaves if isinstance(x, torch.Tensor))
-    state = storages(held(watch))
-    known = workspaces(device)
-    first, second = timeline(prologue, known.find), timeline(main, known.find)
-    return MemoryPlan(
-        name,
-        device,
-        sum(state.values()),
-        sum(nbytes for key, nbytes in arguments.items() if key not in state),
-        allocated(joined(first, second)),
-        len(first.lines),
-        known.stays,
-        seconds(main, device),
-    )
-
-
-def held(watch: Watch) -> Iterable[torch.Tensor]:
-    """The tensors that a function's modules and closures hold."""
-    for slot in watch.reach.state:
-        value = slot.store.get(slot.name)
-        if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-            yield value
-
-
-def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """Bytes of memory that tensors show, each piece once; rounded as a GPU's allocator does."""
-    found: dict[int, int] = {}
-    for x in tensors:
-        memory = x.untyped_storage()
-        nbytes = memory.nbytes()
-        found[memory._cdata] = -(-nbytes // 512) * 512 if x.device.type == "cuda" else nbytes
-    return found
+    return setting.plan(found.prologue, found.main)

@@ -13,6 +13,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded, Relied
 from lazytorch.frontend.watch import Watch
+from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Trail:
         self.leaves = leaves
         self.watch = watch
         self.varying = varying
+        self.setting = Setting.of(owner.name, watch, leaves)
         self.assumed: list[Assumed] = []
         self.relied: tuple[Relied, ...] = ()
         self.failure = ""
@@ -67,14 +69,14 @@ class Trail:
         backward = None
         if torch.is_grad_enabled() and recorded.cuts == 0:
             backward = owner.backward_of(recorded, self.leaves, self.watch)
-        self.new.append(owner.lowered(recorded.piece, recorded, backward))
+        self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward))
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
         return self.new[0]
 
     def on_cut(self, piece: Piece) -> Any:
         """Compile and run a new piece up to its cut; the value that decides."""
-        stage = self.owner.lowered(piece, None)
+        stage = self.owner.lowered(piece, self.setting, None)
         with torch.no_grad():
             outputs = stage.run(self.leaves, self.done)
             with self.watch.kept():

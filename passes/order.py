@@ -2,9 +2,9 @@
 
 The order given, one built forwards (always what frees most, less what it takes) and one built
 backwards (last what keeps the least alive) are compared by their peaks; around the peak of the
-best, a beam search looks for better orders of a few neighbours. Declines, so that the order stays
-the program's, where none has a lower peak. Effects keep their order, and writes come last. What the
-prologue computes is not moved.
+best, a beam search looks for better orders of a few neighbours. The elements of a tuple are always
+taken right behind it; else the order stays the program's where none has a lower peak. Effects keep
+their order, and writes come last. What the prologue computes is not moved.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ ROUNDS = 40
 def order(graph: Graph) -> Graph:
     """The graph with an order of a lower peak, or the graph itself."""
     jobs = jobs_of(graph)
-    best = found = list(range(len(jobs.nodes)))
+    best = found = unpacked(jobs, range(len(jobs.nodes)))
     floor = max(map(jobs.alone, best), default=0)
     while jobs.peak(best) > floor:  # until nothing is found: a second run of the pass finds nothing
         ways = [best, forwards(jobs, best), backwards(jobs, best)]
         found = improved(jobs, min(ways, key=jobs.peak))  # of equals the first, the present one
+        found = unpacked(jobs, found)
         if jobs.peak(found) >= jobs.peak(best):
             break
         best = found
@@ -125,6 +126,22 @@ def jobs_of(graph: Graph) -> Jobs:
         for j in needed:
             jobs.after[j].append(i)
     return jobs
+
+
+def unpacked(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """An order with the elements of each tuple taken right behind it.
+
+    That is never worse: nothing is made, and a tuple holds all its elements until the last is
+    taken. The gradient of a weight, taken late, would hold that of its layer's input.
+    """
+    number = {x: i for i, x in enumerate(jobs.nodes)}
+    items: dict[int, list[int]] = {}
+    for i in given:
+        node = jobs.nodes[i]
+        if isinstance(node.op, Item) and not isinstance(made(node).op, Item):
+            items.setdefault(number.get(made(node), -1), []).append(i)
+    moved = {i for tuples, some in items.items() if tuples >= 0 for i in some}
+    return [k for i in given if i not in moved for k in (i, *items.get(i, ()))]
 
 
 def forwards(jobs: Jobs, given: Sequence[int]) -> list[int]:

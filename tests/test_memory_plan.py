@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lazytorch as lt
+from lazytorch import zoo
 from lazytorch.bench.lines import walk
 from lazytorch.bench.memory import peak
 from lazytorch.devices import DEVICES, device_named
@@ -20,6 +22,7 @@ from lazytorch.forecast import largest_batch
 from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
 from lazytorch.lower.caching import CachingAllocator
+from lazytorch.lower.memory_plan import size
 from lazytorch.lower.program import lower
 from lazytorch.lower.timeline import timeline
 from lazytorch.text import parse
@@ -162,6 +165,19 @@ def test_a_call_allocates_what_is_planned_before_it(name: str) -> None:
     assert planned.arguments == x.untyped_storage().nbytes()
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_explain_says_the_planned_peak(name: str, freeze: bool) -> None:
+    make, shape = CASES[name]
+    compiled, x = lt.compile(make().eval(), wait=True, freeze=freeze), torch.randn(shape)
+    with torch.no_grad():
+        compiled(x)
+    planned = compiled.memory(x)
+    assert f"{size(planned.peak_bytes)} at the peak: " in compiled.explain()
+    (stage,) = compiled.programs()
+    assert stage.plan().peak_bytes == planned.peak_bytes
+
+
 @pytest.mark.parametrize("name", ["convolutions", "attention", "products"])
 def test_a_training_step_allocates_what_is_planned(name: str) -> None:
     make, shape = CASES[name]
@@ -177,6 +193,34 @@ def test_a_training_step_allocates_what_is_planned(name: str) -> None:
         step(x, target)
     leaves = trees.flatten(((step.settings(), (x, target), {}), {}))[0]
     check(step.compiled, leaves, planned)
+
+
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "gpt2"])
+def test_values_take_little_more_than_what_is_of_use_at_once(name: str, device: str) -> None:
+    if zoo.models()[name].family == "cnn":
+        zoo._ready_for_torchvision()
+    model, args, kwargs = zoo.build(name, device="meta", batch=8)
+    planned = lt.plan(model, args, device=device, kwargs=kwargs)
+    assert planned.lower_bound <= planned.values <= 1.02 * planned.lower_bound
+    assert planned.values <= planned.peak_bytes - planned.held
+    assert planned.lower_bound > planned.arguments  # a plan of nothing would fit any bound
+
+
+def test_what_nothing_reads_any_more_is_of_no_use() -> None:
+    text = (
+        f"{X}) {{ %0 = exp %x %1 = sin %0 %2 = max_dim{{dim=0}} %1 %3 = item{{index=1}} %2 "
+        "%4 = neg %3 return %4 }"
+    )
+    program = lower(parse(text), None, "program")
+    found = timeline(program)
+    # The values, 32 bytes, are of no use behind the line that makes them with the indices.
+    assert found.values() == [128, 256, 128 + 96, 96, 128, 64, 64]
+    assert found.live() == [128, 256, 128 + 96, 64, 128, 64, 64]
+    lines = [replace(x, dead=()) for x in program.lines]
+    careless = timeline(replace(program, lines=lines))
+    assert careless.live() == found.live()
+    assert max(careless.values()) > max(found.values())
 
 
 def test_a_plan_for_a_gpu_needs_none_and_no_parameters() -> None:

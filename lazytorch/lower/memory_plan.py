@@ -53,6 +53,18 @@ class MemoryPlan:
         return self.held + self.stays + max(self.levels, default=0)
 
     @property
+    def values(self) -> int:
+        """The most that owned and library values take at once: the peak without workspaces and
+        without what is there before."""
+        return max(self.timeline.values(), default=0)
+
+    @property
+    def lower_bound(self) -> int:
+        """The largest sum of values that are still of use at one line: no allocator makes `values`
+        less than that while the lines stay in this order."""
+        return max(self.timeline.live(), default=0)
+
+    @property
     def at_peak(self) -> list[Block]:
         """The blocks that are alive at the peak, the largest first."""
         return sorted(self.timeline.alive(self.line), key=lambda x: -x.taken)
@@ -100,6 +112,10 @@ class MemoryPlan:
         yield f"  {size(self.prologue):>12}  kept by the prologue"
         yield f"  {size(self.activations):>12}  a call's values at the peak"
         yield f"  {size(self.workspaces):>12}  workspaces{self.bound()}"
+        yield (
+            f"  values take {size(self.values)} at most; of use at once in this order of lines are "
+            f"{size(self.lower_bound)}: a lower bound"
+        )
         if self.seconds is not None:
             yield f"  at least {self.seconds * 1e3:.2f} ms a call (an estimate: a roofline)"
         alive = self.at_peak
@@ -158,7 +174,8 @@ def joined(*parts: Timeline) -> Timeline:
         first, last = len(lines), len(part.lines)
         for x in part.blocks:
             died = end if x.died >= last else first + x.died
-            blocks.append(replace(x, born=first + x.born, died=died))
+            needed = end if x.needed >= last else first + x.needed
+            blocks.append(replace(x, born=first + x.born, died=died, needed=needed))
         lines += part.lines
         for name, count in part.unknown.items():
             unknown[name] = unknown.get(name, 0) + count

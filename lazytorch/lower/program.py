@@ -12,8 +12,9 @@ from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
+from lazytorch.lower.last_writes import written_last
 from lazytorch.lower.line import Line
-from lazytorch.lower.memory import overwriting, root, written_straight
+from lazytorch.lower.memory import overwriting, root
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.attention import ScaledDotProductAttention
@@ -33,6 +34,7 @@ class Program:
     returned: Sequence[str]
     refused: dict[Node, str] = field(default_factory=dict[Node, str])
     library: list[LibraryCall] = field(default_factory=list[LibraryCall])
+    file: str = ""  # what tracebacks call it
 
     def kernels(self) -> dict[str, Kernel]:
         """The distinct kernels by name."""
@@ -72,9 +74,9 @@ class Lowering:
         self.calls: list[KernelCall] = []
         self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
-        self.overwriting = overwriting(self.needed)
         self.kernels = self.prepared()
-        self.straight = written_straight(self.needed, set(self.kernels))
+        self.needed, self.straight = written_last(self.needed, set(self.kernels))
+        self.overwriting = overwriting(self.needed)
 
     def program(self) -> Program:
         """Print, compile, and keep what belongs together."""
@@ -82,21 +84,24 @@ class Lowering:
         done = {x for targets in self.straight.values() for x in targets.values()}
         late = [node for node in writes if node.inputs[0] not in done]
         self.compute(late)
+        computed = len(self.lines)
         results = self.results()
         self.write(late, {x.inputs[0] for x in writes})
+        self.copy_early(computed)
         if done:
             self.space["counted"] = counted
             counts = ", ".join([self.names[x] for x in self.graph.inputs if x in done])
             self.lines.append(Line(f"counted({counts})", "end"))
         texts = [self.aliased(i, results) for i in range(len(results))]
         self.lines.append(Line(f"return ({''.join(text + ', ' for text in texts)})", "end"))
-        header = f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"
+        inputs = self.names_of_inputs()
+        header = f"def {self.name}({', '.join(inputs)}):"
         source = "\n".join([header, *("    " + line.text for line in self.lines)])
-        exec(compile(source, f"<lazytorch {self.name}>", "exec"), self.space)
+        file = f"<lazytorch {self.name}>"
+        exec(compile(source, file, "exec"), self.space)
         run = self.space[self.name]
-        inputs = [self.names[x] for x in self.graph.inputs]
         return Program(
-            source, run, self.calls, inputs, self.lines, texts, self.refused, self.library
+            source, run, self.calls, inputs, self.lines, texts, self.refused, self.library, file
         )
 
     def prepared(self) -> dict[Node, Kernel]:
@@ -173,8 +178,22 @@ class Lowering:
                 clone = Line(f"w{i} = {text}.clone()", "clone", f"w{i}", (text,), node=value)
                 self.lines.append(clone)
                 text = f"w{i}"
-            copies.append(Line(f"{self.names[target]}.copy_({text})", "end"))
+            copies.append(Line(f"{self.names[target]}.copy_({text})", "end", reads=(text,)))
         self.lines += copies
+
+    def copy_early(self, computed: int) -> None:
+        """Move what copies, among the lines behind those that compute, before the first kernel that
+        writes to an input, if what it copies is there by then: no input is written before memory
+        for the copies is found."""
+        first = next((i for i, line in enumerate(self.lines) if line.into), computed)
+        there = {*self.names_of_inputs(), *[line.name for line in self.lines[:first]]}
+        moved = [x for x in self.lines[computed:] if x.name and there.issuperset(x.reads)]
+        rest = [x for x in self.lines[first:] if x not in moved]
+        self.lines[first:] = [*moved, *rest]
+
+    def names_of_inputs(self) -> list[str]:
+        """The variables that a call fills."""
+        return [self.names[x] for x in self.graph.inputs]
 
     def aliased(self, i: int, results: list[str]) -> str:
         """The expression of output i."""

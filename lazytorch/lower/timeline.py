@@ -7,8 +7,9 @@ caller holds them. What the program returns lives on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ class Block:
     """One allocation of `nbytes`, from line `born` until after line `died`.
 
     `died` is the number of lines where the program returns it. `taken` is what the allocator takes
-    for it.
+    for it. Nothing reads it after line `needed`, which is no later than `died`.
     """
 
     nbytes: int
@@ -47,6 +48,7 @@ class Block:
     device: torch.device
     born: int
     died: int
+    needed: int
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,23 @@ class Timeline:
 
     def levels(self) -> list[int]:
         """Bytes taken at the highest moment of each line."""
+        return self.sums((x.taken, x.born, x.died) for x in self.blocks)
+
+    def values(self) -> list[int]:
+        """The same of owned and library blocks alone."""
+        return self.sums((x.taken, x.born, x.died) for x in self.blocks if x.kind != "workspace")
+
+    def live(self) -> list[int]:
+        """Bytes that each line, or a line behind it, has a use for: what no allocator can save."""
+        return self.sums((x.nbytes, x.born, x.needed) for x in self.blocks if x.kind != "workspace")
+
+    def sums(self, spans: Iterable[tuple[int, int, int]]) -> list[int]:
+        """Bytes of each line, of spans that say how many from which line to which."""
         change = [0] * (len(self.lines) + 2)
-        for x in self.blocks:
-            change[x.born] += x.taken
-            change[x.died + 1] -= x.taken
-        found: list[int] = []
-        now = 0
-        for step in change[: len(self.lines)]:
-            now += step
-            found.append(now)
-        return found
+        for nbytes, first, last in spans:
+            change[first] += nbytes
+            change[last + 1] -= nbytes
+        return list(accumulate(change[: len(self.lines)]))
 
 
 def timeline(program: Program, workspace: Workspace | None = None) -> Timeline:
@@ -93,6 +102,7 @@ class Memory:
         self.blocks: list[Block] = []
         self.alive: dict[int, int] = {}  # variables' elements that hold a block
         self.died: dict[int, int] = {}
+        self.needed: dict[int, int] = {}  # the last line that reads a block
         self.unknown: dict[str, int] = {}
 
     def timeline(self) -> Timeline:
@@ -101,11 +111,13 @@ class Memory:
         for i, line in enumerate(lines):
             if line.name:
                 self.bind(line.name, self.result(line, i))
+            self.use(line, i)
             for name in line.dead:
                 self.drop(name, i)
         kept = {b for name in self.program.returned for e in self.held.get(name, ()) for b in e}
         for b in self.alive:
             self.died[b] = len(lines) if b in kept else len(lines) - 1
+        self.needed |= dict.fromkeys(kept, len(lines))
         return Timeline(
             tuple([x.text for x in lines]),
             tuple([self.ended(b) for b in range(len(self.blocks))]),
@@ -115,8 +127,7 @@ class Memory:
     def ended(self, b: int) -> Block:
         """A block with the line after which it is freed."""
         x = self.blocks[b]
-        died = self.died.get(b, x.born)
-        return replace(x, died=died)
+        return replace(x, died=self.died.get(b, x.born), needed=self.needed.get(b, x.born))
 
     def bind(self, name: str, held: Held) -> None:
         """A variable holds these blocks from now on."""
@@ -133,6 +144,13 @@ class Memory:
                 if not self.alive[b]:
                     del self.alive[b]
                     self.died[b] = line
+
+    def use(self, line: Line, i: int) -> None:
+        """A line reads what its operands hold; names for a part or the same read nothing."""
+        if line.does in ("item", "same"):
+            return
+        for name in line.reads:
+            self.needed |= {b: i for element in self.read(name) for b in element}
 
     def read(self, name: str) -> Held:
         """What a variable holds; numbers hold nothing."""
@@ -194,7 +212,7 @@ class Memory:
         """A new block; a workspace is freed by the line that needs it."""
         name = node.op.name()
         where = device_of(node.type)
-        self.blocks.append(Block(nbytes, nbytes, kind, name, node.where, where, i, i))
+        self.blocks.append(Block(nbytes, nbytes, kind, name, node.where, where, i, i, i))
         return len(self.blocks) - 1
 
 

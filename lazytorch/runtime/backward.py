@@ -168,10 +168,11 @@ def plan_tensors(stage: Stage, leaves: list[Any]) -> list[torch.Tensor]:
     stack = [stage]
     while stack:
         s = stack.pop()
-        if s.state.moved():
-            s.state.look()
-        tensors = [x for _, x in s.state.tensors]
-        if [x.requires_grad for x in tensors] != s.state.flags:
+        state = s.state
+        if state.moved():
+            state.look()
+        tensors = [x for _, x in state.tensors]
+        if [x.requires_grad for x in tensors] != state.flags:
             raise StaleError("a parameter requires grad now, or does no more")
         found += tensors
         stack.extend(s.branches.values())

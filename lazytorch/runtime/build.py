@@ -60,8 +60,8 @@ class Builds:
             self.build(calls)
             return
         thread = threading.Thread(target=self.build, args=(calls,), daemon=True)
-        self.threads.append(thread)
         thread.start()
+        self.threads = [*[x for x in self.threads if x.is_alive()], thread]
 
     def watch(self, tensors: int) -> None:
         """Build what asks many weights at once, if there are many; always in the background."""

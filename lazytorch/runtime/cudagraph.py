@@ -85,9 +85,9 @@ class Numbers:
         found = struct.pack(f"{len(values)}d", *values)
         if found == self.known:
             return
-        self.known = found
         here = torch.tensor(values, dtype=torch.float64, pin_memory=self.memory.is_cuda)
         self.memory.copy_(here, non_blocking=True)
+        self.known = found
 
 
 class Captured:
@@ -140,8 +140,8 @@ class Captured:
             if self.counting:
                 self.numbers.fill([inputs[i] for i in self.counting])
             self.filling.copy(self.buffers, [inputs[i] for i in self.moving])
+            results = [allocate() for allocate in self.allocate]  # before state is written
             self.graph.replay()
-            results = [allocate() for allocate in self.allocate]
             self.handing.copy(results, self.results)
         if self.handing.whole:
             return results

@@ -9,8 +9,11 @@ import torch
 
 from lazytorch.autodiff.joint import Halves
 from lazytorch.ir import Graph
-from lazytorch.lower.program import Program
+from lazytorch.lower.memory_plan import MemoryPlan
+from lazytorch.lower.program import Program, lower
 from lazytorch.ops.aten import value_type
+from lazytorch.runtime.setting import Setting, storages
+from lazytorch.runtime.shortage import exhausted, out_of_memory
 from lazytorch.types import TensorType
 
 
@@ -53,5 +56,20 @@ class Backward:
         if program is None:
             program = self.build(self.halves.backward_for(key))
             self.programs[tuple(key)] = program
-        with torch.no_grad():
-            return program.run(*saved, *[g for g in grads if g is not None])
+        given = [*saved, *[g for g in grads if g is not None]]
+        try:
+            with torch.no_grad():
+                return program.run(*given)
+        except RuntimeError as error:
+            if not exhausted(error):
+                raise
+            raise out_of_memory(error, lambda: planned(program, given), program) from error
+
+
+def planned(program: Program, given: Sequence[Any]) -> MemoryPlan:
+    """What a backward pass takes beside what it is given."""
+    tensors = [x for x in given if isinstance(x, torch.Tensor)]
+    device = next((x.device for x in tensors), torch.device("cpu"))
+    nothing = lower(Graph((), ()), None, "prologue", owned=False)
+    given_bytes = sum(storages(tensors).values())
+    return Setting("a backward pass", device, None, given_bytes).plan(nothing, program)

@@ -11,10 +11,13 @@ import torch
 
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.ir import Graph
+from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.program import Program
 from lazytorch.op import attribute_key
 from lazytorch.runtime.cudagraph import Replayer, Run
 from lazytorch.runtime.gradients import Backward
+from lazytorch.runtime.setting import Setting
+from lazytorch.runtime.shortage import exhausted, out_of_memory
 from lazytorch.runtime.state import StateTensors
 from lazytorch.types import TensorType
 
@@ -53,6 +56,7 @@ class Stage:
     main: Program
     prologue_inputs: tuple[int, ...]
     replay: Run
+    setting: Setting
     recorded: Recorded | None = None
     check: bool = False
     backward: Backward | None = None
@@ -83,29 +87,56 @@ class Stage:
 
     def run(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
         """The piece's outputs; `done` are the outputs of the pieces before it."""
+        try:
+            return self.outputs(leaves, done)
+        except RuntimeError as error:
+            if not exhausted(error):
+                raise
+            raise out_of_memory(error, self.plan, self.main, self.prologue) from error
+
+    def plan(self, setting: Setting | None = None) -> MemoryPlan:
+        """What it takes at its highest, from its programs as they are now; as it was compiled for,
+        or in another `setting`."""
+        return (setting or self.setting).plan(self.prologue, self.main)
+
+    def outputs(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Run the prologue if it has to be, and the program."""
         state = self.state
         inputs = state.inputs(leaves, done)
         if not self.prologue_inputs and state.marks is not None:
             return self.replay(*inputs, *self.values)
+        values = self.values
         if self.ahead and state.marks is not None:
-            outputs = self.replay(*inputs, *self.values)
+            outputs = self.replay(*inputs, *values)
             if not state.changed():
                 return outputs
             del outputs
-            self.prepare(inputs)
+            values = self.prepare(state, inputs)
         elif state.changed():
-            self.prepare(inputs)
-        return self.replay(*inputs, *self.values)
+            values = self.prepare(state, inputs)
+        return self.replay(*inputs, *values)
 
-    def prepare(self, inputs: list[Any]) -> None:
-        """Run the prologue on what its tensors hold now."""
-        self.state.mark()
+    def prepare(self, state: StateTensors, inputs: list[Any]) -> tuple[Any, ...]:
+        """The prologue's values of what its tensors hold now."""
+        self.values = ()  # what was there is of no use: it goes before the new ones come
+        state.mark()
         read = [inputs[i] for i in self.prologue_inputs]
-        with torch.no_grad():
-            values = self.prologue.run(*read)
-            if isinstance(self.replay, Replayer):
-                values = self.replay.renewed(values, read)
+        try:
+            with torch.no_grad():
+                values = self.prologue.run(*read)
+                if isinstance(self.replay, Replayer):
+                    values = self.replay.renewed(values, read)
+        except BaseException:
+            state.marks = None  # the next call tries again
+            raise
         self.values = values
+        return values
+
+    def let_go(self) -> None:
+        """Forget tensors that were replaced, and what was computed of them; one that runs in
+        another thread meanwhile keeps its own."""
+        if self.state.moved():
+            self.state, self.values = self.state.emptied(), ()
 
     def refresh(self) -> None:
         """Forget the prologue's values, here and in every stage that follows."""

@@ -7,7 +7,9 @@ version. With `check`, have they the same checksum too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from copy import copy
 from operator import getitem, is_
 from typing import Any
 
@@ -69,15 +71,18 @@ class StateTensors:
         self.read: list[torch.Tensor] = []
         self.marks: Marks | None = None
         self.sums: list[Any] = []
+        self.tensors: list[tuple[int, torch.Tensor]] = []
         self.stores: list[dict[str, Any]] = []
         self.copies: list[dict[str, Any]] = []
+        self.absent: list[dict[str, bool]] = []
+        self.replaced: weakref.WeakMethod[Callable[[], None]] | None = None
         self.singles: tuple[list[Any], list[str], list[Any]] = ([], [], [])
         self.look()
         self.flags = [x.requires_grad for _, x in self.tensors]
 
     def look(self) -> None:
         """Find every tensor in its place again; one of another type makes the plan stale."""
-        self.tensors: list[tuple[int, torch.Tensor]] = []
+        before, self.tensors = self.tensors, []
         stores: dict[int, dict[str, Any]] = {}
         singles: list[tuple[Any, str, Any]] = []
         for i, source in self.places:
@@ -99,9 +104,10 @@ class StateTensors:
                 # Two tensors of one element may be equal in the eyes of dict's comparison.
                 singles.append((source.slot.store, source.slot.name, tensor))
         copies = [dict(store) for store in stores.values()]
-        for before, now in zip(self.copies, copies, strict=False):
-            if {k: x is None for k, x in before.items()} != {k: x is None for k, x in now.items()}:
-                raise StaleError("a parameter or buffer was added or taken away")
+        absent = [{k: x is None for k, x in store.items()} for store in copies]
+        if self.absent and absent != self.absent:
+            raise StaleError("a parameter or buffer was added or taken away")
+        self.absent = absent
         self.stores = list(stores.values())
         self.copies = copies
         self.registered = Dicts(self.stores)
@@ -113,6 +119,18 @@ class StateTensors:
         self.read = read
         early = set(self.prologue)
         self.late = Marks([x for i, x in self.tensors if i not in early], False, False)
+        gone = {id(x) for _, x in before} - {id(x) for _, x in self.tensors}
+        if gone and self.replaced is not None and (told := self.replaced()) is not None:
+            told()  # others may hold on to what is in no place any more
+
+    def emptied(self) -> StateTensors:
+        """The same without any tensor: they are found at the next call."""
+        other = copy(self)
+        other.filled, other.tensors, other.read = [None] * len(self.filled), [], []
+        other.marks, other.sums, other.late = None, [], Marks([], False, False)
+        other.stores, other.copies, other.registered = [], [], Dicts([])
+        other.singles = ([{}], ["nothing"], [None])  # which is not there: so they moved
+        return other
 
     def moved(self) -> bool:
         """Whether another tensor is in some place, or one has another type."""

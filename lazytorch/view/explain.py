@@ -71,7 +71,7 @@ def of_stage(stage: Stage, options: Options) -> Iterator[str]:
     )
     yield from section("operations kept as torch's overloads (aten)", overloads(stage.optimized))
     yield from section(f"prologue, run once: {prologue_size(stage)}", prologue(stage))
-    yield from section("memory beside weights and inputs, estimated", memory(stage, options))
+    yield from section("memory, as planned", memory(stage, options))
     if stage.cut is not None:
         seen = ", ".join(map(repr, stage.branches)) or "none"
         kind = stage.cut.kind.__name__

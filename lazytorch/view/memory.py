@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lazytorch.ir import Graph
+from lazytorch.lower.memory_plan import size
 from lazytorch.lower.optimize import optimize
 from lazytorch.ops.library import Libraries, OneDnnConvolution, PackedLinear, libraries
 from lazytorch.ops.linalg import Addmm, Linear
@@ -15,23 +16,25 @@ from lazytorch.types import TensorType, dtype_name
 
 
 def memory(stage: Stage, options: Options) -> Iterator[str]:
-    """Estimates of the peak, and what `freeze` changes or would change."""
-    found = footprint(stage.optimized)
+    """The planned peak, the number of `fast.memory`, and what `freeze` changes or would change."""
+    found = stage.plan()
     eager = eager_peak(stage.piece.graph)
     yield (
-        f"at most {mib(found.total)}, {mib(found.kept)} of it kept between calls; "
-        f"eager takes at least {mib(eager)}"
+        f"{size(found.peak_bytes)} at the peak: {size(found.held)} of weights and "
+        f"inputs, {size(found.prologue)} kept between calls, {size(found.activations)} of a call's "
+        f"values, {size(found.workspaces)} of workspaces{found.bound()}"
     )
+    yield f"eager takes at least {size(eager)} beside weights and inputs"
     if options.freeze:
         yield "weights were copied wherever that is faster, as freeze=True asks"
     else:
         frozen = optimize(stage.piece.graph, True, options.numerics)
-        more = footprint(frozen).kept - found.kept
+        more = footprint(frozen).kept - footprint(stage.optimized).kept
         if more > 0:
             some = packed(frozen)
             yield (
                 (f"{packed(stage.optimized)} of {some} weights are packed: " if some else "")
-                + f"further copies of weights (folded, packed, joined), {mib(more)}, would exceed "
+                + f"further copies of weights (folded, packed, joined), {size(more)}, would exceed "
                 "eager's memory. lt.compile(..., freeze=True) makes them"
             )
     yield from missing(stage.optimized, libraries())

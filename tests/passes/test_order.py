@@ -86,6 +86,27 @@ def test_a_lower_peak_is_found() -> None:
     assert order(after) is after
 
 
+def test_the_elements_of_a_tuple_are_taken_right_behind_it() -> None:
+    stated = graph(
+        """
+        graph(%x: f32[64, 64]) ordered {
+          %0: (f32[64], i64[64]) = max_dim{dim=0} %x
+          %1: f32[64] = item{index=0} %0
+          %2: f32[64] = exp %1
+          %3: f32[64, 64] = tanh %x
+          %4: f32[64] = sum{dims=(0,)} %3
+          %5: i64[64] = item{index=1} %0
+          return %2, %4, %5
+        }"""
+    )
+    after = order(stated)
+    names = [x.op.name() for x in after]
+    at = names.index("max_dim")
+    assert names[at : at + 3] == ["max_dim", "item", "item"]
+    assert_same_values(stated, after)
+    assert order(after) is after
+
+
 def test_declines_where_no_order_has_a_lower_peak(check: Check) -> None:
     check.declines(order, "graph(%x: f32[4]) { %0 = exp %x %1 = tanh %x %2 = add %0 %1 return %2 }")
     check.declines(order, "graph(%x: f32[4]) { return %x }")

@@ -13,11 +13,12 @@ from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
 from lazytorch.lower.line import Line
-from lazytorch.lower.memory import overwriting, root, written_straight
+from lazytorch.lower.memory import overwriting
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.number import Arithmetic
+from lazytorch.straight import root, written_straight
 from lazytorch.types import TensorType
 
 

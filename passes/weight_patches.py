@@ -3,7 +3,7 @@
 The gradient of a convolution's weight sums, over every place of the result, the cotangent there
 times the patch of the image that was read for it. oneDNN computes it in a layout of its own and
 then lays it out anew; where the weight is far larger than the image, that takes longer than the
-arithmetic. A product with the patches, a row for each place, leaves the gradient as it belongs.
+arithmetic. A product with the patches, a column for each place, leaves the gradient as it belongs.
 
 Declines on images of more than `MOST` places, whose patches take longer to make than they save, on
 weights less than `TIMES` as large as image and result, on kernels of size 1, on dilated, grouped
@@ -21,11 +21,11 @@ import torch
 
 from lazytorch.ir import Builder, Graph, Item, Node, with_inputs
 from lazytorch.ops.aten import Aten
-from lazytorch.ops.copies import Pad, rerooted
+from lazytorch.ops.copies import Clone, Pad, rerooted
 from lazytorch.ops.layout import Permute, Reshape
 from lazytorch.ops.linalg import Mm
 from lazytorch.ops.windows import Unfold
-from lazytorch.types import TensorType, TupleType
+from lazytorch.types import TensorType, TupleType, contiguous_strides
 
 BACKWARD = "aten.convolution_backward.default"
 """Operands: the cotangent, the input, the weight; results: the cotangents of input and weight, and
@@ -99,14 +99,17 @@ def product(node: Node, g: Node, x: Node, weight: Node) -> Node:
     assert isinstance(x.type, TensorType) and isinstance(weight.type, TensorType)
     stride, padding = [both(y) for y in op.args[4:6]]
     out, into, *kernel = weight.type.shape
+    sizes = x.type.shape
+    x = b(Permute((1, 2, 3, 0)), x)  # images innermost: what is copied lies in runs
+    x = b(Clone(contiguous_strides((*sizes[1:], sizes[0]))), x)
     if any(padding):
-        x = b(Pad((padding[1], padding[1], padding[0], padding[0])), x)
+        x = b(Pad((0, 0, padding[1], padding[1], padding[0], padding[0])), x)
     for dim in (0, 1):
-        x = b(Unfold(2 + dim, kernel[dim], stride[dim]), x)
+        x = b(Unfold(1 + dim, kernel[dim], stride[dim]), x)
     count = places(g.type)
-    patches = b(Reshape((count, into * prod(kernel))), b(Permute((0, 2, 3, 1, 4, 5)), x))
-    rows = b(Reshape((count, out)), b(Permute((0, 2, 3, 1)), g))
-    return b(Reshape(weight.type.shape), b(Mm(), b(Permute((1, 0)), rows), patches))
+    patches = b(Reshape((into * prod(kernel), count)), b(Permute((0, 4, 5, 1, 2, 3)), x))
+    columns = b(Reshape((out, count)), b(Permute((1, 2, 3, 0)), g))
+    return b(Reshape(weight.type.shape), b(Mm(), columns, b(Permute((1, 0)), patches)))
 
 
 def both(sizes: object) -> tuple[int, int]:

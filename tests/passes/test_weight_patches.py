@@ -40,17 +40,19 @@ def test_the_gradient_is_a_product_with_patches(check: Check) -> None:
         graph(%g: f32[2, 40, 3, 2], %x: f32[2, 24, 3, 2], %w: f32[40, 24, 3, 3]) {
           %0: (f32[2, 24, 3, 2], opaque[0], opaque[0]) = aten{overload="aten.convolution_backward.default", args=($0, $1, $2, (40,), (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False))} %g %x %w
           %1: f32[2, 24, 3, 2] = item{index=0} %0
-          %2: f32[2, 3, 2, 40]{240, 2, 1, 6} = permute{perm=(0, 2, 3, 1)} %g
-          %3: f32[12, 40] = reshape{shape=(12, 40)} %2
-          %4: f32[40, 12]{1, 40} = permute{perm=(1, 0)} %3
-          %5: f32[2, 24, 5, 4] = pad{pad=(1, 1, 1, 1)} %x
-          %6: f32[2, 24, 3, 4, 3]{480, 20, 4, 1, 4} = unfold{dim=2, size=3, step=1} %5
-          %7: f32[2, 24, 3, 2, 3, 3]{480, 20, 4, 1, 4, 1} = unfold{dim=3, size=3, step=1} %6
-          %8: f32[2, 3, 2, 24, 3, 3]{480, 4, 1, 20, 4, 1} = permute{perm=(0, 2, 3, 1, 4, 5)} %7
-          %9: f32[12, 216] = reshape{shape=(12, 216)} %8
-          %10: f32[40, 216] = mm %4 %9
-          %11: f32[40, 24, 3, 3] = reshape{shape=(40, 24, 3, 3)} %10
-          return %1, %11
+          %2: f32[40, 3, 2, 2]{6, 2, 1, 240} = permute{perm=(1, 2, 3, 0)} %g
+          %3: f32[40, 12] = reshape{shape=(40, 12)} %2
+          %4: f32[24, 3, 2, 2]{6, 2, 1, 144} = permute{perm=(1, 2, 3, 0)} %x
+          %5: f32[24, 3, 2, 2] = clone{strides=(12, 4, 2, 1)} %4
+          %6: f32[24, 5, 4, 2] = pad{pad=(0, 0, 1, 1, 1, 1)} %5
+          %7: f32[24, 3, 4, 2, 3]{40, 8, 2, 1, 8} = unfold{dim=1, size=3, step=1} %6
+          %8: f32[24, 3, 2, 2, 3, 3]{40, 8, 2, 1, 8, 2} = unfold{dim=2, size=3, step=1} %7
+          %9: f32[24, 3, 3, 3, 2, 2]{40, 8, 2, 8, 2, 1} = permute{perm=(0, 4, 5, 1, 2, 3)} %8
+          %10: f32[216, 12] = reshape{shape=(216, 12)} %9
+          %11: f32[12, 216]{1, 12} = permute{perm=(1, 0)} %10
+          %12: f32[40, 216] = mm %3 %11
+          %13: f32[40, 24, 3, 3] = reshape{shape=(40, 24, 3, 3)} %12
+          return %1, %13
         }
         """,
         close=1e-5,

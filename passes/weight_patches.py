@@ -5,10 +5,10 @@ times the patch of the image that was read for it. oneDNN computes it in a layou
 then lays it out anew; where the weight is far larger than the image, that takes longer than the
 arithmetic. A product with the patches, a column for each place, leaves the gradient as it belongs.
 
-Declines on images of more than `MOST` places, whose patches take longer to make than they save, on
-weights less than `TIMES` as large as image and result, on kernels of size 1, on dilated, grouped
-and transposed convolutions, on weights that are not row-major, on empty tensors, in other dtypes
-than float32 and elsewhere than on the CPU. Safe within the accuracy rule: the same products, summed
+Declines on weights of less than `FEWEST` elements or `TIMES` image and result, for which patches
+take longer to make than they save, on kernels of size 1, on dilated, grouped and transposed
+convolutions, on weights that are not row-major, on empty tensors, in other dtypes than float32 and
+elsewhere than on the CPU. Safe within the accuracy rule: the same products, summed
 in another order. Padding is multiplied, as by some of oneDNN's kernels: a cotangent that is not
 finite makes NaN there too.
 """
@@ -31,8 +31,8 @@ BACKWARD = "aten.convolution_backward.default"
 """Operands: the cotangent, the input, the weight; results: the cotangents of input and weight, and
 the bias's. The last argument says which of them are wanted."""
 
-MOST = 128
-"""Places of the result, those of all images together."""
+FEWEST = 2**20
+"""Elements of a weight that is laid out anew from memory: smaller ones stay in a cache."""
 
 TIMES = 16
 """How many times as large as image and result a weight is whose layout costs most of the call."""
@@ -81,8 +81,8 @@ def suits(node: Node) -> bool:
         and x.rank == g.rank == weight.rank == 4
         and made.is_contiguous
         and prod(weight.shape[2:]) > 1
-        and 0 < places(g) <= MOST
-        and weight.numel > 0
+        and places(g) > 0
+        and weight.numel >= FEWEST
         and weight.numel >= TIMES * max(x.numel, g.numel)
     )
 

@@ -1,8 +1,8 @@
 """How many bytes a graph's values take at once, known before anything runs.
 
 Inputs cost nothing: the caller holds them. A view costs nothing and keeps what it shows alive. An
-output lives to the end. What a kernel writes straight into an input costs nothing. What libraries
-allocate inside one call is not seen.
+output lives to the end. What a kernel writes straight into an input costs nothing. Of what
+libraries allocate inside one call only what operations tell (`Op.scratch`) is seen.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def highest(
                     now -= nbytes(owner)
         alive |= taken
         now += sum(map(nbytes, taken))
-        most = max(most, now)
+        most = max(most, now + scratch(node))
         freed = alive.intersection(dying.get(i, ()))
         alive -= freed
         now -= sum(map(nbytes, freed))
@@ -128,6 +128,11 @@ def nbytes(owner: Owner) -> int:
         return 0
     typed = node.type.items[k] if isinstance(node.type, TupleType) else node.type
     return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0
+
+
+def scratch(node: Node) -> int:
+    """Bytes that a node takes while it runs, beside its operands and results."""
+    return node.op.scratch(*[x.type for x in node.inputs])
 
 
 def count(typed: Type) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
-from lazytorch.peak import Owner, footprint, given_room, made, nbytes, owners, returned
+from lazytorch.peak import Owner, footprint, given_room, made, nbytes, owners, returned, scratch
 from lazytorch.straight import groups, root, written_straight
 
 WINDOW = 20
@@ -55,7 +55,8 @@ class Jobs:
 
     A piece of memory is alive from the node that makes it to the last that reads or shows it.
     touches: for each node. touched: by which nodes. ends: whether it is freed. after: the nodes
-    that must come later. makes: bytes. updates: the nodes that write into inputs.
+    that must come later. makes: bytes. updates: the nodes that write into inputs. scratch: bytes
+    that are taken while a node runs.
     """
 
     nodes: list[Node]
@@ -67,10 +68,11 @@ class Jobs:
     before: list[list[int]]
     after: list[list[int]]
     updates: list[int]
+    scratch: list[int]
 
     def alone(self, i: int) -> int:
         """The bytes that a node needs in any order: what it makes, reads and shows."""
-        return sum(self.size[k] for k in self.touches[i])
+        return self.scratch[i] + sum(self.size[k] for k in self.touches[i])
 
     def peak(self, order: Sequence[int]) -> int:
         """The most bytes alive at once."""
@@ -82,7 +84,7 @@ class Jobs:
         now, found = 0, list[int]()
         for i in order:
             now += self.makes[i]
-            found.append(now)
+            found.append(now + self.scratch[i])
             for k in self.touches[i]:
                 waiting[k] -= 1
                 if not waiting[k] and self.ends[k]:
@@ -98,7 +100,7 @@ def jobs_of(graph: Graph) -> Jobs:
     ]
     number = {x: i for i, x in enumerate(nodes)}
     pieces: dict[Owner, int] = {}
-    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes], [])
+    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes], [], [])
     elsewhere = given_room(graph)
     follow = old_readers(graph, nodes)
     written = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
@@ -110,6 +112,7 @@ def jobs_of(graph: Graph) -> Jobs:
         if isinstance(node.op, Item):  # the tuple is held until its last element is taken
             touched += owners(made(node))
         jobs.touches.append([])
+        jobs.scratch.append(scratch(node))
         jobs.makes.append(0)
         for owner in dict.fromkeys(touched):
             if owner[0] not in number or owner in elsewhere or not nbytes(owner):
@@ -269,7 +272,8 @@ def improved(jobs: Jobs, order: list[int]) -> list[int]:
         for shift in (WINDOW // 2, WINDOW - 1, 0):
             start = max(top - shift, 0)
             rounds += 1
-            entry = heights[start] - jobs.makes[order[start]]
+            first = order[start]
+            entry = heights[start] - jobs.makes[first] - jobs.scratch[first]
             better = beam(jobs, order[start : start + WINDOW], place, start, entry, peak)
             if better is not None:
                 order[start : start + WINDOW] = better
@@ -288,7 +292,7 @@ def window_heights(
     found: list[int] = []
     for at, i in enumerate(order[start : start + WINDOW], start):
         now += jobs.makes[i]
-        found.append(now)
+        found.append(now + jobs.scratch[i])
         for k in jobs.touches[i]:
             if jobs.ends[k] and max(place[j] for j in jobs.touched[k]) == at:
                 now -= jobs.size[k]
@@ -316,9 +320,10 @@ def beam(
                 if done >> at & 1 or needs[at] & ~done:
                     continue
                 height = now + jobs.makes[i]
-                if height >= peak:
+                top = height + jobs.scratch[i]
+                if top >= peak:
                     continue
-                both, most = done | 1 << at, max(worst, height)
+                both, most = done | 1 << at, max(worst, top)
                 if both in found and found[both][0] <= most:
                     continue
                 freed = [k for k in jobs.touches[i] if jobs.ends[k] and not readers[k] & ~both]

@@ -166,6 +166,18 @@ def test_what_is_written_straight_takes_no_memory() -> None:
     assert footprint(fuse(parse(text.replace("RESULT", "%1")))).call == 64 * 4
 
 
+def test_what_a_loss_takes_while_it_runs_counts() -> None:
+    """The softmax of the logits comes after the loss, which takes as much while it runs."""
+    text = """graph(%x: f32[64, 64], %w: f32[64, 64], %t: i64[64]) ordered {
+        %0 = mm %x %w  %1 = softmax{dim=1} %0  %2 = cross_entropy_loss %0 %t
+        %3 = sum{dims=(0,)} %1  return %2, %3 }"""
+    before = graph(text)
+    assert footprint(before).call == 3 * 64 * 64 * 4 + 4
+    after = order(before)
+    assert footprint(after).call == 2 * 64 * 64 * 4 + 4
+    assert jobs_of(after).peak(range(4)) == footprint(after).call
+
+
 def test_verify_refuses_an_order_that_is_not_the_one_in_which_nodes_run() -> None:
     stated = drawing(False)
     first, second, *_ = stated.order

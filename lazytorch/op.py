@@ -86,6 +86,11 @@ class Op:
         """The result computed by torch from tensors and numbers."""
         raise NotImplementedError(f"{self.name()} has no torch kernel")
 
+    def scratch(self, *xs: Any, **_: Any) -> int:
+        """Bytes that torch's kernels for it take and give back, by the operands' types; 0 where
+        that is not known too."""
+        return 0
+
     def overwrite(self, *xs: Any, **_: Any) -> Any:
         """What `run` computes, written over the operand `overwrites`, which is returned."""
         raise NotImplementedError(f"{self.name()} has no kernel that overwrites")

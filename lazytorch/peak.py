@@ -1,17 +1,19 @@
 """How many bytes a graph's values take at once, known before anything runs.
 
 Inputs cost nothing: the caller holds them. A view costs nothing and keeps what it shows alive. An
-output lives to the end. What libraries allocate inside one call is not seen.
+output lives to the end. What a kernel writes straight into an input costs nothing. Of what
+libraries allocate inside one call only what operations tell (`Op.scratch`) is seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.chains import is_copy
+from lazytorch.straight import groups, written_straight
 from lazytorch.types import OpaqueType, TensorType, TupleType, Type
 
 Owner = tuple[Node, int]
@@ -45,7 +47,8 @@ def footprint(graph: Graph) -> Footprint:
     sizes = {owner: nbytes(owner) for x in frontier for owner in owners(x)}
     running = [node for node in graph.nodes if node not in steady]
     copies = [x for x in returned(graph) if given(x) or x in steady]
-    call = highest(running, returned(graph)) + sum(map(size, dict.fromkeys(copies)))
+    call = highest(running, returned(graph), given_room(graph))
+    call += sum(map(size, dict.fromkeys(copies)))
     return Footprint(sum(sizes.values()), highest(Graph((), frontier).nodes, frontier), call)
 
 
@@ -58,8 +61,30 @@ def eager_peak(graph: Graph) -> int:
     return highest(graph.nodes, returned(graph), in_place=True)
 
 
-def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False) -> int:
-    """The most bytes alive at once when `nodes` run in order and `kept` live to the end."""
+def given_room(graph: Graph) -> set[Owner]:
+    """The results that lie in an input's memory, where a kernel writes them."""
+    straight = written_straight(graph, groups(graph))
+    return {(node, k) for node, into in straight.items() for k in into}
+
+
+def highest(
+    nodes: Sequence[Node],
+    kept: Sequence[Node],
+    elsewhere: Collection[Owner] = (),
+    in_place: bool = False,
+) -> int:
+    """The most bytes alive at once when `nodes` run in order and `kept` live to the end; what lies
+    `elsewhere` is not counted."""
+    return max(heights(nodes, kept, elsewhere, in_place), default=0)
+
+
+def heights(
+    nodes: Sequence[Node],
+    kept: Sequence[Node],
+    elsewhere: Collection[Owner] = (),
+    in_place: bool = False,
+) -> list[int]:
+    """The bytes alive while each of the nodes runs."""
     last: dict[Owner, int] = {}
     shown: dict[Node, tuple[Owner, ...]] = {}
     for i, node in enumerate(nodes):
@@ -77,9 +102,9 @@ def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False)
     for owner, i in last.items():
         dying.setdefault(i, []).append(owner)
     alive: set[Owner] = set()
-    now = most = 0
+    now, found = 0, list[int]()
     for i, node in enumerate(nodes):
-        taken = {owner for owner in shown[node] if owner[0] is node} - alive
+        taken = {x for x in shown[node] if x[0] is node and x not in elsewhere} - alive
         if in_place and isinstance(node.op, Pointwise):
             reused = next((x for x in node.inputs if x.type == node.type), None)
             for owner in shown[reused] if reused is not None else ():
@@ -88,11 +113,11 @@ def highest(nodes: Sequence[Node], kept: Sequence[Node], in_place: bool = False)
                     now -= nbytes(owner)
         alive |= taken
         now += sum(map(nbytes, taken))
-        most = max(most, now)
+        found.append(now + scratch(node))
         freed = alive.intersection(dying.get(i, ()))
         alive -= freed
         now -= sum(map(nbytes, freed))
-    return most
+    return found
 
 
 def owners(node: Node) -> tuple[Owner, ...]:
@@ -119,6 +144,11 @@ def nbytes(owner: Owner) -> int:
         return 0
     typed = node.type.items[k] if isinstance(node.type, TupleType) else node.type
     return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0
+
+
+def scratch(node: Node) -> int:
+    """Bytes that a node takes while it runs, beside its operands and results."""
+    return node.op.scratch(*[x.type for x in node.inputs])
 
 
 def count(typed: Type) -> int:

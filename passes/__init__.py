@@ -41,6 +41,7 @@ from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.share_saved import share_saved
 from lazytorch.passes.simplify import simplify
+from lazytorch.passes.weight_patches import weight_patches
 from lazytorch.types import TensorType
 from lazytorch.verify import signature, verify
 
@@ -136,6 +137,7 @@ def pipeline(
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
+        weight_patches,  # before fuse, which may take the copies that make patches
         fuse,
         horizontal,
         order,  # last, as everywhere
@@ -220,5 +222,6 @@ __all__ = [
     "select",
     "share_saved",
     "simplify",
+    "weight_patches",
     "why_apart",
 ]

@@ -5,6 +5,10 @@ backwards (last what keeps the least alive) are compared by their peaks; around 
 best, a beam search looks for better orders of a few neighbours. The elements of a tuple are always
 taken right behind it; else the order stays the program's where none has a lower peak. Effects keep
 their order, and writes come last. What the prologue computes is not moved.
+
+What is written straight into an input (an optimizer's update of a parameter) takes no memory and
+frees what it reads, so that it runs at once, while a gradient is still in a cache, but after all
+that reads what was there.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
-from lazytorch.peak import Owner, footprint, made, nbytes, owners, returned
+from lazytorch.peak import Owner, footprint, given_room, made, nbytes, owners, returned, scratch
+from lazytorch.straight import groups, root, written_straight
 
 WINDOW = 20
 """Neighbours that are put in another order together."""
@@ -29,12 +34,12 @@ ROUNDS = 40
 def order(graph: Graph) -> Graph:
     """The graph with an order of a lower peak, or the graph itself."""
     jobs = jobs_of(graph)
-    best = found = unpacked(jobs, range(len(jobs.nodes)))
+    best = found = unpacked(jobs, at_once(jobs, range(len(jobs.nodes))))
     floor = max(map(jobs.alone, best), default=0)
     while jobs.peak(best) > floor:  # until nothing is found: a second run of the pass finds nothing
         ways = [best, forwards(jobs, best), backwards(jobs, best)]
         found = improved(jobs, min(ways, key=jobs.peak))  # of equals the first, the present one
-        found = unpacked(jobs, found)
+        found = unpacked(jobs, at_once(jobs, found))
         if jobs.peak(found) >= jobs.peak(best):
             break
         best = found
@@ -50,7 +55,8 @@ class Jobs:
 
     A piece of memory is alive from the node that makes it to the last that reads or shows it.
     touches: for each node. touched: by which nodes. ends: whether it is freed. after: the nodes
-    that must come later. makes: bytes.
+    that must come later. makes: bytes. updates: the nodes that write into inputs. scratch: bytes
+    that are taken while a node runs.
     """
 
     nodes: list[Node]
@@ -61,10 +67,12 @@ class Jobs:
     makes: list[int]
     before: list[list[int]]
     after: list[list[int]]
+    updates: list[int]
+    scratch: list[int]
 
     def alone(self, i: int) -> int:
         """The bytes that a node needs in any order: what it makes, reads and shows."""
-        return sum(self.size[k] for k in self.touches[i])
+        return self.scratch[i] + sum(self.size[k] for k in self.touches[i])
 
     def peak(self, order: Sequence[int]) -> int:
         """The most bytes alive at once."""
@@ -76,7 +84,7 @@ class Jobs:
         now, found = 0, list[int]()
         for i in order:
             now += self.makes[i]
-            found.append(now)
+            found.append(now + self.scratch[i])
             for k in self.touches[i]:
                 waiting[k] -= 1
                 if not waiting[k] and self.ends[k]:
@@ -92,7 +100,9 @@ def jobs_of(graph: Graph) -> Jobs:
     ]
     number = {x: i for i, x in enumerate(nodes)}
     pieces: dict[Owner, int] = {}
-    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes])
+    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes], [], [])
+    elsewhere = given_room(graph)
+    follow = old_readers(graph, nodes)
     written = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
     kept = {owner for x in (*returned(graph), *written) for owner in owners(x)}
     drawn = [number[x] for x in graph.effects if x in number]
@@ -106,9 +116,10 @@ def jobs_of(graph: Graph) -> Jobs:
         if isinstance(node.op, Item):  # the tuple is held until its last element is taken
             touched += owners(made(node))
         jobs.touches.append([])
+        jobs.scratch.append(scratch(node))
         jobs.makes.append(0)
         for owner in dict.fromkeys(touched):
-            if owner[0] not in number or not nbytes(owner):
+            if owner[0] not in number or owner in elsewhere or not nbytes(owner):
                 continue
             k = pieces.setdefault(owner, len(pieces))
             if k == len(jobs.size):
@@ -122,6 +133,9 @@ def jobs_of(graph: Graph) -> Jobs:
         needed = dict.fromkeys([number[x] for x in node.inputs if x in number])
         if i in follows:
             needed[follows[i]] = None
+        if node in follow:
+            needed |= dict.fromkeys([number[x] for x in follow[node]])
+            jobs.updates.append(i)
         jobs.before.append(list(needed))
         for j in needed:
             jobs.after[j].append(i)
@@ -142,6 +156,50 @@ def unpacked(jobs: Jobs, given: Sequence[int]) -> list[int]:
             items.setdefault(number.get(made(node), -1), []).append(i)
     moved = {i for tuples, some in items.items() if tuples >= 0 for i in some}
     return [k for i in given if i not in moved for k in (i, *items.get(i, ()))]
+
+
+def old_readers(graph: Graph, nodes: Sequence[Node]) -> dict[Node, list[Node]]:
+    """For each node that writes straight into inputs, those that read what was there before."""
+    straight = written_straight(graph, groups(graph))
+    readers: dict[object, list[Node]] = {x: [] for into in straight.values() for x in into.values()}
+    for node in nodes if readers else ():
+        for x in {root(x) for x in node.inputs} & readers.keys():
+            readers[x].append(node)
+    return {
+        node: [x for target in into.values() for x in readers[target] if x is not node]
+        for node, into in straight.items()
+    }
+
+
+def at_once(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """The order in which updates, and what they read that takes no memory, come as soon as they
+    can: nothing is alive for longer by that."""
+    moving: set[int] = set()
+    stack = list(jobs.updates)
+    while stack:
+        i = stack.pop()
+        if i not in moving:
+            moving.add(i)
+            stack += [j for j in jobs.before[i] if not jobs.makes[j]]
+    rank = {i: at for at, i in enumerate(given)}
+    needs = [len(x) for x in jobs.before]
+    ready = [(rank[i], i) for i in moving if not needs[i]]
+    heapify(ready)
+    found: list[int] = []
+
+    def place(i: int) -> None:
+        found.append(i)
+        for j in jobs.after[i]:
+            needs[j] -= 1
+            if j in moving and not needs[j]:
+                heappush(ready, (rank[j], j))
+
+    for i in (None, *given):
+        if i is not None and i not in moving:
+            place(i)
+        while ready:
+            place(heappop(ready)[1])
+    return found
 
 
 def forwards(jobs: Jobs, given: Sequence[int]) -> list[int]:
@@ -234,7 +292,8 @@ def improved(jobs: Jobs, order: list[int]) -> list[int]:
         for shift in (WINDOW // 2, WINDOW - 1, 0):
             start = max(top - shift, 0)
             rounds += 1
-            entry = heights[start] - jobs.makes[order[start]]
+            first = order[start]
+            entry = heights[start] - jobs.makes[first] - jobs.scratch[first]
             better = beam(jobs, order[start : start + WINDOW], place, start, entry, peak)
             if better is not None:
                 order[start : start + WINDOW] = better
@@ -253,7 +312,7 @@ def window_heights(
     found: list[int] = []
     for at, i in enumerate(order[start : start + WINDOW], start):
         now += jobs.makes[i]
-        found.append(now)
+        found.append(now + jobs.scratch[i])
         for k in jobs.touches[i]:
             if jobs.ends[k] and max(place[j] for j in jobs.touched[k]) == at:
                 now -= jobs.size[k]
@@ -281,9 +340,10 @@ def beam(
                 if done >> at & 1 or needs[at] & ~done:
                     continue
                 height = now + jobs.makes[i]
-                if height >= peak:
+                top = height + jobs.scratch[i]
+                if top >= peak:
                     continue
-                both, most = done | 1 << at, max(worst, height)
+                both, most = done | 1 << at, max(worst, top)
                 if both in found and found[both][0] <= most:
                     continue
                 freed = [k for k in jobs.touches[i] if jobs.ends[k] and not readers[k] & ~both]

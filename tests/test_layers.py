@@ -11,7 +11,7 @@ LAYERS = (
     ("options", "errors", "types", "devices", "report", "accuracy"),
     ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
-    ("peak", "cut", "grouping", "recompute", "offsets", "packing", "skyline"),
+    ("straight", "peak", "cut", "grouping", "recompute", "offsets", "packing", "skyline"),
     ("passes",),
     ("frontend",),
     ("autodiff",),

@@ -14,10 +14,10 @@ from lazytorch.interpret import interpret
 from lazytorch.ir import Node
 from lazytorch.lower.call import copied_into
 from lazytorch.lower.cpp import CppTarget
-from lazytorch.lower.memory import written_straight
 from lazytorch.lower.program import Program, lower
 from lazytorch.ops.fused import Fused
 from lazytorch.passes import fuse
+from lazytorch.straight import written_straight
 from lazytorch.text import parse
 from lazytorch.types import ScalarType
 

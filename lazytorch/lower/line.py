@@ -9,10 +9,10 @@ from lazytorch.ir import Node
 from lazytorch.lower.call import KernelCall, LibraryCall
 from lazytorch.types import TensorType
 
-Does = Literal["call", "overwrite", "item", "same", "copy", "clone", "end"]
+Does = Literal["call", "overwrite", "item", "same", "copy", "clone", "reserve", "end"]
 """What a line does: `call` an operation; `overwrite` an operand by one; take an `item` of a tuple;
-show the `same` memory under another name; `copy` to the type's layout; `clone`; and what makes no
-value is an `end`: writes to inputs, the return."""
+show the `same` memory under another name; `copy` to the type's layout; `clone`; `reserve` memory
+for the lines behind it; and what makes no value is an `end`: writes to inputs, the return."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,8 @@ class Line:
     """One line, with the variable that it sets and those that it reads and deletes.
 
     `node` is the value, `site` the call's several ways if it has any, `into` the results that are
-    written into the variables behind the operands. `typed` is what is copied, where it is.
+    written into the variables behind the operands. `typed` is what is copied, where it is, or asked
+    for and given back.
     """
 
     text: str

@@ -44,8 +44,10 @@ class MemoryPlan:
 
     @property
     def line(self) -> int:
-        """The line with the peak."""
-        return max(range(len(self.levels)), key=self.levels.__getitem__, default=0)
+        """The line with the peak; of equals none that only asks for what others take."""
+        asks = {x.born for x in self.timeline.blocks if x.kind == "reserve"}
+        lines = range(len(self.levels))
+        return max(lines, key=lambda i: (self.levels[i], i not in asks), default=0)
 
     @property
     def peak_bytes(self) -> int:

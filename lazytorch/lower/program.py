@@ -12,13 +12,14 @@ from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
-from lazytorch.lower.last_writes import written_last
 from lazytorch.lower.line import Line
-from lazytorch.lower.memory import overwriting, root
+from lazytorch.lower.memory import overwriting
+from lazytorch.lower.reserve import reserve
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.number import Arithmetic
+from lazytorch.straight import root, written_straight
 from lazytorch.types import TensorType
 
 
@@ -75,7 +76,8 @@ class Lowering:
         self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
         self.kernels = self.prepared()
-        self.needed, self.straight = written_last(self.needed, set(self.kernels))
+        self.straight = written_straight(self.needed, set(self.kernels))
+        self.reserve = reserve(self.needed, self.straight)
         self.overwriting = overwriting(self.needed)
 
     def program(self) -> Program:
@@ -88,6 +90,7 @@ class Lowering:
         results = self.results()
         self.write(late, {x.inputs[0] for x in writes})
         self.copy_early(computed)
+        self.reserve_early()
         if done:
             self.space["counted"] = counted
             counts = ", ".join([self.names[x] for x in self.graph.inputs if x in done])
@@ -190,6 +193,14 @@ class Lowering:
         moved = [x for x in self.lines[computed:] if x.name and there.issuperset(x.reads)]
         rest = [x for x in self.lines[first:] if x not in moved]
         self.lines[first:] = [*moved, *rest]
+
+    def reserve_early(self) -> None:
+        """Ask for memory before the first kernel that writes to an input."""
+        if self.reserve is not None:
+            node, asks = self.reserve
+            self.space["reserve"] = asks
+            first = next(i for i, line in enumerate(self.lines) if line.node is node)
+            self.lines.insert(first, Line("reserve()", "reserve", node=node, typed=asks.typed))
 
     def names_of_inputs(self) -> list[str]:
         """The variables that a call fills."""

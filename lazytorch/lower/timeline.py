@@ -21,9 +21,11 @@ from lazytorch.lower.line import Line
 from lazytorch.lower.program import Program
 from lazytorch.types import TensorType, TupleType, Type
 
-Kind = Literal["owned", "library", "workspace"]
+Kind = Literal["owned", "library", "workspace", "reserve"]
 """Filled by a generated kernel or a copy of ours; allocated by a library's call; needed by a call
-while it runs, and freed before it returns."""
+while it runs, and freed before it returns; asked for before inputs are written, and given back."""
+
+VALUES: tuple[Kind, ...] = ("owned", "library")
 
 Workspace = Callable[[Node], int | None]
 """Bytes that a node's library kernel takes while it runs; None where nothing is known of it."""
@@ -72,11 +74,11 @@ class Timeline:
 
     def values(self) -> list[int]:
         """The same of owned and library blocks alone."""
-        return self.sums((x.taken, x.born, x.died) for x in self.blocks if x.kind != "workspace")
+        return self.sums((x.taken, x.born, x.died) for x in self.blocks if x.kind in VALUES)
 
     def live(self) -> list[int]:
         """Bytes that each line, or a line behind it, has a use for: what no allocator can save."""
-        return self.sums((x.nbytes, x.born, x.needed) for x in self.blocks if x.kind != "workspace")
+        return self.sums((x.nbytes, x.born, x.needed) for x in self.blocks if x.kind in VALUES)
 
     def sums(self, spans: Iterable[tuple[int, int, int]]) -> list[int]:
         """Bytes of each line, of spans that say how many from which line to which."""
@@ -111,6 +113,9 @@ class Memory:
         for i, line in enumerate(lines):
             if line.name:
                 self.bind(line.name, self.result(line, i))
+            elif line.does == "reserve":
+                assert line.node is not None and line.typed is not None
+                self.new(line.node, extent(line.typed), "reserve", i)
             self.use(line, i)
             for name in line.dead:
                 self.drop(name, i)

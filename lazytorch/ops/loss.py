@@ -186,6 +186,9 @@ class CrossEntropyLoss(Op):
             raise ShapeError(f"{self.name()}: target does not fit", {"input": x, "target": target})
         return tensor_type(() if self.reduction else shape, x.dtype, x.device)
 
+    def scratch(self, x: TensorType, *others: TensorType) -> int:
+        return x.nbytes  # the logarithms of the softmax
+
     def run(
         self, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:

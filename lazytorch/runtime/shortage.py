@@ -1,7 +1,7 @@
 """Running out of memory: torch's error becomes one that says what took the memory, and where.
 
-Programs write to inputs behind everything that allocates much (`lower.last_writes`), so whoever
-catches the error finds parameters, buffers and an optimizer's state as they were.
+Programs ask for what they still need before they first write to inputs (`lower.reserve`), so that
+whoever catches the error finds parameters, buffers and an optimizer's state as they were.
 """
 
 from __future__ import annotations

@@ -17,12 +17,15 @@ from lazytorch.errors import VerifyError
 from lazytorch.ir import Builder, Graph, Node, Write, input
 from lazytorch.lower.prologue import split
 from lazytorch.ops.elementary import Exp
+from lazytorch.ops.fused import Fused
+from lazytorch.ops.linalg import Mm
 from lazytorch.ops.pointwise import Add
 from lazytorch.ops.random import Uniform
 from lazytorch.ops.reduce import Sum
-from lazytorch.passes import check_signature
+from lazytorch.passes import check_signature, fuse
 from lazytorch.passes.order import forwards, jobs_of, order
 from lazytorch.peak import footprint, highest, returned
+from lazytorch.straight import groups, written_straight
 from lazytorch.text import parse
 from lazytorch.types import tensor_type
 from lazytorch.verify import verify
@@ -138,6 +141,62 @@ def test_effects_keep_their_order_and_writes_come_last(writes: bool) -> None:
     assert drawn == list(before.effects[:2])
     assert isinstance(after.nodes[-1].op, Write) == writes
     assert_same_values(before, after)
+
+
+STEPS = """
+    graph(%x: f32[64, 64], %p: f32[64, 64], %q: f32[64, 64]) {
+      %a = mm %x %p
+      %b = mm %a %q
+      %s = sum{dims=(0, 1)} %a
+      %t = sum{dims=(0, 1)} %b
+      %c = mm %b MORE
+      %3 = mul %a 0.5
+      %4 = sub %p %3
+      %5 = mul %c 0.5
+      %6 = sub %q %5
+      %7 = write %p %4
+      %8 = write %q %6
+      effects %7, %8
+      return %s, %t
+    }"""
+
+
+@pytest.mark.parametrize("more", ["%x", "%p"])  # p's old value is read once or twice
+def test_an_update_comes_at_once_but_after_who_reads_the_old_value(more: str) -> None:
+    text = fuse(parse(dedent(STEPS).replace("MORE", more)))
+    others = [x for x in text if isinstance(x.op, Sum | Mm)]
+    updates = [x for x in text if isinstance(x.op, Fused)]
+    before = verify(Graph(text.inputs, text.outputs, text.effects, order=(*others, *updates)))
+    after = verify(order(before))
+    ran = list(after.order)
+    assert len(written_straight(after, groups(after))) == 2
+    for update, target in zip(updates, text.inputs[1:], strict=True):
+        needs = {*update.inputs, *[x for x in ran if target in x.inputs]} - {update}
+        last_need = max(ran.index(x) for x in needs if x in ran)
+        between = ran[last_need + 1 : ran.index(update)]
+        assert last_need < ran.index(update) and set(between) <= set(updates)
+    assert footprint(after).call < footprint(before).call
+    assert order(after) is after
+    assert_same_values(before, after)
+
+
+def test_what_is_written_straight_takes_no_memory() -> None:
+    text = """graph(%p: f32[64], %g: f32[64]) {
+        %0 = mul %g 0.5  %1 = sub %p %0  %2 = write %p %1  effects %2  return RESULT }"""
+    assert footprint(fuse(parse(text.replace("RESULT", "")))).call == 0
+    assert footprint(fuse(parse(text.replace("RESULT", "%1")))).call == 64 * 4
+
+
+def test_what_a_loss_takes_while_it_runs_counts() -> None:
+    """The softmax of the logits comes after the loss, which takes as much while it runs."""
+    text = """graph(%x: f32[64, 64], %w: f32[64, 64], %t: i64[64]) ordered {
+        %0 = mm %x %w  %1 = softmax{dim=1} %0  %2 = cross_entropy_loss %0 %t
+        %3 = sum{dims=(0,)} %1  return %2, %3 }"""
+    before = graph(text)
+    assert footprint(before).call == 3 * 64 * 64 * 4 + 4
+    after = order(before)
+    assert footprint(after).call == 2 * 64 * 64 * 4 + 4
+    assert jobs_of(after).peak(range(4)) == footprint(after).call
 
 
 def test_verify_refuses_an_order_that_is_not_the_one_in_which_nodes_run() -> None:

@@ -90,7 +90,7 @@ def allocating(program: Program) -> list[int]:
 
 
 def assert_enough(program: Program, at: int) -> None:
-    """What line `at` asks for is what the lines behind it take, but for some bytes of libraries'."""
+    """What line `at` asks for is what the lines behind it take, some bytes of libraries' apart."""
     found = timeline(program)
     (asked,) = [x.nbytes for x in found.blocks if x.kind == "reserve"]
     there = sum(x.taken for x in found.blocks if x.kind != "reserve" and x.born < at <= x.died)

@@ -59,7 +59,9 @@ compile_kernel(module, getattr(module, name), True, GPUTarget(*target))
 
 def test_what_it_compiled_is_in_the_cache(ahead: Ahead, tmp_path: Path) -> None:
     kernels = [kernel_of(Exp()), kernel_of(Neg())]
-    ahead.compile(kernels, H200)
+    for kernel in kernels:
+        ahead.ask(kernel, H200)
+    ahead.wait(kernels)
     there = set(tmp_path.rglob("*.cubin"))
     assert len(there) == 2
     for kernel in kernels:  # where no test has Triton's interpreter on
@@ -70,14 +72,17 @@ def test_what_it_compiled_is_in_the_cache(ahead: Ahead, tmp_path: Path) -> None:
 
 def test_what_cannot_be_compiled_is_answered(ahead: Ahead, tmp_path: Path) -> None:
     broken = replace(kernel_of(Exp()), source="no Python")
-    ahead.compile([broken, kernel_of(Neg())], H200)
+    for kernel in (broken, kernel_of(Neg())):
+        ahead.ask(kernel, H200)
+        ahead.wait([kernel])
     assert len(list(tmp_path.rglob("*.cubin"))) == 1
 
 
 def test_nobody_waits_for_a_process_that_ended(ahead: Ahead, tmp_path: Path) -> None:
     assert ahead.process is not None
     os.kill(ahead.process.pid, signal.SIGKILL)
-    ahead.compile([kernel_of(Exp())], H200)
+    ahead.ask(kernel_of(Exp()), H200)
+    ahead.wait([kernel_of(Exp())])
     assert not list(tmp_path.rglob("*.cubin"))
     ahead.start()
     assert ahead.running() is not None

@@ -33,8 +33,7 @@ class Builds:
         self.tuner = tuner_for(environment()) if options.tune else None
         self.threads: list[threading.Thread] = []
         self.failed: str = ""
-        if torch.cuda.is_initialized():  # kernels for it will be wanted
-            AHEAD.start()
+        prepare_for_gpu()
 
     def target(self, graph: Graph) -> Target | None:
         """Where the graph's kernels are generated for; None when there is no compiler."""
@@ -127,6 +126,12 @@ def warn_once(message: str) -> None:
         )
 
 
+def prepare_for_gpu() -> None:
+    """Start what compiles kernels, if an NVIDIA GPU is in use."""
+    if torch.cuda.is_initialized() and torch.version.cuda is not None:
+        AHEAD.start()
+
+
 @cache
 def target_for(device: str, numerics: str, here: Environment) -> Target:
     """The code generator for a kind of device; one a process, so that models share kernels."""
@@ -134,8 +139,7 @@ def target_for(device: str, numerics: str, here: Environment) -> Target:
     if device == "cuda":
         from lazytorch.lower.triton.kernel import TritonTarget
 
-        if torch.cuda.is_initialized():
-            AHEAD.start()
+        prepare_for_gpu()
         return TritonTarget(rounding)
     from lazytorch.lower.cpp.kernel import CppTarget
     from lazytorch.lower.cpp.toolchain import load

@@ -19,6 +19,12 @@ from lazytorch.lower.kernel import Kernel
 
 SERVER = Path(__file__).parent / "server.py"
 
+PATIENCE = 120.0
+"""Seconds that a kernel may take: then it is compiled where it is wanted."""
+
+Gpu = tuple[str, int, int]
+"""A kind of device as Triton names it: its backend, its architecture, the threads of a warp."""
+
 
 class Ahead:
     """The process, started when a GPU is about to be compiled for."""
@@ -27,6 +33,9 @@ class Ahead:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.owner = 0
+        self.hearing: threading.Thread | None = None
+        self.asked: dict[tuple[str, Gpu], threading.Event] = {}
+        self.answers: list[threading.Event] = []  # by number
 
     def start(self) -> None:
         """Start the process, unless it runs."""
@@ -37,7 +46,7 @@ class Ahead:
                 return
             self.stop()
             try:
-                self.process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, str(SERVER)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -45,7 +54,10 @@ class Ahead:
                 )
             except OSError:
                 return
-            self.owner = os.getpid()
+            self.owner, self.process = os.getpid(), process
+            self.asked, self.answers = {}, []
+            self.hearing = threading.Thread(target=hear, args=(process, self.answers), daemon=True)
+            self.hearing.start()
             atexit.register(self.stop)
         threading.Thread(target=introduce, daemon=True).start()
 
@@ -54,34 +66,46 @@ class Ahead:
         process = self.process if self.owner == os.getpid() else None
         return process if process is not None and process.poll() is None else None
 
-    def compile(self, kernels: Iterable[Kernel], target: tuple[str, int, int]) -> None:
-        """Return when the cache has the kernels that can be compiled for a kind of device.
-
-        `target` is its kind, its architecture and the threads of a warp.
-        """
-        jobs = [
-            {"number": i, "name": x.name, "source": x.source, "aligned": True, "target": target}
-            for i, x in enumerate(kernels)
-        ]
+    def ask(self, kernel: Kernel, gpu: Gpu) -> None:
+        """Let a kernel be compiled, if it has not been asked for."""
         with self.lock:
             process = self.running()
-            if process is None or process.stdin is None or process.stdout is None:
+            if process is None or process.stdin is None or (kernel.name, gpu) in self.asked:
                 return
+            job = {
+                "number": len(self.answers), "name": kernel.name, "source": kernel.source,
+                "aligned": True, "target": gpu,
+            }  # fmt: skip
+            done = self.asked[kernel.name, gpu] = threading.Event()
+            self.answers.append(done)
             try:
-                process.stdin.writelines([json.dumps(job).encode() + b"\n" for job in jobs])
+                process.stdin.write(json.dumps(job).encode() + b"\n")
                 process.stdin.flush()
-                for _ in jobs:
-                    if not process.stdout.readline():
-                        return
-            except OSError:
-                return
+            except (OSError, ValueError):  # it has just ended
+                done.set()
+
+    def wait(self, kernels: Iterable[Kernel]) -> None:
+        """Return when the cache has those that were asked for, as far as they can be compiled."""
+        names = {x.name for x in kernels}
+        for done in [x for (name, _), x in tuple(self.asked.items()) if name in names]:
+            done.wait(PATIENCE)
 
     def stop(self) -> None:
         """End the process."""
-        if self.process is not None and self.owner == os.getpid():
-            with self.process as process:
-                process.kill()
+        if self.process is not None and self.hearing is not None and self.owner == os.getpid():
+            self.process.kill()
+            self.hearing.join()
         self.process = None
+
+
+def hear(process: subprocess.Popen[bytes], answers: list[threading.Event]) -> None:
+    """Take a process's answers, until it ends."""
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            answers[int(line)].set()
+    for done in answers:
+        done.set()
 
 
 def introduce() -> None:

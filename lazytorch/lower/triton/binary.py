@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +15,8 @@ import torch
 
 from lazytorch.errors import CompilerError
 from lazytorch.lower.kernel import Kernel
-from lazytorch.lower.triton.ahead import AHEAD
+from lazytorch.lower.triton.ahead import AHEAD, Gpu
 from lazytorch.lower.triton.source import compile_kernel, run_source
-
-SEVERAL = 4
-"""Kernels for which another process is worth asking."""
 
 
 def interpreting() -> bool:
@@ -45,9 +42,12 @@ class Binaries:
         self.lock = threading.Lock()
 
     def expect(self, kernel: Kernel, device: torch.device) -> None:
-        """Remember that a kernel is to be built for a device."""
+        """Remember that a kernel is to be built for a device, and let it be compiled meanwhile."""
+        index = device.index or 0
         with self.lock:
-            self.wanted.setdefault(kernel.name, {})[device.index or 0] = None
+            self.wanted.setdefault(kernel.name, {})[index] = None
+        if AHEAD.running() is not None and (kernel.name, index, True) not in self.loaded:
+            AHEAD.ask(kernel, gpu_of(index))
 
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile and load what is not loaded yet; CompilerError when the compiler refuses."""
@@ -60,9 +60,7 @@ class Binaries:
             for (_, index), kernel in missing.items():
                 self.load(kernel, index)
             return
-        if len(missing) >= SEVERAL and AHEAD.running() is not None:
-            with suppress(ImportError, RuntimeError):  # said by what loads them
-                AHEAD.compile(missing.values(), self.target())
+        AHEAD.wait(missing.values())
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
         for task in tasks:
@@ -79,14 +77,6 @@ class Binaries:
             self.loaded[kernel.name, index, aligned] = found
         return found
 
-    def target(self) -> tuple[str, int, int]:
-        """The kind of the current device, its architecture and the threads of its warps."""
-        from triton.runtime import driver
-
-        with self.lock:  # the first of several threads starts the driver, alone
-            found: Any = driver.active.get_current_target()
-        return found.backend, found.arch, found.warp_size
-
     def compile(self, kernel: Kernel, index: int, aligned: bool) -> Any:
         """Run the kernel's source and compile what it defines."""
         with self.lock:
@@ -97,12 +87,21 @@ class Binaries:
         if interpreting():
             return function
         from triton.errors import TritonError
+        from triton.runtime import driver
 
         try:
-            self.target()
+            with self.lock:  # the first of several threads starts the driver, alone
+                driver.active.get_current_target()
             with torch.cuda.device(index):  # of this thread
                 compiled = compile_kernel(module, function, aligned, target=None)
                 compiled.run  # noqa: B018  # loads it, and builds its launcher
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
         return compiled
+
+
+@cache
+def gpu_of(index: int) -> Gpu:
+    """A GPU as Triton names it."""
+    major, minor = torch.cuda.get_device_capability(index)
+    return "cuda", 10 * major + minor, 32

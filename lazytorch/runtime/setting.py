@@ -65,14 +65,19 @@ def held(watch: Watch) -> Iterable[torch.Tensor]:
     """The tensors that a function's modules and closures hold."""
     for slot in watch.reach.state:
         value = slot.store.get(slot.name)
-        if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        if isinstance(value, torch.Tensor):
             yield value
 
 
 def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """Bytes of memory that tensors show, each piece once; rounded as a GPU's allocator does."""
+    """Bytes of memory that tensors show, each piece once; rounded as a GPU's allocator does.
+
+    Sparse ones have none of their own; what takes one is refused.
+    """
     found: dict[int, int] = {}
     for x in tensors:
+        if x.layout is not torch.strided:
+            continue
         memory = x.untyped_storage()
         nbytes = memory.nbytes()
         found[memory._cdata] = -(-nbytes // 512) * 512 if x.device.type == "cuda" else nbytes

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
+from lazytorch.ops.foreach import Foreach
+from lazytorch.ops.fused import Fused
 from lazytorch.peak import Owner, footprint, made, nbytes, owners, returned
 
 WINDOW = 20
@@ -29,7 +31,7 @@ ROUNDS = 40
 def order(graph: Graph) -> Graph:
     """The graph with an order of a lower peak, or the graph itself."""
     jobs = jobs_of(graph)
-    best = found = list(range(len(jobs.nodes)))
+    best = found = in_turn(jobs)
     floor = max(map(jobs.alone, best), default=0)
     while jobs.peak(best) > floor:  # until nothing is found: a second run of the pass finds nothing
         ways = [best, forwards(jobs, best), backwards(jobs, best)]
@@ -47,7 +49,9 @@ def order(graph: Graph) -> Graph:
 class Jobs:
     """The nodes of one call in the order given, as numbers, and the memory that they touch.
 
-    A piece of memory is alive from the node that makes it to the last that reads or shows it.
+    A piece of memory is alive from the node that makes it to the last that reads or shows it. What
+    is written to an input goes there at once, where every reader of its old value comes before; a
+    group's kernel writes it there itself, so that it takes no memory.
     touches: for each node. touched: by which nodes. ends: whether it is freed. after: the nodes
     that must come later. makes: bytes.
     """
@@ -92,8 +96,7 @@ def jobs_of(graph: Graph) -> Jobs:
     number = {x: i for i, x in enumerate(nodes)}
     pieces: dict[Owner, int] = {}
     jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes])
-    written = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
-    kept = {owner for x in (*returned(graph), *written) for owner in owners(x)}
+    kept, free, turns = writes(graph, number)
     drawn = [number[x] for x in graph.effects if x in number]
     follows = dict(zip(drawn[1:], drawn, strict=False))
     for i, node in enumerate(nodes):
@@ -103,7 +106,7 @@ def jobs_of(graph: Graph) -> Jobs:
         jobs.touches.append([])
         jobs.makes.append(0)
         for owner in dict.fromkeys(touched):
-            if owner[0] not in number or not nbytes(owner):
+            if owner[0] not in number or not nbytes(owner) or owner in free:
                 continue
             k = pieces.setdefault(owner, len(pieces))
             if k == len(jobs.size):
@@ -117,10 +120,62 @@ def jobs_of(graph: Graph) -> Jobs:
         needed = dict.fromkeys([number[x] for x in node.inputs if x in number])
         if i in follows:
             needed[follows[i]] = None
+        needed |= dict.fromkeys(turns.get(i, ()))
         jobs.before.append(list(needed))
         for j in needed:
             jobs.after[j].append(i)
     return jobs
+
+
+def writes(
+    graph: Graph, number: dict[Node, int]
+) -> tuple[set[Owner], set[Owner], dict[int, list[int]]]:
+    """The memory that lives to the end, what takes none since a kernel writes it into an input, and
+    for each node that makes what is written the readers of the old value that come before."""
+    pairs = [x.inputs for x in graph.effects if isinstance(x.op, Write)]
+    kept = {owner for x in returned(graph) for owner in owners(x)}
+    shown = kept | {owner for _, value in pairs for owner in owners(value)}
+    readers: dict[Owner, list[Node]] = {}
+    for node in number:
+        for owner in dict.fromkeys(owner for x in node.inputs for owner in owners(x)):
+            if isinstance(owner[0].op, Input):
+                readers.setdefault(owner, []).append(node)
+    free: set[Owner] = set()
+    turns: dict[int, list[int]] = {}
+    waiting: dict[Node, list[Node]] = {}  # the makers that each reader comes before
+    for target, value in pairs:
+        (old,), new = owners(target), owners(value)
+        maker = new[0][0] if len(new) == 1 else None
+        if maker is None or maker not in number or new[0] in kept:
+            continue
+        earlier = [x for x in readers.get(old, ()) if x is not maker]
+        if old in shown or not behind(graph, waiting, maker).isdisjoint(earlier):
+            kept.add(new[0])
+            continue
+        turns.setdefault(number[maker], []).extend(number[x] for x in earlier)
+        for x in earlier:
+            waiting.setdefault(x, []).append(maker)
+        if isinstance(maker.op, Fused | Foreach):
+            free.add(new[0])
+    return kept, free, turns
+
+
+def behind(graph: Graph, waiting: dict[Node, list[Node]], node: Node) -> set[Node]:
+    """What runs later than a node in every order."""
+    found: set[Node] = set()
+    stack = [node]
+    while stack:
+        x = stack.pop()
+        later = [y for y in (*graph.users[x], *waiting.get(x, ())) if y not in found]
+        found.update(later)
+        stack += later
+    return found
+
+
+def in_turn(jobs: Jobs) -> list[int]:
+    """The order given, with what must wait for others behind them."""
+    return listed(jobs.before, jobs.after, [0] * len(jobs.nodes), lambda i, changed: None,
+                  range(len(jobs.nodes)))  # fmt: skip
 
 
 def forwards(jobs: Jobs, given: Sequence[int]) -> list[int]:

@@ -93,6 +93,33 @@ def written_straight(graph: Graph, groups: set[Node]) -> dict[Node, dict[int, No
     return found
 
 
+def written_early(graph: Graph, done: set[Node]) -> dict[Node, list[Node]]:
+    """For each node, the writes that may be made right behind it: the value is there and nothing
+    reads what the input held any more, so the value need not live to the end.
+
+    Declines on the inputs that are `done`, where an output, another write or what an overload of
+    torch's returned may show the input, and where the value is no memory of the program's own.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    writes = [x for x in graph.effects if isinstance(x.op, Write) and x.inputs[0] not in done]
+    shown = {root(x) for x in (*graph.outputs, *[w.inputs[1] for w in writes])}
+    last: dict[object, Node] = {}
+    for node in order:
+        if not isinstance(node.op, Write):
+            last |= dict.fromkeys(map(root, node.inputs), node)
+        if isinstance(node.op, Aten) and node.op.may_alias:
+            shown |= set(map(root, node.inputs))
+    found: dict[Node, list[Node]] = {}
+    for write in writes:
+        target, value = write.inputs
+        owner = root(value)
+        own = not (isinstance(owner, Node) and isinstance(owner.op, Input | Const))
+        if own and target not in shown:
+            at = max(value, last.get(target, value), key=order.__getitem__)
+            found.setdefault(at, []).append(write)
+    return found
+
+
 def reads_in_place(node: Node, k: int, target: Node) -> bool:
     """Whether a group reads `target` for no element but that of result `k` which lies there."""
     if all(root(x) is not target for x in node.inputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
 from lazytorch.lower.line import Line
-from lazytorch.lower.memory import overwriting, root, written_straight
+from lazytorch.lower.memory import overwriting, root, written_early, written_straight
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.attention import ScaledDotProductAttention
@@ -81,7 +81,7 @@ class Lowering:
         writes = [node for node in self.needed.nodes if isinstance(node.op, Write)]
         done = {x for targets in self.straight.values() for x in targets.values()}
         late = [node for node in writes if node.inputs[0] not in done]
-        self.compute(late)
+        late = self.compute(late, written_early(self.needed, done))
         results = self.results()
         self.write(late, {x.inputs[0] for x in writes})
         if done:
@@ -111,17 +111,24 @@ class Lowering:
                         self.refused[node] = error.message  # else torch has a good kernel
         return found
 
-    def compute(self, writes: list[Node]) -> None:
+    def compute(self, writes: list[Node], early: Mapping[Node, Sequence[Node]]) -> list[Node]:
         """A line for every value that something reads, or that a kernel writes where it belongs;
-        values are deleted once nothing reads them. The `writes` come afterwards."""
+        values are deleted once nothing reads them. Of the `writes`, some are made `early`, each
+        behind a node; the others are returned, and come afterwards."""
         used = {
             x for node in self.needed.nodes if not isinstance(node.op, Write) for x in node.inputs
         }
         used |= {*self.needed.outputs, *[x.inputs[1] for x in writes]}
         taken = [x for x in self.needed.nodes if not isinstance(x.op, Item | Write) or x in used]
-        dying, read = last_uses([*taken, *writes], self.needed)
+        taken = [x for node in taken for x in (node, *early.get(node, ()))]
+        soon = set(taken)
+        late = [x for x in writes if x not in soon]
+        dying, read = last_uses([*taken, *late], self.needed, late)
         for node in taken:
             if node in self.names:
+                continue
+            if isinstance(node.op, Write):
+                self.write_early(node, [self.names[x] for x in dying.get(node, ())])
                 continue
             if isinstance(node.op, Const):
                 self.names[node] = constant_text(node.op.value, self.space)
@@ -145,6 +152,13 @@ class Lowering:
             self.lines.append(
                 Line(text, does, name, tuple(operands), tuple(dead), node, site, into)
             )
+        return late
+
+    def write_early(self, node: Node, dead: list[str]) -> None:
+        """Copy into an input whose old value nothing reads any more."""
+        target, value = (self.names[x] for x in node.inputs)
+        text = f"{target}.copy_({value})" + (f"; del {', '.join(dead)}" if dead else "")
+        self.lines.append(Line(text, "end", "", (value,), tuple(dead)))
 
     def results(self) -> list[str]:
         """Names of the outputs that own their memory, in place before any input is written."""
@@ -250,15 +264,13 @@ def unique(label: str, op: Op, space: dict[str, Any]) -> str:
     return text
 
 
-def last_uses(nodes: Sequence[Node], graph: Graph) -> tuple[dict[Node, list[Node]], set[Node]]:
-    """For each of the nodes, the operands that none reads after it; and all nodes that are read."""
-    kept = {*graph.outputs, *graph.inputs}
-    final: dict[Node, Node] = {}
-    for node in nodes:
-        for x in node.inputs:
-            final[x] = node
-            if isinstance(node.op, Write):
-                kept.add(x)
+def last_uses(
+    nodes: Sequence[Node], graph: Graph, late: Sequence[Node] = ()
+) -> tuple[dict[Node, list[Node]], set[Node]]:
+    """For each of the nodes, the operands that none reads after it, but for what the `late` ones
+    read; and all nodes that are read."""
+    kept = {*graph.outputs, *graph.inputs, *[x for node in late for x in node.inputs]}
+    final = {x: node for node in nodes for x in node.inputs}
     dying: dict[Node, list[Node]] = {}
     for x, node in final.items():
         if x not in kept and not isinstance(x.op, Const):

@@ -3,7 +3,9 @@
     python benchmarks/training_start.py FOLDER [resnet18 gpt_small ...]
 
 Models and optimizers are those of benchmarks/training.py. The clock starts when the model is built
-and everything is imported, and stops after the last step: compiling is in it. One JSON a model.
+and everything is imported: compiling is in it. `first_s` is when the first step is done, `all_s`
+when a hundred are, `full_s` when steps first take within 5 % of what they take in the end, which is
+measured after as many steps more as it takes until nothing is compiled any more. One JSON a model.
 """
 
 import json
@@ -12,8 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from training import AMP, MODELS, USUAL, loss_of, ordinary
@@ -23,34 +29,48 @@ from lazytorch.bench import best_device, machine
 
 SIDES = ("lazytorch", "eager", "torch.compile")
 STEPS = 100
+WINDOW = 5
+"""Steps whose median is a speed."""
 
 
 def child(name: str, side: str) -> None:
-    """Print the seconds to the first step and to the last one."""
+    """Print the seconds to the first step, to full speed and to the last step."""
     device = best_device()
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     model, (x, y) = MODELS[name]()
     model, batch = model.to(device), (x.to(device), y.to(device))
     began = time.perf_counter()
+    settled: Callable[[], Any] = int  # nothing to wait for
     if side == "lazytorch":
         optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
         whole = lt.train_step(model, loss_of, optimizer, amp=AMP.get(device.type))
-        step = partial(whole, *batch)
+        step, settled = partial(whole, *batch), whole.wait
     else:
         run = torch.compile(model) if side == "torch.compile" else model
         step = ordinary(model, run, batch)
-    at = [0.0, 0.0]
-    for i in range(STEPS):
+    at = [0.0]
+    loss = 0.0
+    for _ in range(STEPS):
         loss = float(step())
-        at[min(i, 1)] = time.perf_counter() - began
-    print(json.dumps({"first_s": at[0], "all_s": at[1], "loss": loss}))
+        at.append(time.perf_counter() - began)
+    settled()
+    for _ in range(4 * WINDOW):
+        float(step())
+        at.append(time.perf_counter() - began)
+    took = [after - before for before, after in pairwise(at)]
+    final = median(took[-2 * WINDOW :])
+    speeds = [median(took[i : i + WINDOW]) for i in range(len(took) - WINDOW + 1)]
+    full = next((at[i + 1] for i, x in enumerate(speeds) if x <= 1.05 * final), at[-1])
+    found = {"first_s": at[1], "full_s": full, "all_s": at[STEPS], "step_s": final, "loss": loss}
+    print(json.dumps(found))
 
 
 def fresh(name: str, side: str) -> dict[str, float]:
     """One side in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        caches = {"LAZYTORCH_CACHE": folder, "TORCHINDUCTOR_CACHE_DIR": folder}
+        names = ("LAZYTORCH_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+        caches = dict.fromkeys(names, folder)
         done = subprocess.run(
             [sys.executable, __file__, "--child", name, side],
             env={**os.environ, **caches},

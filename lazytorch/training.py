@@ -108,7 +108,10 @@ class TrainStep:
         self.check()
         first = not self.started and not all(map(self.optimizer.state.get, self.parameters()))
         self.started = True
-        if first or self.refused:
+        if first:
+            with unsearched():
+                return self.eager(batch, named)
+        if self.refused:
             return self.eager(batch, named)
         self.hold()
         try:
@@ -349,6 +352,17 @@ def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:
         if cell.value is not old:
             cell.value = b(Where(), condition, cell.value, old)
             cell.version += 1
+
+
+@contextmanager
+def unsearched() -> Generator[None]:
+    """Convolutions without cuDNN's search, seconds long, for a step that is done once."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  a graph's text is as wide as it is
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_an_update_is_written_where_its_state_lies() -> None:
     assert straight(STEP) == ["m", "p"]
     program = check(STEP)
     assert "copy_" not in program.source and "counted(" in program.source
+
+
+def test_an_update_may_read_numbers_that_are_tensors() -> None:
+    text = STEP.replace("%lr: float) {", "%t: f32[]) { %lr = to_number %t ")
+    there = re.sub(r"(f32\[\d*\])", r"\1 on cuda:0", text)
+    assert "to_number" not in {x.op.name() for x in fuse(parse(there)).nodes}, "not in the group"
+    assert straight(there) == ["m", "p"]
+    assert straight(there.replace("37", "1")) == []  # it may be the number
+    check(text)
 
 
 def test_other_readers_may_come_before() -> None:

@@ -7,6 +7,7 @@ from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
+from lazytorch.ops.number import ToNumber
 from lazytorch.types import TensorType
 
 
@@ -130,6 +131,8 @@ def reads_in_place(node: Node, k: int, target: Node) -> bool:
     if isinstance(op, Foreach):
         own = [op.place(k // len(op.body.outputs), i) for i in op.flat]
         return all(i in own for i, x in enumerate(node.inputs) if x is target)
-    return isinstance(op, Fused) and all(
-        isinstance(x.op, Pointwise | Const | Input) for x in op.body.nodes
-    )
+    assert isinstance(target.type, TensorType)
+    # A number is one element of some tensor, and not of one with several.
+    in_place = Pointwise | Const | Input
+    allowed = in_place | ToNumber if target.type.numel > 1 else in_place
+    return isinstance(op, Fused) and all(isinstance(x.op, allowed) for x in op.body.nodes)

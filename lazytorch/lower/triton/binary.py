@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,7 @@ class Binaries:
             for (_, index), kernel in missing.items():
                 self.load(kernel, index)
             return
+        identify()
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
         for task in tasks:
@@ -95,6 +97,15 @@ class Binaries:
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
         return compiled
+
+
+def identify() -> None:
+    """Let Triton hash itself, which its cache asks of every thread that finds no hash yet."""
+    if not interpreting():
+        with suppress(ImportError, AttributeError):
+            from triton.runtime import cache
+
+            cache.triton_key()
 
 
 def compile_kernel(module: ModuleType, function: Any, aligned: bool, target: Any) -> Any:

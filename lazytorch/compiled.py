@@ -15,7 +15,6 @@ from typing import Any, ClassVar, cast
 import torch
 
 from lazytorch.autodiff import install
-from lazytorch.devices import device_named
 from lazytorch.differentiable import differentiable, differentiated
 from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
@@ -28,13 +27,14 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, flat, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.budget import Planned, check
 from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble
-from lazytorch.prediction import held, memory_plan, predict
+from lazytorch.prediction import located, memory_plan, predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
@@ -139,7 +139,7 @@ class Compiled:
             try:
                 plan = Plan(trail.extend(spec, ()), trail)
             except UnsettledError as error:
-                if key in self.unsettled:
+                if key in self.unsettled or self.options.max_bytes is not None:
                     raise
                 self.unsettled.add(key)
                 Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))
@@ -176,7 +176,7 @@ class Compiled:
         if not self.plans.get(key):
             return False
         self.restless[key] = self.restless.get(key, 0) + 1
-        if self.restless[key] <= self.options.max_plans:
+        if self.restless[key] <= self.options.max_plans or self.options.max_bytes is not None:
             return False
         reason = (
             f"eager from now on: each of its last calls found a change ({self.reason(key, leaves)})"
@@ -223,10 +223,10 @@ class Compiled:
         self.builds.start(program.calls)
         return program
 
-    def lowered(
-        self, piece: Piece, recorded: Recorded | None, backward: Backward | None = None
-    ) -> Stage:
-        """A stage of a recorded piece; with a backward pass, it leaves what that reads."""
+    def lowered(self, piece: Piece, recorded: Recorded | None, backward: Backward | None = None,
+                planned: Planned | None = None) -> Stage:  # fmt: skip
+        """A stage of a recorded piece; with a backward pass, it leaves what that reads. `planned`
+        gives the memory of its programs, which `max_bytes` bounds."""
         began = time.perf_counter()
         if backward is not None:
             piece = replace(piece, graph=backward.halves.forward)
@@ -238,7 +238,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        found = lowered(piece.graph, self.options, self.builds.target, observe)
+        found = lowered(piece.graph, self.options, self.builds.target, observe, planned)
         main, prologue = found.main, found.prologue
         program = self.builds.tuned(main, found.rest)
         stage = Stage(
@@ -259,6 +259,7 @@ class Compiled:
         )
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
+        check(self.options.max_bytes, planned, stage.prologue, stage.main)
         return stage
 
     # Running.
@@ -351,8 +352,7 @@ class Compiled:
         leaves, spec = trees.flatten((args, kwargs))
         varying = self.numbers.varying(spec)
         watch = Watch(self.fn, leaves)
-        tensors = (x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor))
-        device = device_named(next((x.device for x in tensors), "cpu"))
+        device = located(leaves, watch)
         with torch.no_grad():
             for plan in self.plans.get(signature(leaves, spec, varying), ()):
                 if plan.holds(leaves) and plan.stage.cut is None:  # with what measuring chose

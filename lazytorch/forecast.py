@@ -12,13 +12,15 @@ from torch import nn
 
 from lazytorch.devices import Device, device_named
 from lazytorch.errors import LazyTorchError
+from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
 from lazytorch.frontend.guard import guarded
 from lazytorch.frontend.stand_in import StandIns
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.options import Options
 from lazytorch.prediction import predict
-from lazytorch.training import Loss, TrainStep
+from lazytorch.recorded_step import Loss
+from lazytorch.training import TrainStep
 
 PLANS = 6
 """Plans that the search for a batch makes beyond the first two."""
@@ -125,6 +127,7 @@ def plan_step(
             copy, loss, updates, more.get("clip_norm"), more.get("accumulate", 1), None,
             more.get("keep_grads", False), more.get("skip_nonfinite", False),
             {k: x for k, x in more.items() if k in Options.__dataclass_fields__},
+            scaler_on(made, more.get("scaler")),
         )  # fmt: skip
         step.region = functools.partial(autocast, made.device, amp)
         step.hold()
@@ -139,6 +142,13 @@ def standing(made: StandIns, amp: torch.dtype | None) -> Generator[None]:
     """Around code that meets stand-ins, in an autocast region if that is asked for."""
     with guarded(made.device), made.mode, autocast(made.device, amp):
         yield
+
+
+def scaler_on(made: StandIns, scaler: torch.amp.GradScaler | None) -> torch.amp.GradScaler | None:
+    """A scaler with stand-ins of its tensors."""
+    if scaler is None:
+        return None
+    return made.copied(scaler, scaling.tensors(scaler, made.device).values())
 
 
 def with_state(optimizer: torch.optim.Optimizer) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
-from lazytorch.devices import Device
+from lazytorch.devices import Device, device_named
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.watch import Watch
 from lazytorch.ir import Graph
+from lazytorch.lower.budget import Planned
 from lazytorch.lower.estimate import seconds
 from lazytorch.lower.kernel import Target
 from lazytorch.lower.lowered import lowered
@@ -22,6 +24,7 @@ from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import workspaces
 from lazytorch.options import Options, environment
 from lazytorch.runtime.build import target_for
+from lazytorch.runtime.measured import measured_too
 
 
 def predict(
@@ -43,8 +46,10 @@ def predict(
     def target(graph: Graph) -> Target:
         return target_for(device.kind, options.numerics, environment())
 
-    found = lowered(recorded.piece.graph, options, target)
-    return memory_plan(name, device, watch, leaves, found.prologue, found.main)
+    measured = options.max_bytes is not None
+    planned = partial(memory_plan, name, device, watch, leaves, measured=measured)
+    found = lowered(recorded.piece.graph, options, target, planned=planned)
+    return planned(found.prologue, found.main)
 
 
 def memory_plan(
@@ -54,11 +59,15 @@ def memory_plan(
     leaves: Iterable[Any],
     prologue: Program,
     main: Program,
+    measured: bool = False,
 ) -> MemoryPlan:
-    """The plan of two programs and of what there is before they run."""
+    """The plan of two programs and of what there is before they run. With `measured`, workspaces
+    that no table has are measured, where the device is here."""
     arguments = storages(x for x in leaves if isinstance(x, torch.Tensor))
     state = storages(held(watch))
     known = workspaces(device)
+    if measured:
+        known = measured_too(known, device, [*prologue.lines, *main.lines])
     first, second = timeline(prologue, known.find), timeline(main, known.find)
     return MemoryPlan(
         name,
@@ -70,6 +79,17 @@ def memory_plan(
         known.stays,
         seconds(main, device),
     )
+
+
+def planner(name: str, watch: Watch, leaves: list[Any]) -> Planned:
+    """What plans the programs of a call whose memory is bounded."""
+    return partial(memory_plan, name, located(leaves, watch), watch, leaves, measured=True)
+
+
+def located(leaves: list[Any], watch: Watch) -> Device:
+    """Where a call's tensors are."""
+    tensors = (x for x in [*leaves, *held(watch)] if isinstance(x, torch.Tensor))
+    return device_named(next((x.device for x in tensors), "cpu"))
 
 
 def held(watch: Watch) -> Iterable[torch.Tensor]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from lazytorch.errors import LazyTorchError
+from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded, Relied
 from lazytorch.frontend.watch import Watch
+from lazytorch.prediction import planner
 from lazytorch.runtime.stage import Stage
 
 if TYPE_CHECKING:
@@ -64,10 +65,18 @@ class Trail:
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
-        backward = None
-        if torch.is_grad_enabled() and recorded.cuts == 0:
+        backward = planned = None
+        if owner.options.max_bytes is not None:
+            if torch.is_grad_enabled() and any(x.requires_grad for x in recorded.leaves):
+                raise UnsupportedError(
+                    "max_bytes bounds a training step, or a call without gradients: this call "
+                    "would leave values for a backward pass",
+                    hint="use lt.train_step(model, loss_fn, optimizer, max_bytes=...), or no_grad",
+                )
+            planned = planner(owner.name, self.watch, self.leaves)
+        elif torch.is_grad_enabled() and recorded.cuts == 0:
             backward = owner.backward_of(recorded, self.leaves, self.watch)
-        self.new.append(owner.lowered(recorded.piece, recorded, backward))
+        self.new.append(owner.lowered(recorded.piece, recorded, backward, planned))
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
         return self.new[0]

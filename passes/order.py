@@ -149,7 +149,7 @@ def writes(
         if maker is None or maker not in number or new[0] in kept:
             continue
         earlier = [x for x in readers.get(old, ()) if x is not maker]
-        if old in shown or not behind(graph, waiting, maker).isdisjoint(earlier):
+        if old in shown or (earlier and not behind(graph, waiting, maker).isdisjoint(earlier)):
             kept.add(new[0])
             continue
         turns.setdefault(number[maker], []).extend(number[x] for x in earlier)

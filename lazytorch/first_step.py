@@ -64,7 +64,7 @@ def fail_early(step: TrainStep, options: Options, batch: Batch) -> None:
     try:
         plan_step(
             step.model, batch, device, None, step.amp, step.loss_fn, step.optimizer,
-            {**vars(options), **step.choices()},
+            {**vars(options), **step.choices()}, measured=True,
         )  # fmt: skip
     except BudgetError as error:
         failed = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -109,19 +109,21 @@ def plan_step(
     loss_fn: Loss | None,
     optimizer: Optimizers | torch.optim.Optimizer,
     more: Mapping[str, Any],
+    measured: bool = False,
 ) -> MemoryPlan:
     """The plan of a training step that is not the first: the optimizer has its state."""
     made = StandIns(device.torch_device)
     copy = made.module(model)
     loss = made.module(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn
     args, named = made.tree(inputs, sizes(inputs, batch))
+    updates: torch.optim.Optimizer | None = None
+    if isinstance(optimizer, torch.optim.Optimizer):  # counts of steps stay numbers of the host's
+        states: list[dict[str, Any]] = list(optimizer.state.values())
+        tensors = [x for s in states for x in s.values() if isinstance(x, torch.Tensor)]
+        updates = made.copied(optimizer, [x for x in tensors if x.dim()])
     with standing(made, None):
-        if isinstance(optimizer, torch.optim.Optimizer):
-            states: list[dict[str, Any]] = list(optimizer.state.values())
-            tensors = [x for s in states for x in s.values() if isinstance(x, torch.Tensor)]
-            updates = made.copied(optimizer, [x for x in tensors if x.dim()])
-        else:
-            updates = optimizer(copy.parameters())
+        if updates is None:
+            updates = cast(Optimizers, optimizer)(copy.parameters())
         with_state(updates)
         step = TrainStep(
             copy, loss, updates, more.get("clip_norm"), more.get("accumulate", 1), None,
@@ -133,8 +135,10 @@ def plan_step(
         step.hold()
         leaves, spec = trees.flatten(((step.settings(), args, named), {}))
     name, compiled = f"a training step of {type(model).__name__}", step.compiled
-    around = standing(made, None)
-    return predict(compiled.fn, leaves, spec, compiled.options, device, name, around=around)
+    around, options = standing(made, None), compiled.options
+    return predict(
+        compiled.fn, leaves, spec, options, device, name, around=around, measured=measured
+    )
 
 
 @contextmanager

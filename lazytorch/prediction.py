@@ -36,9 +36,11 @@ def predict(
     name: str,
     varying: frozenset[int] | None = frozenset(),
     around: AbstractContextManager[Any] | None = None,
+    measured: bool = False,
 ) -> MemoryPlan:
     """The plan of a function on such arguments, under no_grad; CutError where Python asks for a
-    value on the way, which only a run can give. Stand-ins need `around` what is recorded."""
+    value on the way, which only a run can give. Stand-ins need `around` what is recorded.
+    Workspaces that no table has are `measured` only if that is asked for."""
     watch = Watch(fn, leaves)
     with torch.no_grad(), around or nullcontext():
         recorded = record(fn, leaves, spec, fullgraph=True, watch=watch, varying=varying)
@@ -46,7 +48,6 @@ def predict(
     def target(graph: Graph) -> Target:
         return target_for(device.kind, options.numerics, environment())
 
-    measured = options.max_bytes is not None
     planned = partial(memory_plan, name, device, watch, leaves, measured=measured)
     found = lowered(recorded.piece.graph, options, target, planned=planned)
     return planned(found.prologue, found.main)

@@ -18,7 +18,7 @@ from lazytorch.ops.custom import Custom
 from lazytorch.peak import Owner, nbytes, owners, size
 from lazytorch.types import ScalarType, TensorType, TupleType
 
-WORTH = 4
+WORTH = 2
 """How many times the bytes that cross a cut a segment leaves its backward, at least."""
 
 CHEAP = (
@@ -128,7 +128,8 @@ class Ways:
     def missing(self, segment: Sequence[Node], crossing: set[Owner], cheap: bool) -> Again | None:
         """What is computed again, and when; None where that frees nothing, or nothing says when."""
         inside = set(segment)
-        stays = {x for x in segment if any(o in crossing for o in owners(x))}
+        values = [x for x in segment if not isinstance(x.type, TupleType)]
+        stays = {x for x in values if any(o in crossing for o in owners(x))}
         needed = [x for x in segment if x not in stays and self.readers(x)]
         if not needed:
             return None

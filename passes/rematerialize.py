@@ -1,8 +1,9 @@
 """Computes values of the forward again in the backward, instead of keeping them so long.
 
-Which ones `choose` says, of those that `segments` finds. What is computed again waits for the cotangent with which its segment's backward begins (`After`), so that nothing makes
-it earlier, and no pass takes it for the first computation. Declines on draws and other effects,
-which are kept, and so happen once.
+Which ones `choose` says, of those that `segments` finds. What is computed again waits for the
+cotangent with which its segment's backward begins (`After`), so that nothing makes it earlier and
+no pass takes it for the first computation. Declines on draws and other effects, which happen once
+and are kept, and on all that the forward itself reads.
 """
 
 from __future__ import annotations
@@ -18,57 +19,72 @@ Choose = Callable[[Graph], Sequence[Again]]
 """The choices that are taken for a graph."""
 
 Key = tuple[Node, bool]
-"""A node, and whether it is the one that is computed again."""
+"""A node as it was, or as it is computed again."""
 
 
 def rematerialize(graph: Graph, choose: Choose) -> Graph:
     """The graph in which what is chosen is computed again; itself if nothing is."""
     chosen = choose(graph)
-    if not chosen:
-        return graph
-    token = {x: one.token for one in chosen for x in one.made}
-    before = set(forward(graph))
-    done: dict[Key, Node] = {(x, False): x for x in graph.inputs}
+    return Repeats(graph, chosen).rebuilt() if chosen else graph
 
-    def operands(key: Key) -> list[Key]:
+
+class Repeats:
+    """A graph on its way to one with values that are computed again."""
+
+    def __init__(self, graph: Graph, chosen: Sequence[Again]) -> None:
+        self.graph = graph
+        self.before = set(forward(graph))
+        self.token = {x: one.token for one in chosen for x in one.made}
+        self.done: dict[Key, Node] = {(x, False): x for x in graph.inputs}
+        self.later: dict[tuple[Node, Node], Node] = {}  # values that wait for a token
+
+    def rebuilt(self) -> Graph:
+        """The graph whose backward reads what is computed again."""
+        stack: list[Key] = [(x, False) for x in reversed(self.graph.nodes)]
+        while stack:
+            key = stack[-1]
+            missing = [x for x in self.needs(key) if x not in self.done]
+            if key in self.done or not missing:
+                stack.pop()
+            if key in self.done:
+                continue
+            if missing:
+                stack += reversed(missing)
+            else:
+                self.done[key] = self.made(key)
+        return self.graph.replace({x: self.done[x, False] for x in self.graph.nodes})
+
+    def operands(self, key: Key) -> list[Key]:
+        """What a node reads: behind the forward, and where it is computed again itself, what is
+        computed again."""
         node, again = key
-        reads = again or (node not in before and not isinstance(node.op, Write))
-        return [(x, reads and x in token) for x in node.inputs]
+        behind = again or (node not in self.before and not isinstance(node.op, Write))
+        return [(x, behind and x in self.token) for x in node.inputs]
 
-    def waits(key: Key) -> bool:
-        """Whether a repeated node itself must be told to wait: none of its operands was."""
-        return key[1]
-
-    later: dict[tuple[Node, Node], Node] = {}
-    roots = [(x, False) for x in graph.nodes]
-    stack = list(reversed(roots))
-    while stack:
-        key = stack[-1]
-        if key in done:
-            stack.pop()
-            continue
+    def needs(self, key: Key) -> list[Key]:
+        """What must be there before a node is made."""
         node, again = key
-        reads = operands(key)
-        missing = [x for x in reads if x not in done]
-        if again and (token[node], False) not in done:
-            missing.append((token[node], False))
-        if missing:
-            stack += reversed(missing)
-            continue
-        xs = [done[x] for x in reads]
-        if waits(key):
-            at = done[token[node], False]
-            bound = [i for i, (x, repeated) in enumerate(reads) if gated(x) and not repeated]
-            held = [i for i in bound if not isinstance(node.inputs[i].op, Input)] or bound[:1]
-            for i in held:
-                x = xs[i]
-                xs[i] = later.setdefault((x, at), Node(After(), (x, at), x.type, x.where))
-        done[key] = (
-            with_inputs(node, xs) if not again else Node(node.op, tuple(xs), node.type, node.where)
-        )
-    return graph.replace({x: done[x, False] for x in graph.nodes})
+        return [*self.operands(key), (self.token[node], False)] if again else self.operands(key)
+
+    def made(self, key: Key) -> Node:
+        """The node on its new operands; one that is computed again reads what is kept only when its
+        token is there."""
+        node, again = key
+        reads = self.operands(key)
+        xs = [self.done[x] for x in reads]
+        if not again:
+            return with_inputs(node, xs)
+        kept = [i for i, (x, repeated) in enumerate(reads) if not repeated and waits(x)]
+        values = [i for i in kept if not isinstance(node.inputs[i].op, Input)]
+        if not values and any(repeated for _, repeated in reads):
+            kept = []  # parameters, read beside what waits already
+        token = self.done[self.token[node], False]
+        for i in values or kept[:1]:
+            x = xs[i]
+            xs[i] = self.later.setdefault((x, token), Node(After(), (x, token), x.type, x.where))
+        return Node(node.op, tuple(xs), node.type, node.where)
 
 
-def gated(x: Node) -> bool:
-    """Whether a value can be made to wait."""
+def waits(x: Node) -> bool:
+    """Whether a value can be told to wait."""
     return isinstance(x.type, TensorType) and not isinstance(x.op, Const)

@@ -104,9 +104,7 @@ class Search(Generic[P]):
         if self.peak(0) <= limit:
             return 0
         self.peak(self.most)
-        high = self.most
-        if self.peak(high) > limit:
-            high = self.lowest()
+        high = self.lowest()  # the same for every limit: more bytes then never mean more work
         if self.peak(high) > limit:
             raise over(self.plans[high], limit, self.plans[0].peak_bytes)
         low = 0

@@ -24,7 +24,7 @@ from lazytorch.frontend.stand_in import StandIns
 from lazytorch.lower.allocation import Watched
 from lazytorch.lower.memory_plan import size
 from lazytorch.options import Options
-from lazytorch.prediction import storages
+from lazytorch.prediction import predict, storages
 from lazytorch.recorded_step import finite, recorded_gradients
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def first_step(step: TrainStep, options: Options, batch: Batch) -> torch.Tensor:
     parameters = step.parameters()
     kept = step.snapshot() if step.skip_nonfinite else []
     limit = options.max_bytes - sum(x.nbytes for _, x in kept)
-    recorded = functools.partial(recorded_gradients, step.model, step.loss_fn, step.state, step)
-    gradients = Compiled(recorded, replace(options, max_bytes=limit))
-    step.hold()
+    gradients = Compiled(gradients_only(step), replace(options, max_bytes=limit))
     with torch.no_grad():
         total, grads = gradients(*batch)
     gradients.release()
@@ -76,8 +74,23 @@ def fail_early(step: TrainStep, options: Options, batch: Batch) -> None:
             needs,
             {"without computing anything again": size(needs)},
         )
-    if failed is not None:
-        raise failed
+    if failed is None:
+        return
+    try:  # what is named as enough must be enough for the first step's gradients, too
+        leaves, spec = trees.flatten((batch, {}))
+        fn, name = gradients_only(step), "the first step's gradients"
+        predict(fn, leaves, spec, options, device, name, measured=True)
+    except BudgetError as error:
+        failed = max(failed, error, key=lambda e: e.smallest)
+    raise failed
+
+
+def gradients_only(step: TrainStep) -> functools.partial[Any]:
+    """What is recorded for the gradients of a first step."""
+    step.hold()
+    recorded = functools.partial(recorded_gradients, step.model, step.loss_fn, step.state, step)
+    recorded.__qualname__ = f"the first training step of {type(step.model).__name__}"  # type: ignore[attr-defined]
+    return recorded
 
 
 def update_bytes(step: TrainStep, batch: Batch) -> int:

@@ -173,14 +173,14 @@ class Ways:
         """The value behind the forward that is there last of those that do not wait for what is
         computed again: the cotangent with which the segment's backward begins."""
         readers = [u for x in needed for u in self.readers(x)]
-        behind: set[Node] = set()
+        behind: dict[Node, None] = {}  # in an order, so that of equals always the same is taken
         stack = list(readers)
         while stack:
             node = stack.pop()
             if node not in behind:
-                behind.add(node)
+                behind[node] = None
                 stack += [*self.graph.users[node], *self.after.get(node, ())]
-        around = {
+        around = [
             x
             for node in behind
             for x in node.inputs
@@ -188,7 +188,7 @@ class Ways:
             and x in self.fed
             and x not in self.before
             and isinstance(x.type, TensorType)
-        }
+        ]
         if not around:
             return None
         found = max(around, key=self.depth.__getitem__)

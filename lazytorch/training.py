@@ -100,6 +100,7 @@ class TrainStep:
         # A gradient cannot go through a cut.
         self.options = replace(Options(**options), fullgraph=True)
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
+        recorded.__qualname__ = f"a training step of {type(model).__name__}"  # type: ignore[attr-defined]
         self.compiled = Compiled(recorded, self.options)
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ def optimize(
     `memo` is not run again.
 
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
-    far as the most that is alive at once stays at or below eager's.
+    far as the most that is alive at once stays at or below eager's; within a budget not at all.
     """
     allowed = eager_peak(graph)
     graph = passes.optimize(graph, passes.REWRITES, observe, memo)
@@ -35,7 +35,8 @@ def optimize(
     rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends, again)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
     padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe, memo)
-    for found in (padded, copied) if padded is not copied else (copied,):
+    ways = (padded, copied) if padded is not copied else (copied,)
+    for found in ways if freeze or again is None else ():
         if freeze or footprint(found).kept <= allowed:  # else the rest cannot make it fit either
             found = passes.optimize(found, rest, observe, memo)
             if freeze or footprint(found).total <= allowed:
@@ -56,7 +57,7 @@ def on_cpu(
     cpu = libraries()
     plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics, again), observe, memo)
     budget = allowed - footprint(plain).total
-    if freeze or not passes.grants(graph, cpu, budget):
+    if freeze or again is not None or not passes.grants(graph, cpu, budget):
         return plain
     packed = passes.optimize(
         graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo

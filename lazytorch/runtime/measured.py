@@ -22,8 +22,8 @@ from lazytorch.lower.workspaces import Workspaces, call_key
 from lazytorch.runtime.allocations import MARK, events, profiled
 from lazytorch.types import ScalarType, TensorType, TupleType, Type
 
-found: dict[tuple[str, int], dict[str, int]] = {}
-"""Bytes by call, for each device and number of threads."""
+found: dict[tuple[str, int], dict[str, int | None]] = {}
+"""Bytes by call, None where it does not run on zeros, for each device and number of threads."""
 
 
 def measured_too(known: Workspaces, device: Device, lines: Iterable[Line]) -> Workspaces:
@@ -43,8 +43,9 @@ def measured_too(known: Workspaces, device: Device, lines: Iterable[Line]) -> Wo
                 missing[key] = line
     if missing:
         with torch.no_grad(), torch.random.fork_rng([here] if here.type == "cuda" else []):
-            calls |= taken(missing, here)
-    return Workspaces({**known.calls, **calls}, known.stays)
+            calls |= {**dict.fromkeys(missing), **taken(missing, here)}
+    told = {key: nbytes for key, nbytes in calls.items() if nbytes is not None}
+    return Workspaces({**known.calls, **told}, known.stays)
 
 
 def same_gpu(device: Device) -> bool:

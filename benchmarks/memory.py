@@ -28,7 +28,6 @@ from lazytorch.bench.case import MeanSquare
 from lazytorch.bench.compare import reason
 from lazytorch.bench.lines import Seen, walk
 from lazytorch.bench.machine import machine, parse_device
-from lazytorch.bench.memory import peak
 from lazytorch.compiled import Compiled
 from lazytorch.errors import LazyTorchError
 from lazytorch.forecast import plan
@@ -37,6 +36,7 @@ from lazytorch.lower.allocation import allocation
 from lazytorch.lower.memory_plan import MemoryPlan, allocated
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import call_key
+from lazytorch.runtime.allocations import peak
 
 MORE = (
     "alexnet", "vgg11_bn", "squeezenet1_1", "googlenet", "shufflenet_v2_x1_0", "mobilenet_v2",

@@ -27,7 +27,7 @@ from lazytorch.bench.table import as_json
 from lazytorch.compile import compile
 from lazytorch.compiled import Compiled
 from lazytorch.devices import device_named
-from lazytorch.errors import LazyTorchError
+from lazytorch.errors import BudgetError, LazyTorchError
 from lazytorch.forecast import largest_batch
 from lazytorch.forecast import plan as plan_of
 from lazytorch.lower.memory_plan import MemoryPlan, size
@@ -196,7 +196,12 @@ def plan(
         DType | None, typer.Option(help="The type of an autocast region around the model.")
     ] = None,
     max_bytes: Annotated[
-        str, typer.Option("--max-bytes", help="A limit, such as 20GB; exits with 1 above it.")
+        str,
+        typer.Option(
+            "--max-bytes",
+            help="A limit, such as 20GB; exits with 1 above it. A step computes again what it "
+            "must.",
+        ),
     ] = "",
     sweep: Annotated[
         Sweep | None, typer.Option(help="A table: twice the batch until it does not fit.")
@@ -213,13 +218,14 @@ def plan(
     """
     with told():
         case = Case(model, batch, dtype_named(dtype))
-        make = planner(case, device, train, optimizer, amp, freeze)
         limit = bytes_of(max_bytes) if max_bytes else device_named(device).memory
+        bound = limit if train and max_bytes else None
+        make = planner(case, device, train, optimizer, amp, freeze, bound)
         with progress() as tell:
             tell(f"planning {model}")
             found = make(batch)
             rows = [*swept(make, batch, limit)] if sweep is not None else []
-            most = largest_batch(lambda b: make(b).peak_bytes, limit, batch) if limit else None
+            most = largest_batch(functools.partial(least, make), limit, batch) if limit else None
         typer.echo(str(found))
         for row in rows:
             typer.echo(row)
@@ -232,9 +238,15 @@ def plan(
 
 
 def planner(
-    case: Case, device: str, train: bool, optimizer: str, amp: DType | None, freeze: bool
+    case: Case,
+    device: str,
+    train: bool,
+    optimizer: str,
+    amp: DType | None,
+    freeze: bool,
+    bound: int | None = None,
 ) -> Callable[[int], MemoryPlan]:
-    """What plans a case at a batch size, each plan once."""
+    """What plans a case at a batch size, each plan once; BudgetError where it exceeds `bound`."""
     built = case.without_memory(train)
     known: dict[str, Callable[..., torch.optim.Optimizer]] = {
         name.lower(): kind
@@ -254,16 +266,29 @@ def planner(
             optimizer=known[optimizer] if train else None,
             amp=None if amp is None else dtype_named(amp),
             freeze=freeze,
+            max_bytes=bound,
         )
 
     return make
+
+
+def least(make: Callable[[int], MemoryPlan], batch: int) -> int:
+    """The bytes of a plan, or those that are the least where it is refused."""
+    try:
+        return make(batch).peak_bytes
+    except BudgetError as error:
+        return error.smallest
 
 
 def swept(make: Callable[[int], MemoryPlan], batch: int, limit: int | None) -> Iterable[str]:
     """A table's rows: plans of twice the batch each, as far as they fit."""
     yield f"{'batch':>8} {'peak':>12} {'of a call':>12}"
     for k in range(ROWS):
-        found = make(batch << k)
+        try:
+            found = make(batch << k)
+        except BudgetError as error:
+            yield f"{batch << k:8} {size(error.smallest):>12} at least"
+            break
         yield f"{batch << k:8} {size(found.peak_bytes):>12} {size(found.activations):>12}"
         if limit is not None and found.peak_bytes > limit:
             break

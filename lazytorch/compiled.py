@@ -9,7 +9,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -25,14 +24,15 @@ from lazytorch.frontend.record import UnsettledError, argument_labels, changing
 from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
-from lazytorch.guards import Key, flat, signature
+from lazytorch.guards import Key, signature
 from lazytorch.ir import Graph
+from lazytorch.lower.budget import Planned, check
 from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.options import Options
-from lazytorch.plan import Given, Plan, assemble
+from lazytorch.plan import Given, Plan, assemble, why_none
 from lazytorch.prediction import predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
@@ -133,12 +133,12 @@ class Compiled:
             labels = argument_labels(self.fn, spec)
             reasons = self.numbers.meet(spec, leaves, labels)
             key = signature(leaves, spec, self.numbers.varying(spec))
-            reasons = reasons or [self.reason(key, leaves)]
+            reasons = reasons or [why_none(self.plans, key, leaves)]
             trail = Trail(self, leaves, Watch(self.fn, leaves), self.numbers.varying(spec))
             try:
                 plan = Plan(trail.extend(spec, ()), trail)
             except UnsettledError as error:
-                if key in self.unsettled:
+                if key in self.unsettled or self.options.max_bytes is not None:
                     raise
                 self.unsettled.add(key)
                 Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))
@@ -175,34 +175,16 @@ class Compiled:
         if not self.plans.get(key):
             return False
         self.restless[key] = self.restless.get(key, 0) + 1
-        if self.restless[key] <= self.options.max_plans:
+        if self.restless[key] <= self.options.max_plans or self.options.max_bytes is not None:
             return False
         reason = (
-            f"eager from now on: each of its last calls found a change ({self.reason(key, leaves)})"
+            "eager from now on: each of its last calls found a change "
+            f"({why_none(self.plans, key, leaves)})"
         )
         Report.add(Event("recompile", self.name, reason, 0.0))
         del self.plans[key]
         self.fast = None
         return True
-
-    def reason(self, key: Key, leaves: list[Any]) -> str:
-        """Why no plan fits, in words."""
-        if not self.plans:
-            return "first call"
-        if self.plans.get(key):
-            latest = self.plans[key][0]
-            changed = [str(change) for change in islice(latest.watch.differences(), 3)]
-            if changed:
-                return "; ".join(changed)
-            if not all([one.holds(leaves) for one in latest.relied]):
-                return "a tensor has a gradient now, or has none any more, or another hook"
-            if where := latest.assumptions.broken(leaves):
-                return f"a number compares otherwise at {where}"
-            return "an object among the arguments says something else"
-        last = next(reversed(self.plans))
-        parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)
-        changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
-        return "another signature: " + "; ".join(changed[:3])
 
     def backward_of(self, recorded: Recorded, leaves: list[Any], watch: Watch) -> Backward | None:
         """The backward pass of a recorded function; None where torch differentiates eager's."""
@@ -223,9 +205,15 @@ class Compiled:
         return program
 
     def lowered(
-        self, piece: Piece, known: Setting, recorded: Recorded | None, back: Backward | None = None
+        self,
+        piece: Piece,
+        known: Setting,
+        recorded: Recorded | None,
+        back: Backward | None = None,
+        planned: Planned | None = None,
     ) -> Stage:
-        """A stage of a recorded piece; with a backward pass, it leaves what that reads."""
+        """A stage of a recorded piece; with a backward pass, it leaves what that reads. `planned`
+        gives the memory of its programs, which `max_bytes` bounds."""
         began = time.perf_counter()
         if back is not None:
             piece = replace(piece, graph=back.halves.forward)
@@ -237,7 +225,7 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        found = lowered(piece.graph, self.options, self.builds.target, observe)
+        found = lowered(piece.graph, self.options, self.builds.target, observe, planned)
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(
             piece,
@@ -258,6 +246,7 @@ class Compiled:
         self.stages.append(("lower", spent, len(found.graph), len(found.rest)))
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
+        check(self.options.max_bytes, planned, stage.prologue, stage.main)
         return stage
 
     # Running.

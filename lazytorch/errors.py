@@ -79,6 +79,19 @@ class UnsupportedError(LazyTorchError):
     """Something lazytorch refuses by name rather than get wrong."""
 
 
+class BudgetError(LazyTorchError):
+    """What was given is less memory than a call takes; nothing has run. `smallest` is enough."""
+
+    def __init__(self, message: str, smallest: int, values: Mapping[str, object]) -> None:
+        super().__init__(
+            message,
+            {**values, "the smallest max_bytes that can be met": smallest},
+            hint="try a smaller batch, accumulate=2 (half of the batch at a time), amp=, a shorter "
+            "sequence or smaller image, or an optimizer that keeps less",
+        )
+        self.smallest = smallest
+
+
 class CutError(LazyTorchError):
     """`fullgraph=True` met a place where the recording would be cut."""
 

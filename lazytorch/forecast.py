@@ -13,6 +13,7 @@ from torch import nn
 
 from lazytorch.devices import Device, device_named
 from lazytorch.errors import LazyTorchError
+from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
 from lazytorch.frontend.guard import guarded
 from lazytorch.frontend.stand_in import StandIns
@@ -122,6 +123,7 @@ def plan_step(
     loss_fn: Loss | None,
     optimizer: Optimizers | torch.optim.Optimizer,
     more: Mapping[str, Any],
+    measured: bool = False,
 ) -> MemoryPlan:
     """The plan of a training step that is not the first: the optimizer has its state."""
     made = StandIns(device.torch_device)
@@ -144,7 +146,8 @@ def plan_step(
     fn, chosen = step.compiled.fn, step.compiled.options
     name = f"a training step of {type(model).__name__}"
     setting = Setting.of(name, Watch(fn, leaves), leaves, device)
-    return predict(fn, leaves, spec, chosen, setting, around=standing(made, None))
+    around = standing(made, None)
+    return predict(fn, leaves, spec, chosen, setting, around=around, measured=measured)
 
 
 @contextmanager
@@ -152,6 +155,13 @@ def standing(made: StandIns, amp: torch.dtype | None) -> Generator[None]:
     """Around code that meets stand-ins, in an autocast region if that is asked for."""
     with guarded(made.device), made.mode, autocast(made.device, amp):
         yield
+
+
+def scaler_on(made: StandIns, scaler: torch.amp.GradScaler | None) -> torch.amp.GradScaler | None:
+    """A scaler with stand-ins of its tensors."""
+    if scaler is None:
+        return None
+    return made.copied(scaler, scaling.tensors(scaler, made.device).values())
 
 
 def with_state(optimizer: torch.optim.Optimizer) -> None:

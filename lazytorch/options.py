@@ -39,6 +39,10 @@ class Options:
         each of torch's backends; and convolutions by cuDNN's own search. What was measured is kept
         on disk for each device and read only under this option; then nothing is measured again,
         but cuDNN searches in each process. The first calls take longer and more memory.
+    max_bytes: what may be alive at once, everything counted: parameters, an optimizer's state,
+        arguments, a call's own values, workspaces. A training step computes values again instead of
+        keeping them, as far as that is needed; what cannot be met is refused before it runs. With
+        it a function is recorded whole (`fullgraph`) and its kernels are waited for (`wait`).
     """
 
     fullgraph: bool = False
@@ -49,9 +53,17 @@ class Options:
     check: bool = False
     static_inputs: bool = False
     tune: bool = False
+    max_bytes: float | None = None
 
     def __post_init__(self) -> None:
         refuse_unknown([self.numerics], get_args(Numerics), "numerics")
+        if self.max_bytes is not None:
+            if self.tune:
+                raise LazyTorchError(
+                    "tune measures in memory beside the call's, which max_bytes bounds"
+                )
+            object.__setattr__(self, "fullgraph", True)
+            object.__setattr__(self, "wait", True)
 
     @classmethod
     def of(cls, **given: Any) -> Options:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded, tensor_of
+from lazytorch.guards import Key, flat
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 from lazytorch.varying import Assumptions
@@ -80,3 +83,23 @@ def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Seque
         result, after = result
         trees.graft(given, after)
     return result
+
+
+def why_none(plans: OrderedDict[Key, list[Plan]], key: Key, leaves: list[Any]) -> str:
+    """Why no plan fits, in words."""
+    if not plans:
+        return "first call"
+    if plans.get(key):
+        latest = plans[key][0]
+        changed = [str(change) for change in islice(latest.watch.differences(), 3)]
+        if changed:
+            return "; ".join(changed)
+        if not all([one.holds(leaves) for one in latest.relied]):
+            return "a tensor has a gradient now, or has none any more, or another hook"
+        if where := latest.assumptions.broken(leaves):
+            return f"a number compares otherwise at {where}"
+        return "an object among the arguments says something else"
+    last = next(reversed(plans))
+    parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)
+    changed = [f"{a!r} -> {b!r}" for a, b in parts if a != b]
+    return "another signature: " + "; ".join(changed[:3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,11 @@ def predict(
     setting: Setting,
     varying: frozenset[int] | None = frozenset(),
     around: AbstractContextManager[Any] | None = None,
+    measured: bool = False,
 ) -> MemoryPlan:
     """The plan of a function on such arguments, under no_grad; CutError where Python asks for a
-    value on the way, which only a run can give. Stand-ins need `around` what is recorded."""
+    value on the way, which only a run can give. Stand-ins need `around` what is recorded.
+    Workspaces that no table has are `measured` only if that is asked for."""
     watch = setting.watch
     with torch.no_grad(), around or nullcontext():
         recorded = record(fn, leaves, spec, fullgraph=True, watch=watch, varying=varying)
@@ -37,5 +40,6 @@ def predict(
     def target(graph: Graph) -> Target:
         return target_for(setting.device_of().kind, options.numerics, environment())
 
-    found = lowered(recorded.piece.graph, options, target)
-    return setting.plan(found.prologue, found.main)
+    planned = partial(setting.plan, measured=measured)
+    found = lowered(recorded.piece.graph, options, target, planned=planned)
+    return planned(found.prologue, found.main)

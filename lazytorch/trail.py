@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from lazytorch.errors import LazyTorchError
+from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded, Relied
@@ -66,10 +67,18 @@ class Trail:
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
-        backward = None
-        if torch.is_grad_enabled() and recorded.cuts == 0:
+        backward = planned = None
+        if owner.options.max_bytes is not None:
+            if torch.is_grad_enabled() and any(x.requires_grad for x in recorded.leaves):
+                raise UnsupportedError(
+                    "max_bytes bounds a training step, or a call without gradients: this call "
+                    "would leave values for a backward pass",
+                    hint="use lt.train_step(model, loss_fn, optimizer, max_bytes=...), or no_grad",
+                )
+            planned = partial(self.setting.plan, measured=True)
+        elif torch.is_grad_enabled() and recorded.cuts == 0:
             backward = owner.backward_of(recorded, self.leaves, self.watch)
-        self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward))
+        self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward, planned))
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
         return self.new[0]

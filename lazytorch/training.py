@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from operator import is_
 from typing import Any
 
 import torch
 from torch import nn
 
-from lazytorch.autodiff.transforms import current
 from lazytorch.compiled import Compiled
 from lazytorch.errors import CutError, LazyTorchError, ShapeError, UnsupportedError
+from lazytorch.first_step import first_step
 from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
-from lazytorch.frontend.optimizers import StateMadeError, given
-from lazytorch.frontend.recorder import Recorder
-from lazytorch.ir import Node
-from lazytorch.ops.calculus import Calculus
-from lazytorch.ops.compare import Where
+from lazytorch.frontend.optimizers import StateMadeError
 from lazytorch.options import Options
+from lazytorch.recorded_step import Loss, finite, recorded_step
 from lazytorch.report import Event, Report
-
-Loss = Callable[..., torch.Tensor]
 
 
 def train_step(
@@ -53,6 +49,10 @@ def train_step(
     gradient that is not finite leaves everything as it was. A `scaler` scales the loss, unscales
     gradients before they are clipped, and is updated: where a scaled gradient is not finite,
     parameters and the optimizer's state stay as they were. `options` are those of `lt.compile`.
+
+    With `max_bytes` among them the step takes no more, everything counted, the first step too:
+    where it must, it computes parts of the forward again. A `BudgetError`, raised before anything
+    ran, names the smallest number of bytes that can be met.
 
     Numbers (a learning rate, the corrections of Adam and its kin) are computed in double precision,
     as Python does, on a GPU by the GPU; SGD's updates by the same gradients are eager's bit by bit.
@@ -101,14 +101,19 @@ class TrainStep:
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
         # A gradient cannot go through a cut.
-        chosen: dict[str, Any] = {**options, "fullgraph": True}
+        self.options = replace(Options.of(**options), fullgraph=True)
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
-        self.compiled = Compiled(recorded, Options.of(**chosen))
+        recorded.__qualname__ = f"a training step of {type(model).__name__}"  # type: ignore[attr-defined]
+        self.compiled = Compiled(recorded, self.options)
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
         self.check()
         first = not self.started and not all(map(self.optimizer.state.get, self.parameters()))
+        if first and self.options.max_bytes is not None:
+            loss = first_step(self, self.options, (batch, named))
+            self.started = True
+            return loss
         self.started = True
         if first:
             with unsearched():
@@ -122,10 +127,12 @@ class TrainStep:
         except StateMadeError:  # the first step was skipped, a group is new, momentum was 0
             return self.eager(batch, named)
         except (UnsupportedError, CutError) as error:
-            self.refused = error.message
             for state in self.moved:  # eager asks for each of them at every step
                 state["step"] = state["step"].cpu()
             self.moved.clear()
+            if self.options.max_bytes is not None:
+                raise
+            self.refused = error.message
             said = f"eager's own from now on: {error.message}"
             Report.add(Event("backward", "train_step", said, 0.0))
             return self.eager(batch, named)
@@ -171,6 +178,13 @@ class TrainStep:
         which = tuple([tuple(map(id, group)) for group in trained])
         made.append({"trained": self.trained.setdefault(which, (len(self.trained), trained))[0]})
         return made if self.scaler is None else [*made, scaling.factors(self.scaler)]
+
+    def choices(self) -> dict[str, Any]:
+        """What a step is besides model, loss and optimizer."""
+        return {
+            "clip_norm": self.clip_norm, "accumulate": self.accumulate, "scaler": self.scaler,
+            "keep_grads": self.keep_grads, "skip_nonfinite": self.skip_nonfinite,
+        }  # fmt: skip
 
     def on_gpu(self) -> bool:
         """Whether the parameters are on a CUDA device, where a step becomes a CUDA graph."""
@@ -268,6 +282,13 @@ class TrainStep:
                 scaled.backward(inputs=self.parameters())  # others keep theirs, as recorded
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
+        return self.update(total, kept)
+
+    def update(
+        self, total: torch.Tensor, kept: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Torch's own update by the gradients that the parameters have; the loss. Where that or
+        they are not finite, buffers get the values `kept`, if any are."""
         found = [p.grad for p in self.parameters() if p.grad is not None]
         if self.skip_nonfinite and not bool(finite(total, found)):
             for tensor, before in kept:
@@ -296,75 +317,6 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm, foreach=False)
 
 
-def recorded_step(
-    model: nn.Module,
-    loss_fn: Loss | None,
-    state: nn.Module,
-    step: TrainStep,
-    settings: list[dict[str, Any]],
-    batch: tuple[Any, ...],
-    named: dict[str, Any],
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """What is recorded; model, loss and state are arguments so that their tensors are found."""
-    r = current()
-    assert r is not None
-    parameters = step.parameters()
-    scales = {name: r.lazy(x) for name, x in step.scales().items()}
-    total: torch.Tensor | None = None
-    grads: list[torch.Tensor | None] = [None] * len(parameters)
-    with torch.enable_grad():
-        for part, more in step.parts(batch, named):
-            loss = step.loss(part, more)
-            scaled = loss * scales["scale"] if scales else loss
-            found = torch.autograd.grad(scaled, parameters, allow_unused=True)
-            grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
-            total = loss.detach() if total is None else total + loss.detach()
-    assert total is not None
-    groups = settings[: len(step.optimizer.param_groups)]
-    with torch.no_grad():
-        fine = overflow = None
-        before: dict[int, Node] = {}
-        if scales:  # what the forward wrote stays
-            grads, overflow = scaling.unscaled(grads, scales["scale"])
-            fine = overflow.logical_not()
-            before = {id(cell): cell.value for cell, _ in r.storages.values()}
-        elif step.skip_nonfinite:
-            fine = finite(total, [g for g in grads if g is not None])
-        with given(step.optimizer, r, groups), gradients(parameters, grads):
-            step.clip()
-            step.optimizer.step()
-            kept = [p.grad for p in parameters] if step.keep_grads else []
-        if fine is not None:
-            undone(r, fine, before)
-        if overflow is not None:
-            scaling.rescale(scales["scale"], scales["growth_tracker"], overflow, settings[-1])
-    return total, kept
-
-
-def added(g: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
-    """A gradient and one more part of it."""
-    if g is None or new is None:
-        return g if new is None else new
-    return g + new
-
-
-def finite(loss: torch.Tensor, grads: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Whether the loss and every gradient are finite, as a tensor."""
-    every = [loss.isfinite().all(), *[g.isfinite().all() for g in grads]]
-    return torch.stack(every).all()
-
-
-def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:
-    """Let every write of the recording since `before` keep what was there, unless `fine`."""
-    condition = r.read(r.lazy(fine))
-    b = Calculus(r.here())
-    for cell, _ in r.storages.values():
-        old = before.get(id(cell), cell.initial)
-        if cell.value is not old:
-            cell.value = b(Where(), condition, cell.value, old)
-            cell.version += 1
-
-
 @contextmanager
 def unsearched() -> Generator[None]:
     """Convolutions without cuDNN's search, seconds long, for a step that is done once."""
@@ -374,18 +326,3 @@ def unsearched() -> Generator[None]:
         yield
     finally:
         cudnn.benchmark = before
-
-
-@contextmanager
-def gradients(
-    parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor | None]
-) -> Generator[None]:
-    """Parameters with these gradients, for code that looks for them there."""
-    before = [p.grad for p in parameters]
-    for p, g in zip(parameters, grads, strict=True):
-        p.grad = g
-    try:
-        yield
-    finally:
-        for p, g in zip(parameters, before, strict=True):
-            p.grad = g

@@ -37,6 +37,7 @@ from lazytorch.passes.patches import patches
 from lazytorch.passes.pool_channels import pool_channels
 from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.post_ops import post_ops
+from lazytorch.passes.rematerialize import Choose, rematerialize
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.share_saved import share_saved
@@ -47,6 +48,9 @@ from lazytorch.verify import signature, verify
 
 Pass = Callable[[Graph], Graph]
 Fits = Callable[[TensorType], bool]
+Memo = dict[tuple[int, object], tuple[Graph, Graph]]
+"""Graphs before and after passes that were run, by the first graph's id and the pass."""
+
 Observer = Callable[[str, Graph, Graph], None]
 """Called with a pass's name, the graph before it and the graph after it."""
 
@@ -73,13 +77,25 @@ RECOGNIZED: tuple[Pass, ...] = (
 )
 """What is written out becomes operations that round less often than eager, on every device."""
 
-DEFAULT: tuple[Pass, ...] = (
-    *REWRITES,
-    scale_batch_norm,  # after the rewrites: a norm of constants is a constant
-    fuse,  # after all others: it hides operations in bodies, where no other pass looks
-    horizontal,  # after fuse: it joins whole groups
-    order,  # last: what runs is what is put in order, and a rewrite forgets the order
-)
+
+def default(again: Choose | None = None) -> tuple[Pass, ...]:
+    """The passes without a library's calls, with what `again` chooses computed again."""
+    return (
+        *REWRITES,
+        scale_batch_norm,  # after the rewrites: a norm of constants is a constant
+        *repeated(again),
+        fuse,  # after all others: it hides operations in bodies, where no other pass looks
+        horizontal,  # after fuse: it joins whole groups
+        order,  # last: what runs is what is put in order, and a rewrite forgets the order
+    )
+
+
+def repeated(again: Choose | None) -> tuple[Pass, ...]:
+    """Right before fuse: what is computed again is what runs, and joins what reads it."""
+    return (partial(rematerialize, choose=again),) if again is not None else ()
+
+
+DEFAULT: tuple[Pass, ...] = default()
 
 
 def gpu_copies(fits: Fits) -> tuple[Pass, ...]:
@@ -104,7 +120,9 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
-def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
+def gpu_pipeline(
+    fits: Fits, half: Fits, attends: Fits, again: Choose | None = None
+) -> tuple[Pass, ...]:
     """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
     `half` which products tensor cores compute, `attends` which attentions gain by cuDNN."""
     return (
@@ -117,6 +135,7 @@ def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
+        *repeated(again),
         fuse,
         horizontal,
         order,  # last, as everywhere
@@ -124,7 +143,11 @@ def gpu_pipeline(fits: Fits, half: Fits, attends: Fits) -> tuple[Pass, ...]:
 
 
 def pipeline(
-    cpu: Libraries, freeze: bool, budget: int = 0, numerics: str = "fast"
+    cpu: Libraries,
+    freeze: bool,
+    budget: int = 0,
+    numerics: str = "fast",
+    again: Choose | None = None,
 ) -> tuple[Pass, ...]:
     """The passes after REWRITES: with `freeze` weights are copied at will, else within `budget`."""
     return (
@@ -138,6 +161,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
         weight_patches,  # before fuse, which may take the copies that make patches
+        *repeated(again),
         fuse,
         horizontal,
         order,  # last, as everywhere
@@ -145,14 +169,23 @@ def pipeline(
 
 
 def optimize(
-    graph: Graph, passes: Sequence[Pass] = DEFAULT, observe: Observer | None = None
+    graph: Graph,
+    passes: Sequence[Pass] = DEFAULT,
+    observe: Observer | None = None,
+    memo: Memo | None = None,
 ) -> Graph:
-    """Run `passes` in order; VerifyError names the pass that broke the graph or its signature."""
+    """Run `passes` in order; VerifyError names the pass that broke the graph or its signature.
+
+    What is in the `memo` is not run again.
+    """
+    memo = {} if memo is None else memo
     for rewrite in passes:
         name = pass_name(rewrite)
-        after = rewrite(graph)
-        if after is not graph:
+        key = (id(graph), identity(rewrite))
+        after = memo[key][1] if key in memo else rewrite(graph)
+        if after is not graph and key not in memo:
             check_signature(graph, verify(after, after=name), name)
+        memo[key] = graph, after
         if observe is not None:
             observe(name, graph, after)
         graph = after
@@ -173,6 +206,13 @@ def check_signature(before: Graph, after: Graph, name: str) -> None:
         )
 
 
+def identity(rewrite: Pass) -> object:
+    """The function with the arguments that were bound to it."""
+    if isinstance(rewrite, partial):
+        return identity(rewrite.func), rewrite.args, frozenset(rewrite.keywords.items())
+    return rewrite
+
+
 def pass_name(rewrite: Pass) -> str:
     """The function's name, also when keyword arguments were bound to it."""
     while isinstance(rewrite, partial):
@@ -184,6 +224,8 @@ __all__ = [
     "DEFAULT",
     "RECOGNIZED",
     "REWRITES",
+    "Choose",
+    "Memo",
     "Observer",
     "Pass",
     "activations",
@@ -194,6 +236,7 @@ __all__ = [
     "cse",
     "cudnn",
     "cudnn_attention",
+    "default",
     "epilogues",
     "fold_batch_norm",
     "fold_constants",
@@ -218,6 +261,7 @@ __all__ = [
     "pool_channels",
     "pool_first",
     "post_ops",
+    "rematerialize",
     "scale_batch_norm",
     "select",
     "share_saved",

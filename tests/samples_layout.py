@@ -9,7 +9,7 @@ import torch
 
 from lazytorch.data import Data
 from lazytorch.ir import Op
-from lazytorch.ops import copies, create, index, layout, random, windows, writes
+from lazytorch.ops import after, copies, create, index, layout, random, windows, writes
 
 Make = Callable[[], Any]
 Sample = tuple[Op, Callable[..., Any], tuple[Make, ...]]
@@ -95,6 +95,7 @@ VIEWS: dict[type[Op], list[Sample]] = {
         ),
     ],
     layout.Variable: [(layout.Variable(), lambda x: x.view_as(x), (strided(3, 2),))],
+    after.After: [(after.After(), lambda x, _: x.view_as(x), (normal(3, 2), normal(4)))],
     layout.Kept: [(layout.Kept(), lambda _, y: y.clone(), (normal(3, 2), turned(3, 2)))],
     layout.Detach: [(layout.Detach(), lambda x: x.detach(), (strided(3, 2),))],
     windows.Diagonal: [

@@ -16,11 +16,12 @@ from typer.testing import CliRunner, Result
 from lazytorch import cli
 from lazytorch.bench import SIDES, Case, Model, Timing, compare, interleaved
 from lazytorch.bench.machine import parse_device
-from lazytorch.bench.memory import held, peak
+from lazytorch.bench.memory import held
 from lazytorch.bench.sides import NEEDS, make_side
 from lazytorch.bench.start import pack, starts, unpack
 from lazytorch.commands import app
 from lazytorch.errors import DeviceError, LazyTorchError
+from lazytorch.runtime.allocations import peak
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

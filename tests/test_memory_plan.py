@@ -15,7 +15,6 @@ from torch.nn import functional as F
 import lazytorch as lt
 from lazytorch import zoo
 from lazytorch.bench.lines import walk
-from lazytorch.bench.memory import peak
 from lazytorch.devices import DEVICES, device_named
 from lazytorch.errors import DeviceError, LazyTorchError
 from lazytorch.forecast import largest_batch
@@ -25,6 +24,7 @@ from lazytorch.lower.caching import CachingAllocator
 from lazytorch.lower.memory_plan import size
 from lazytorch.lower.program import lower
 from lazytorch.lower.timeline import timeline
+from lazytorch.runtime.allocations import peak
 from lazytorch.text import parse
 
 CPU = torch.device("cpu")

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import lazytorch as lt
-from lazytorch.bench.memory import peak as measured
 from lazytorch.ir import Graph
 from lazytorch.lower.optimize import optimize
 from lazytorch.ops.library import Libraries, libraries
 from lazytorch.peak import Footprint, eager_peak, footprint
+from lazytorch.runtime.allocations import peak as measured
 from lazytorch.text import parse
 from lazytorch.view.memory import missing
 

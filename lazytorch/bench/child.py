@@ -15,10 +15,11 @@ import torch
 from lazytorch.accuracy import accuracy, tf32_on
 from lazytorch.bench.case import tensors
 from lazytorch.bench.measure import timed, wait_for
-from lazytorch.bench.memory import held, nbytes, peak
+from lazytorch.bench.memory import held, nbytes
 from lazytorch.bench.side import Side
 from lazytorch.bench.sides import make_side
 from lazytorch.bench.start import Start, unpack
+from lazytorch.runtime.allocations import peak
 
 FINAL = 15
 """Calls at full speed that say what full speed is."""

@@ -13,12 +13,13 @@ import torch
 from lazytorch.accuracy import Accuracy, accuracy, tf32_on
 from lazytorch.bench.case import Case, Model, tensors
 from lazytorch.bench.measure import Timing, interleaved
-from lazytorch.bench.memory import held, nbytes, peak
+from lazytorch.bench.memory import held, nbytes
 from lazytorch.bench.paired import Ratio, ratio
 from lazytorch.bench.side import Side
 from lazytorch.bench.sides import MAX_AUTOTUNE, OURS, make_side
 from lazytorch.bench.start import Start, compile_apart
 from lazytorch.errors import LazyTorchError
+from lazytorch.runtime.allocations import peak
 
 Progress = Callable[[str], object]
 

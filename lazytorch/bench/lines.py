@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lazytorch.bench.memory import MARK, Profiled, events, profiled
 from lazytorch.lower.line import Line
 from lazytorch.lower.program import Program
+from lazytorch.runtime.allocations import MARK, events, profiled
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ def walk(program: Program, inputs: Sequence[Any], device: torch.device) -> list[
                 step(line, space)
             drop(line, space)
         space.clear()
-    return [told(line, i, seen) for i, line in enumerate(lines)]
+    spans = [seen.during(f"{MARK}{i}") for i in range(len(lines))]
+    return [Seen(line, left, most - left) for line, (most, left) in zip(lines, spans, strict=True)]
 
 
 def step(line: Line, space: dict[str, Any]) -> None:
@@ -54,16 +54,3 @@ def drop(line: Line, space: dict[str, Any]) -> None:
     """Delete what a line deletes."""
     for name in line.dead:
         del space[name]
-
-
-def told(line: Line, i: int, seen: Profiled) -> Seen:
-    """What the profiler saw during a line."""
-    begin, end = seen.spans[f"{MARK}{i}"]
-    first = bisect_left(seen.allocations, begin, key=lambda x: x[0])
-    now = highest = 0
-    for at, nbytes in seen.allocations[first:]:
-        if at > end:
-            break
-        now += nbytes
-        highest = max(highest, now)
-    return Seen(line, now, highest - now)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lazytorch.ir import Graph
+from lazytorch.lower.budget import Planned, within
 from lazytorch.lower.kernel import Target
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
-from lazytorch.passes import Observer
+from lazytorch.passes import Choose, Memo, Observer
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,26 @@ def lowered(
     options: Options,
     target_of: Callable[[Graph], Target | None],
     observe: Observer | None = None,
+    planned: Planned | None = None,
 ) -> Lowered:
-    """Both programs of a recorded graph; nothing is compiled."""
-    graph = optimize(graph, options.freeze, options.numerics, observe)
+    """Both programs of a recorded graph; nothing is compiled. With `max_bytes`, they are the first
+    that are `planned` to stay within them."""
+    if options.max_bytes is None or planned is None:
+        return attempt(graph, options, target_of, observe)
+    made = partial(attempt, graph, options, target_of)
+    return within(int(options.max_bytes), graph, made, planned, observe)
+
+
+def attempt(
+    graph: Graph,
+    options: Options,
+    target_of: Callable[[Graph], Target | None],
+    observe: Observer | None = None,
+    again: Choose | None = None,
+    memo: Memo | None = None,
+) -> Lowered:
+    """Both programs, with what `again` chooses computed again."""
+    graph = optimize(graph, options.freeze, options.numerics, observe, again, memo)
     steady, rest = split(graph)
     target = target_of(graph)
     main = lower(rest, target, "program")

@@ -15,29 +15,33 @@ def optimize(
     freeze: bool,
     numerics: str = "fast",
     observe: passes.Observer | None = None,
+    again: passes.Choose | None = None,
+    memo: passes.Memo | None = None,
 ) -> Graph:
-    """The graph that runs.
+    """The graph that runs. What `again` chooses is computed again in the backward; what is in the
+    `memo` is not run again.
 
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
-    far as the most that is alive at once stays at or below eager's.
+    far as the most that is alive at once stays at or below eager's; within a budget not at all.
     """
     allowed = eager_peak(graph)
-    graph = passes.optimize(graph, passes.REWRITES, observe)
+    graph = passes.optimize(graph, passes.REWRITES, observe, memo)
     if numerics != "eager":
-        graph = passes.optimize(graph, passes.RECOGNIZED, observe)
+        graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
-        return on_cpu(graph, allowed, freeze, numerics, observe)
+        return on_cpu(graph, allowed, freeze, numerics, observe, again, memo)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
-        return passes.optimize(graph, passes.DEFAULT, observe)
-    rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends)
-    copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe)
-    padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe)
-    for found in (padded, copied) if padded is not copied else (copied,):
+        return passes.optimize(graph, passes.default(again), observe, memo)
+    rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends, again)
+    copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
+    padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe, memo)
+    ways = (padded, copied) if padded is not copied else (copied,)
+    for found in ways if freeze or again is None else ():
         if freeze or footprint(found).kept <= allowed:  # else the rest cannot make it fit either
-            found = passes.optimize(found, rest, observe)
+            found = passes.optimize(found, rest, observe, memo)
             if freeze or footprint(found).total <= allowed:
                 return found
-    return passes.optimize(graph, rest, observe)
+    return passes.optimize(graph, rest, observe, memo)
 
 
 def on_cpu(
@@ -46,12 +50,16 @@ def on_cpu(
     freeze: bool,
     numerics: str,
     observe: passes.Observer | None = None,
+    again: passes.Choose | None = None,
+    memo: passes.Memo | None = None,
 ) -> Graph:
     """What that leaves for copies is known once the graph without any copy is there."""
     cpu = libraries()
-    plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics), observe)
+    plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics, again), observe, memo)
     budget = allowed - footprint(plain).total
-    if freeze or not passes.grants(graph, cpu, budget):
+    if freeze or again is not None or not passes.grants(graph, cpu, budget):
         return plain
-    packed = passes.optimize(graph, passes.pipeline(cpu, freeze, budget, numerics), observe)
+    packed = passes.optimize(
+        graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo
+    )
     return packed if footprint(packed).total <= allowed else plain

@@ -2,6 +2,7 @@
 
 from lazytorch.ops import (
     activation,
+    after,
     aten,
     attention,
     compare,
@@ -29,7 +30,7 @@ from lazytorch.ops import (
 )
 
 __all__ = [
-    "activation", "aten", "attention", "compare", "conv", "copies", "create", "custom",
+    "activation", "after", "aten", "attention", "compare", "conv", "copies", "create", "custom",
     "elementary", "foreach", "fused", "index", "layout", "library", "linalg", "loss", "norm",
     "number",
     "pointwise", "pool", "random", "recurrent", "reduce", "windows", "writes",

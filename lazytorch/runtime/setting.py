@@ -15,6 +15,7 @@ from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
 from lazytorch.lower.program import Program
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import workspaces
+from lazytorch.runtime.measured import measured_too
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ class Setting:
         where = self.device
         return device_named(where) if isinstance(where, torch.device) else where
 
-    def plan(self, prologue: Program, main: Program) -> MemoryPlan:
-        """The plan of two programs and of what there is before they run."""
+    def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
+        """The plan of two programs and of what there is before they run. With `measured`,
+        workspaces that no table has are measured, where the device is here."""
         device = self.device_of()
         known = workspaces(device)
+        if measured:
+            known = measured_too(known, device, [*prologue.lines, *main.lines])
         first, second = timeline(prologue, known.find), timeline(main, known.find)
         return MemoryPlan(
             self.name,

@@ -1,0 +1,65 @@
+"""rematerialize: the backward computes values again, which changes no value; draws happen once."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import lazytorch as lt
+from lazytorch.interpret import interpret
+from lazytorch.ir import Graph
+from lazytorch.ops.after import After
+from lazytorch.passes import REWRITES, check_signature, optimize
+from lazytorch.passes.cse import cse
+from lazytorch.passes.rematerialize import rematerialize
+from lazytorch.segments import choices
+from lazytorch.verify import verify
+
+WIDTH, DEEP = 8, 4
+
+
+def step(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A loss and its gradients."""
+    y = x
+    for w in weights:
+        inside = functional.gelu(functional.linear(y, w)).softmax(-1)
+        y = y + functional.dropout(torch.tanh(inside * inside.exp()), 0.3)
+    loss = y.square().mean()
+    return loss, *torch.autograd.grad(loss, weights)
+
+
+def recorded() -> tuple[Graph, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    values = [torch.randn(16, WIDTH, dtype=torch.float64)]
+    values += [nn.Parameter(torch.randn(WIDTH, WIDTH, dtype=torch.float64)) for _ in range(DEEP)]
+    return optimize(lt.trace(step, *values), REWRITES), values
+
+
+def results(graph: Graph, values: list[torch.Tensor]) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return list(interpret(graph, *values))
+
+
+def test_every_number_of_choices_gives_the_same_values_and_draws_once() -> None:
+    graph, values = recorded()
+    found = choices(graph)
+    assert len(found) >= DEEP
+    want = results(graph, values)
+    sizes = [len(graph)]
+    for count in range(1, len(found) + 1):
+        again = rematerialize(graph, lambda g, n=count: choices(g)[:n])
+        check_signature(graph, verify(again), "rematerialize")
+        assert again.effects == graph.effects
+        torch.testing.assert_close(results(again, values), want, rtol=0, atol=0)
+        assert any(isinstance(x.op, After) for x in again)
+        assert len(cse(again)) == len(again)
+        sizes.append(len(again))
+    assert sizes[-1] > sizes[0]
+    assert rematerialize(graph, lambda g: []) is graph
+
+
+def test_choices_are_the_same_for_equal_graphs_and_free_what_they_say() -> None:
+    one, two = choices(recorded()[0]), choices(recorded()[0])
+    assert [(len(x.made), x.freed) for x in one] == [(len(x.made), x.freed) for x in two]
+    assert all(x.freed > 0 for x in one)
+    assert not any(node.op.effect for x in one for node in x.made)

@@ -1,0 +1,261 @@
+"""`max_bytes`: a step stays within it, leaves what eager's leaves, or is refused before it runs."""
+
+import runpy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import lazytorch as lt
+from lazytorch.devices import device_named
+from lazytorch.errors import UnsupportedError
+from lazytorch.forecast import plan_step
+from lazytorch.lower.budget import Search
+from lazytorch.runtime.allocations import peak
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+
+
+class Residual(nn.Module):
+    """Two convolutions with batch norm, around which the input goes."""
+
+    def __init__(self, inside: int, out: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, out, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out) for _ in range(2))
+        self.around = nn.Conv2d(inside, out, 1) if inside != out else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms[0](self.first(x)).relu()
+        return (self.norms[1](self.second(y)) + self.around(x)).relu()
+
+
+def images() -> tuple[nn.Module, Any, torch.Tensor, torch.Tensor]:
+    blocks = [Residual(3, 8), Residual(8, 8), nn.MaxPool2d(2), Residual(8, 16), Residual(16, 16)]
+    net = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    return net, functional.cross_entropy, torch.randn(16, 3, 12, 12), torch.randint(5, (16,))
+
+
+def words() -> tuple[nn.Module, Any, torch.Tensor, torch.Tensor]:
+    gpt = runpy.run_path(str(BENCHMARKS / "small_gpt.py"))["SmallGpt"](32, 24, 16, 2, 2, 0.2)
+    loss = lambda y, t: functional.cross_entropy(y.flatten(0, 1), t.flatten())  # noqa: E731
+    return gpt, loss, torch.randint(32, (4, 24)), torch.randint(32, (4, 24))
+
+
+CASES: dict[str, tuple[Callable[[], Any], Any]] = {
+    "images": (images, partial(torch.optim.SGD, lr=0.05, momentum=0.9)),
+    "words": (words, partial(torch.optim.AdamW, lr=1e-3)),
+}
+
+CLOSE = {"images": {"rtol": 1e-5, "atol": 1e-5}, "words": {"rtol": 1e-9, "atol": 1e-9}}
+
+
+class Run:
+    """A model from a seed with a step; and what a step takes, everything counted.
+
+    Words in float64; images in float32, since torch's convolutions in float64 take more memory
+    while they run than all that could be computed again.
+    """
+
+    def __init__(self, case: str, max_bytes: float | None = None, **options: Any) -> None:
+        torch.manual_seed(0)
+        make, optimizer = CASES[case]
+        self.net, self.loss, x, self.y = make()
+        self.x = x
+        if case == "words":
+            self.net = self.net.double()
+        self.optimizer: torch.optim.Optimizer = optimizer(self.net.parameters())
+        bound = {} if max_bytes is None else {"max_bytes": max_bytes}
+        self.step = lt.train_step(self.net, self.loss, self.optimizer, **bound, **options)
+
+    def tensors(self) -> list[torch.Tensor]:
+        states = self.optimizer.state_dict()["state"].values()
+        made = [x for s in states for x in s.values() if isinstance(x, torch.Tensor)]
+        return [*self.net.state_dict().values(), *made]
+
+    def steps(self, eager: bool = False) -> tuple[list[torch.Tensor], list[int]]:
+        losses: list[torch.Tensor] = []
+        peaks: list[int] = []
+        for i in range(3):
+            torch.manual_seed(i)
+            before = sum(x.nbytes for x in (*self.tensors(), self.x, self.y))
+            one = (lambda: self.step.eager((self.x, self.y), {})) if eager else self.call
+            peaks.append(before + peak(lambda: losses.append(one()), CPU))  # noqa: B023
+        return losses, peaks
+
+    def call(self) -> torch.Tensor:
+        return self.step(self.x, self.y)
+
+    def work(self) -> int:
+        """The calls of a step that is not the first."""
+        (stage,) = self.step.compiled.programs()
+        return len(stage.main.lines)
+
+
+def refusal(case: str, max_bytes: float, **options: Any) -> lt.BudgetError:
+    with pytest.raises(lt.BudgetError) as caught:
+        Run(case, max_bytes, **options).call()
+    return caught.value
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "clip_norm": 0.1}], ids=["", "parts"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_stays_within_any_budget_and_leaves_what_eagers_does(
+    case: str, options: dict[str, Any]
+) -> None:
+    smallest = refusal(case, 1000, **options).smallest
+    free = Run(case, 1e12, **options)
+    losses, peaks = free.steps()
+    want, _ = (theirs := Run(case, **options)).steps(eager=True)
+    close = partial(torch.testing.assert_close, **CLOSE[case])
+    close(losses, want)
+    assert smallest < 0.9 * max(peaks)
+    work = [free.work()]
+    for part in (0.5, 0.0):
+        budget = int(smallest + part * (max(peaks) - smallest))
+        run = Run(case, budget, **options)
+        losses, taken = run.steps()
+        assert max(taken) <= budget
+        close(losses, want)
+        torch.testing.assert_close(run.tensors(), theirs.tensors(), rtol=1e-4, atol=1e-5)
+        work.append(run.work())
+    assert work == sorted(work) and work[-1] > work[0]
+    assert smallest - 1 < refusal(case, smallest - 1, **options).smallest
+
+
+def test_the_peak_is_what_was_planned() -> None:
+    run = Run("words", 1e12)
+    run.call()
+
+    def planned(max_bytes: float) -> int:
+        step, batch = run.step, ((run.x, run.y), {})
+        more = {"max_bytes": max_bytes}
+        found = plan_step(
+            run.net, batch, device_named("cpu"), None, None, step.loss_fn, run.optimizer, more,
+            measured=True,
+        )  # fmt: skip
+        return found.peak_bytes
+
+    _, peaks = run.steps()
+    assert peaks[0] == planned(1e12)
+    assert planned(0.8 * peaks[0]) <= 0.8 * peaks[0]
+    made = lt.plan(
+        run.net, (run.x, run.y), loss_fn=run.loss, optimizer=run.optimizer,
+        max_bytes=0.8 * peaks[0],
+    )  # fmt: skip
+    assert made.peak_bytes <= 0.8 * peaks[0]
+    with pytest.raises(lt.BudgetError):
+        lt.plan(run.net, (run.x, run.y), loss_fn=run.loss, optimizer=run.optimizer, max_bytes=9)
+
+
+@pytest.mark.parametrize("eager_first", [False, True])
+def test_what_is_refused_leaves_everything_as_it_was(eager_first: bool) -> None:
+    run = Run("images", 200_000)
+    if eager_first:
+        run.step.eager((run.x, run.y), {})
+    before = [x.clone() for x in run.tensors()]
+    state = torch.get_rng_state()
+    for _ in range(2):  # a second call is refused as the first was
+        with pytest.raises(lt.BudgetError, match="does not fit in") as caught:
+            run.call()
+        assert "the smallest max_bytes that can be met" in str(caught.value)
+        assert "try a smaller batch" in str(caught.value)
+    torch.testing.assert_close(run.tensors(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in run.net.parameters())
+    assert caught.value.smallest > 200_000
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_options_of_the_step_keep_their_meaning(case: str) -> None:
+    options: dict[str, Any] = {"skip_nonfinite": True, "keep_grads": True}
+    budget = refusal(case, 1000, **options).smallest
+    run, theirs = Run(case, budget, **options), Run(case, **options)
+    losses, peaks = run.steps()
+    want, _ = theirs.steps(eager=True)
+    assert max(peaks) <= budget
+    torch.testing.assert_close(losses, want, **CLOSE[case])
+    for p, q in zip(run.net.parameters(), theirs.net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5)
+    before = [x.clone() for x in run.net.state_dict().values()]
+    with torch.no_grad():
+        next(run.net.parameters()).mul_(float("inf"))
+    before[0] = next(iter(run.net.state_dict().values())).clone()
+    for p in run.net.parameters():
+        p.grad = None
+    run.call()
+    after = list(run.net.state_dict().values())
+    torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_call_without_gradients_is_refused_above_its_budget_and_one_with_gradients_by_name() -> (
+    None
+):
+    net, x = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64)), torch.randn(100, 64)
+    fast = lt.compile(net, max_bytes=1e9)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+        with pytest.raises(lt.BudgetError, match="does not fit"):
+            lt.compile(net, max_bytes=80_000)(x)
+    with pytest.raises(UnsupportedError, match="max_bytes bounds a training step"):
+        fast(x)
+
+
+def test_a_step_that_cannot_be_recorded_is_not_eagers_under_a_budget() -> None:
+    net = nn.Linear(4, 4)
+
+    def loss(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return y.sum() if float(y.sum()) > 0 else t.sum() * y.sum()
+
+    step = lt.train_step(net, loss, torch.optim.SGD(net.parameters(), 0.1), max_bytes=1e9)
+    before = net.weight.clone()
+    with pytest.raises(RuntimeError):
+        step(torch.randn(2, 4), torch.randn(2))
+    assert torch.equal(net.weight, before)
+    assert not step.refused
+
+
+def test_parts_of_a_batch_follow_each_other() -> None:
+    def needs(**train: Any) -> int:
+        run = Run("images")
+        example = run.x.repeat(8, 1, 1, 1), run.y.repeat(8)
+        made = lt.plan(run.net, example, loss_fn=run.loss, optimizer=run.optimizer, train=train)
+        return made.activations
+
+    assert needs(accumulate=4) < 0.5 * needs()
+
+
+def test_a_forward_that_writes_into_a_part_of_the_batch_is_not_recorded() -> None:
+    run = Run("images", accumulate=2)
+    inner = run.net.forward
+    run.net.forward = lambda x: inner(x.mul_(0.5))  # type: ignore[method-assign]
+    twin = run.x.clone()
+    run.call()
+    run.call()
+    assert "writes into a batch" in run.step.refused
+    torch.testing.assert_close(run.x, twin * 0.25)
+
+
+def test_more_bytes_never_mean_more_work() -> None:
+    class Planned:
+        def __init__(self, peak: int) -> None:
+            self.peak_bytes = peak
+
+    for peaks in ([100, 90, 80, 70], [100, 80, 85, 60, 65, 66], [100, 100, 40, 50, 30, 35, 32, 31]):
+
+        def fewest(limit: int, peaks: list[int] = peaks) -> int:
+            search: Any = Search(None, None)  # type: ignore[arg-type]
+            search.most = len(peaks) - 1
+            search.plans = {i: Planned(p) for i, p in enumerate(peaks)}
+            return search.fewest(limit)
+
+        found = [(limit, fewest(limit)) for limit in range(min(peaks), 101)]
+        assert all(peaks[k] <= limit for limit, k in found)
+        assert [k for _, k in found] == sorted((k for _, k in found), reverse=True)

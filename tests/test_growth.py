@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lazytorch as lt
-from lazytorch.bench.memory import events
+from lazytorch.runtime.allocations import events
 
 CPU = torch.device("cpu")
 

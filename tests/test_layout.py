@@ -13,7 +13,7 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.imports import IMPORTERS
 from lazytorch.interpret import evaluate
 from lazytorch.ir import Builder, Graph, Node, Op, input
-from lazytorch.ops import copies, create, index, layout, random, windows, writes
+from lazytorch.ops import after, copies, create, index, layout, random, windows, writes
 from lazytorch.ops.aten import value_type
 from lazytorch.ops.create import Full
 from lazytorch.ops.random import Bernoulli
@@ -23,7 +23,7 @@ from lazytorch.verify import verify
 assert frontend  # loading it fills IMPORTERS
 aten = torch.ops.aten
 CASES = [sample for samples in SAMPLES.values() for sample in samples]
-FAMILIES = (copies, create, index, layout, random, windows, writes)
+FAMILIES = (after, copies, create, index, layout, random, windows, writes)
 
 
 def bits(x: Any) -> Any:

@@ -15,6 +15,7 @@ from lazytorch.frontend.record import record
 from lazytorch.frontend.stand_in import StandIns
 from lazytorch.ir import Graph
 from lazytorch.ops.attention import RandomScaledDotProductAttention
+from lazytorch.ops.attention_backward import AttentionSaving
 from lazytorch.ops.attention_random import RandomAttentionBackward, RandomAttentionSaving
 from lazytorch.report import Report
 from lazytorch.runtime.cudagraph import Replayer
@@ -156,6 +157,18 @@ def test_the_kernels_that_torch_chooses_are_recorded(kernel: str) -> None:
         RandomAttentionSaving(kernel, 0.2, True),
         RandomAttentionBackward(kernel, 0.2, True),
     ]
+
+
+def test_heads_that_share_a_key_hold_no_scores_on_a_gpu() -> None:
+    def grouped(*xs: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(*xs, is_causal=True, enable_gqa=True)
+
+    shapes = [(2, 6, 32, 16), (2, 2, 32, 16), (2, 2, 32, 16)]
+    graph = stand_ins(gradients(grouped), *shapes, dtype=torch.bfloat16)
+    assert [n.op for n in graph.nodes if isinstance(n.op, AttentionSaving)] == [
+        AttentionSaving("flash", True)
+    ]
+    assert "softmax" not in str(graph)
 
 
 def test_a_mask_has_a_cotangent_where_one_is_asked_for() -> None:

@@ -346,6 +346,29 @@ def test_attention_has_a_second_derivative(causal: bool, masked: bool) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_heads_that_share_a_key_have_first_and_second_derivatives(causal: bool) -> None:
+    q = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    k, v = (torch.randn(2, 2, 5, 4, dtype=torch.float64) for _ in range(2))
+
+    def value(*xs: torch.Tensor) -> torch.Tensor:
+        y = functional.scaled_dot_product_attention(*xs, is_causal=causal, enable_gqa=True)
+        return y.sin().sum()
+
+    def again(grad: Any) -> Any:
+        def of(*xs: torch.Tensor) -> torch.Tensor:
+            return sum(x.square().sum() for x in grad(value, (0, 1, 2))(*xs))  # type: ignore
+
+        return grad(of, (0, 1, 2))
+
+    assert "attention_backward" in kinds(lt.trace(lt.grad(value, (0, 1, 2)), q, k, v))
+    once, twice = lt.grad(value, (0, 1, 2))(q, k, v), again(lt.grad)(q, k, v)
+    with sdpa_kernel(SDPBackend.MATH):
+        want = torch.func.grad(value, (0, 1, 2))(q, k, v)
+        torch.testing.assert_close(once, want, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(twice, again(torch.func.grad)(q, k, v), rtol=1e-9, atol=1e-9)
+
+
 def test_a_mask_that_is_added_has_a_gradient() -> None:
     q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
 

@@ -24,8 +24,8 @@ class Seen:
 
 
 def walk(program: Program, inputs: Sequence[Any], device: torch.device) -> list[Seen]:
-    """Each line's memory before it deletes anything; writes to inputs, and memory that is only asked
-    for, are left out."""
+    """Each line's memory before it deletes anything; writes to inputs, and what only asks for
+    memory, are left out."""
     run: Any = getattr(program.run, "args", (program.run,))[0]  # under a search of cuDNN's
     space = {**run.__globals__, **dict(zip(program.inputs, inputs, strict=True))}
     lines = [line for line in program.lines if line.does not in ("end", "reserve")]

@@ -17,7 +17,7 @@ from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving,
 from lazytorch.ops.checks import check_alike, check_devices, optional
 from lazytorch.ops.reduce import Softmax
 from lazytorch.ops.reduction import tensor
-from lazytorch.types import TensorType, broadcast, tensor_type
+from lazytorch.types import Shape, TensorType, broadcast, tensor_type
 
 if TYPE_CHECKING:
     from lazytorch.ir import Node
@@ -168,12 +168,29 @@ class ScaledDotProductAttention(Op):
     def vjp(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
         op = self.keeping(*[tensor(x) for x in xs])
         if op is None:
-            return NotImplemented
+            return self.by_group(s, g, out, *xs)
         kept = s(op, *xs)
         back = AttentionBackward(op.kernel, op.is_causal, op.scale)
         pulled = s(back, g, *xs[:3], s(Item(0), kept), s(Item(1), kept), *xs[3:])
         found = [s(Item(i), pulled) for i in range(3)]
         return [*found, *[self.by_mask(s, g, *xs) for _ in xs[3:]]]
+
+    def by_group(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
+        """Where groups of query heads share a head of key and value, and no kernel keeps what that
+        needs: by one for as many heads, each repeated for its group."""
+        query, key, value, *mask = xs
+        if tensor(query).rank != 4 or not self.grouped(tensor(query), tensor(key)):
+            return NotImplemented
+        plain = self.with_attributes(enable_gqa=False)
+        wide = [repeated(s, x, tensor(query).shape[1]) for x in (key, value)]
+        if plain.keeping(*[tensor(x) for x in (query, *wide, *mask)]) is None:
+            return NotImplemented
+        by_query, *shared = plain.vjp(s, g, out, query, *wide, *mask)
+        summed = [
+            None if by is None else s.sum(s.reshape(by, grouped_shape(x, by)), (2,))
+            for by, x in zip(shared[:2], (key, value), strict=True)
+        ]
+        return [by_query, *summed, *shared[2:]]
 
     def by_mask(self, s: Calculus, g: Node, *xs: Node) -> Node:
         """What flows to numbers that are added to the scores, from scores in memory."""
@@ -187,6 +204,19 @@ class ScaledDotProductAttention(Op):
         by_weights = s.matmul(g, s.transpose(value))
         total = s.sum(s.mul(by_weights, weights), (last,), True)
         return s.mul(weights, s.sub(by_weights, total))
+
+
+def repeated(s: Calculus, x: Node, heads: int) -> Node:
+    """Heads of (B, H, L, E) repeated one by one until there are so many."""
+    batch, there, length, size = tensor(x).shape
+    spread = s.expand(s.unsqueeze(x, 2), (batch, there, heads // there, length, size))
+    return s.reshape(spread, (batch, heads, length, size))
+
+
+def grouped_shape(x: Node, repeats: Node) -> Shape:
+    """The shape in which repeats of the heads of `x` lie along dimension 2."""
+    batch, heads, length, size = tensor(x).shape
+    return (batch, heads, tensor(repeats).shape[1] // heads, length, size)
 
 
 class RandomScaledDotProductAttention(ScaledDotProductAttention):

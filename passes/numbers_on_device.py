@@ -78,8 +78,15 @@ def numbers_on_device(graph: Graph, device: str = "cuda") -> Graph:
 
 
 def only_device(graph: Graph, kind: str) -> torch.device | None:
-    """The device of this kind that all tensors lie on; None where there is none."""
-    devices = {x.type.device for x in graph.nodes if isinstance(x.type, TensorType)}
+    """The device of this kind that all tensors of a call lie on; None where there is none. What
+    only the prologue reads, as a constant on its way to the device, may lie elsewhere."""
+    steady = graph.steady
+    seen = [
+        x
+        for x in graph.nodes
+        if x not in steady or x in graph.outputs or any(u not in steady for u in graph.users[x])
+    ]
+    devices = {x.type.device for x in seen if isinstance(x.type, TensorType)}
     return devices.pop() if len(devices) == 1 and {d.type for d in devices} == {kind} else None
 
 

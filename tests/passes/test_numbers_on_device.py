@@ -129,6 +129,20 @@ def test_declines_on_another_device_and_on_several(check: Check) -> None:
     assert numbers_on_device(graph) is graph
 
 
+def test_a_constant_on_its_way_to_the_device_does_not_keep_numbers_from_it() -> None:
+    def graph(moved: bool) -> Graph:
+        b = Builder()
+        x = input("x", tensor_type((3,), device="cuda:0"))
+        s, w = input("s", ScalarType(float)), input("w", tensor_type((3,)), "state")
+        y = b(lt.ops.pointwise.Mul(), x, s)
+        there = b(lt.ops.copies.ToDevice(torch.device("cuda", 0)), w)
+        return Graph((x, s, w), (b(lt.ops.pointwise.Add(), y, there),) if moved else (y, w))
+
+    moved, stays = graph(True), graph(False)
+    assert numbers_on_device(moved) is not moved
+    assert numbers_on_device(stays) is stays
+
+
 def test_one_operation_that_reads_a_number_on_a_gpu_is_a_kernel() -> None:
     def scaled(device: str) -> Graph:
         x, s = input("x", tensor_type((3,), device=device)), input("s", ScalarType(float))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import lazytorch as lt
 from lazytorch.errors import OutOfMemoryError
 from lazytorch.lower.program import Program
+from lazytorch.lower.reserve import SHARE
 from lazytorch.lower.timeline import timeline
 from lazytorch.runtime.shortage import exhausted
 
@@ -94,7 +95,7 @@ def assert_enough(program: Program, at: int) -> None:
     found = timeline(program)
     (asked,) = [x.nbytes for x in found.blocks if x.kind == "reserve"]
     there = sum(x.taken for x in found.blocks if x.kind != "reserve" and x.born < at <= x.died)
-    assert asked == pytest.approx(max(found.values()[at:]) - there, rel=0.01)
+    assert asked == pytest.approx(SHARE * (max(found.values()[at:]) - there), rel=0.01)
 
 
 def state_of(*things: Any) -> list[torch.Tensor]:

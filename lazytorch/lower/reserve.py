@@ -17,6 +17,9 @@ from lazytorch.types import TensorType, tensor_type
 LEAST = 1 << 20
 """Bytes that are found anyway."""
 
+SHARE = 63 / 64
+"""How much of what is needed is asked for: what is asked for is then not itself the peak."""
+
 
 class Reserve:
     """Asks for bytes, unless a CUDA graph is captured: that writes nothing, and a replay allocates
@@ -48,4 +51,4 @@ def reserve(graph: Graph, straight: dict[Node, dict[int, Node]]) -> tuple[Node, 
     needed = max(high[first:]) - before
     typed = next(iter(straight[node].values())).type
     assert isinstance(typed, TensorType)
-    return (node, Reserve(needed, typed.device)) if needed >= LEAST else None
+    return (node, Reserve(int(SHARE * needed), typed.device)) if needed >= LEAST else None

@@ -303,3 +303,14 @@ def test_torch_s_own_error_on_the_cpu_is_one() -> None:
     fast = lt.compile(lambda x: torch.tanh(x.expand(2**20, 2**20, 2**12)) * 2, wait=True)
     with torch.no_grad(), pytest.raises(OutOfMemoryError, match=r"takes .* at its highest"):
         fast(torch.ones(1))
+
+
+def test_what_is_asked_for_is_none_of_the_largest() -> None:
+    model, x = Average(), torch.randn(6, 6)
+    fast = lt.compile(model, wait=True)
+    with torch.no_grad():
+        fast(x)
+        (stage,) = fast.programs()
+        assert "reserve()" in stage.main.source
+        text = str(fast.memory(x))
+    assert "(reserve)" not in text.split("the largest:")[1]

@@ -128,10 +128,10 @@ class MemoryPlan:
             rest = alive[LARGEST:]
             if rest:
                 yield f"  {size(sum(x.taken for x in rest)):>12}  in {len(rest)} more"
-        largest = sorted(self.timeline.blocks, key=lambda x: -x.taken)[:LARGEST]
-        if largest:
+        blocks = [x for x in self.timeline.blocks if x.kind != "reserve"]
+        if blocks:
             yield "the largest:"
-            yield from map(described, largest)
+            yield from map(described, sorted(blocks, key=lambda x: -x.taken)[:LARGEST])
 
     def share(self) -> str:
         """What part of the device's memory the peak is."""
@@ -154,7 +154,7 @@ def described(x: Block) -> str:
     if x.where is not None:
         inside = f"{x.where.module}  " if x.where.module else ""
         where = f"  {inside}{Path(x.where.file).name}:{x.where.line}: {x.where.source}"
-    kind = "" if x.kind != "workspace" else " (workspace)"
+    kind = f" ({x.kind})" if x.kind in ("workspace", "reserve") else ""
     return f"  {size(x.taken):>12}  {x.operation}{kind}{where}"
 
 

@@ -8,6 +8,7 @@ memory), and the steps that follow.
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,6 +41,7 @@ def first_step(step: TrainStep, options: Options, batch: Batch) -> torch.Tensor:
     be done in so many bytes."""
     assert options.max_bytes is not None
     fail_early(step, options, batch)
+    gc.collect()  # plans hold the constants that they recorded
     parameters = step.parameters()
     kept = step.snapshot() if step.skip_nonfinite else []
     limit = options.max_bytes - sum(x.nbytes for _, x in kept)

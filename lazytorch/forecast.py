@@ -13,7 +13,6 @@ from torch import nn
 
 from lazytorch.devices import Device, device_named
 from lazytorch.errors import LazyTorchError
-from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
 from lazytorch.frontend.guard import guarded
 from lazytorch.frontend.stand_in import StandIns
@@ -155,13 +154,6 @@ def standing(made: StandIns, amp: torch.dtype | None) -> Generator[None]:
     """Around code that meets stand-ins, in an autocast region if that is asked for."""
     with guarded(made.device), made.mode, autocast(made.device, amp):
         yield
-
-
-def scaler_on(made: StandIns, scaler: torch.amp.GradScaler | None) -> torch.amp.GradScaler | None:
-    """A scaler with stand-ins of its tensors."""
-    if scaler is None:
-        return None
-    return made.copied(scaler, scaling.tensors(scaler, made.device).values())
 
 
 def with_state(optimizer: torch.optim.Optimizer) -> None:

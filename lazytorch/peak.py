@@ -7,7 +7,7 @@ libraries allocate inside one call only what operations tell (`Op.scratch`) is s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
@@ -47,7 +47,7 @@ def footprint(graph: Graph) -> Footprint:
     sizes = {owner: nbytes(owner) for x in frontier for owner in owners(x)}
     running = [node for node in graph.nodes if node not in steady]
     copies = [x for x in returned(graph) if given(x) or x in steady]
-    call = highest(running, returned(graph), given_room(graph))
+    call = highest(running, returned(graph), given_room(written_straight(graph, groups(graph))))
     call += sum(map(size, dict.fromkeys(copies)))
     return Footprint(sum(sizes.values()), highest(Graph((), frontier).nodes, frontier), call)
 
@@ -61,9 +61,8 @@ def eager_peak(graph: Graph) -> int:
     return highest(graph.nodes, returned(graph), in_place=True)
 
 
-def given_room(graph: Graph) -> set[Owner]:
-    """The results that lie in an input's memory, where a kernel writes them."""
-    straight = written_straight(graph, groups(graph))
+def given_room(straight: Mapping[Node, Mapping[int, Node]]) -> set[Owner]:
+    """The results that lie in an input's memory, where kernels write `straight` into it."""
     return {(node, k) for node, into in straight.items() for k in into}
 
 

@@ -99,11 +99,10 @@ def segments(graph: Graph, before: Sequence[Node]) -> Iterable[tuple[list[Node],
     for owner, i in last.items():
         change[place[owner[0]]] += nbytes(owner)
         change[i] -= nbytes(owner)
-    crossing = now = left = start = 0
+    crossing = left = start = 0
     for i in range(len(before)):
-        now += change[i]
+        crossing += change[i]
         left += leaves[i]
-        crossing = now
         grows = i + 1 < len(before) and change[i + 1] > 0
         if grows and left >= WORTH * crossing:
             across = {o for o, end in last.items() if place[o[0]] <= i < end}

@@ -13,7 +13,7 @@ that reads what was there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
@@ -101,8 +101,9 @@ def jobs_of(graph: Graph) -> Jobs:
     number = {x: i for i, x in enumerate(nodes)}
     pieces: dict[Owner, int] = {}
     jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes], [], [])
-    elsewhere = given_room(graph)
-    follow = old_readers(graph, nodes)
+    straight = written_straight(graph, groups(graph))
+    elsewhere = given_room(straight)
+    follow = old_readers(straight, nodes)
     written = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
     kept = {owner for x in (*returned(graph), *written) for owner in owners(x)}
     drawn = [number[x] for x in graph.effects if x in number]
@@ -158,9 +159,10 @@ def unpacked(jobs: Jobs, given: Sequence[int]) -> list[int]:
     return [k for i in given if i not in moved for k in (i, *items.get(i, ()))]
 
 
-def old_readers(graph: Graph, nodes: Sequence[Node]) -> dict[Node, list[Node]]:
+def old_readers(
+    straight: Mapping[Node, Mapping[int, Node]], nodes: Sequence[Node]
+) -> dict[Node, list[Node]]:
     """For each node that writes straight into inputs, those that read what was there before."""
-    straight = written_straight(graph, groups(graph))
     readers: dict[object, list[Node]] = {x: [] for into in straight.values() for x in into.values()}
     for node in nodes if readers else ():
         for x in {root(x) for x in node.inputs} & readers.keys():

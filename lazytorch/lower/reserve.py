@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from lazytorch.ir import Graph, Node, Write
-from lazytorch.peak import heights, nbytes, owners, scratch
+from lazytorch.peak import given_room, heights, nbytes, owners, scratch
 from lazytorch.types import TensorType, tensor_type
 
 LEAST = 1 << 20
@@ -43,7 +43,7 @@ def reserve(graph: Graph, straight: dict[Node, dict[int, Node]]) -> tuple[Node, 
     if first == len(nodes):
         return None
     node = nodes[first]
-    elsewhere = {(x, k) for x, into in straight.items() for k in into}
+    elsewhere = given_room(straight)
     late = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]  # copied last
     high = heights(nodes, (*graph.outputs, *late), elsewhere)
     own = [x for x in owners(node) if x[0] is node and x not in elsewhere]

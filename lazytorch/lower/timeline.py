@@ -26,6 +26,7 @@ Kind = Literal["owned", "library", "workspace", "reserve"]
 while it runs, and freed before it returns; asked for before inputs are written, and given back."""
 
 VALUES: tuple[Kind, ...] = ("owned", "library")
+"""The kinds that hold what a program computes."""
 
 Workspace = Callable[[Node], int | None]
 """Bytes that a node's library kernel takes while it runs; None where nothing is known of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.copies import Clone
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import ToNumber
@@ -77,6 +78,6 @@ def reads_in_place(node: Node, k: int, target: Node) -> bool:
         return all(i in own for i, x in enumerate(node.inputs) if x is target)
     assert isinstance(target.type, TensorType)
     # A number is one element of some tensor, and not of one with several.
-    in_place = Pointwise | Const | Input
+    in_place = Pointwise | Clone | Const | Input
     allowed = in_place | ToNumber if target.type.numel > 1 else in_place
     return isinstance(op, Fused) and all(isinstance(x.op, allowed) for x in op.body.nodes)

@@ -16,6 +16,7 @@ from lazytorch.passes.activations import activations
 from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
+from lazytorch.passes.batch_norm_columns import batch_norm_columns
 from lazytorch.passes.channels_last import channels_last_training
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
@@ -128,6 +129,7 @@ def gpu_pipeline(
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
         partial(channels_last_training, fits=half),
+        batch_norm_columns,  # after channels_last_training, which says how channels lie
         partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
         partial(pad_features, fits=half, steady=False),
@@ -232,6 +234,7 @@ __all__ = [
     "additive_masks",
     "along_rows",
     "attention",
+    "batch_norm_columns",
     "channels_last_training",
     "cse",
     "cudnn",

@@ -17,20 +17,15 @@ import math
 
 import torch
 
+from lazytorch.columns import joined, parts_of, split
 from lazytorch.ir import Builder, Graph, Node
 from lazytorch.ops.compare import Ne
-from lazytorch.ops.generated import SHORTEST, obstacle
+from lazytorch.ops.generated import obstacle
 from lazytorch.ops.layout import Permute, Reshape, view_strides
 from lazytorch.ops.loss import CrossEntropyLoss, RowCrossEntropy
 from lazytorch.ops.pointwise import Cast, Div
 from lazytorch.ops.reduce import Reduction, Sum
 from lazytorch.types import TensorType
-
-WIDTH = 128
-"""Rows beside each other that one program sums."""
-
-PROGRAMS = 256
-"""Programs that keep a GPU's processors busy."""
 
 
 def along_rows(graph: Graph) -> Graph:
@@ -75,20 +70,14 @@ def in_parts(b: Builder, op: Reduction, rows: Node) -> Node | None:
     typed = rows.type
     assert isinstance(typed, TensorType)
     *lead, size = typed.shape
-    programs = -(-math.prod(lead) // WIDTH)
     exact = max(typed.dtype.itemsize, op.result(typed).itemsize) > 4  # parts are in float32
     if not isinstance(op, Sum) or typed.strides[-1] == 1 or exact:
         return None
-    fits = [n for n in (64, 32, 16) if size % n == 0 and size // n >= SHORTEST]
-    parts = next((n for n in reversed(fits) if n * programs >= PROGRAMS), fits[0] if fits else 0)
-    if programs >= PROGRAMS or not parts:
+    parts = parts_of(math.prod(lead), size, typed.dtype.itemsize)
+    if parts <= 1:
         return None
-    rank = len(lead)
-    split = b(Reshape((*lead, parts, size // parts)), rows)
-    turned = b(Permute((rank, *range(rank), rank + 1)), split)
-    sums = b(Sum((rank + 1,), True, torch.float32), turned)
-    beside = b(Permute((*range(1, rank + 1), 0)), b(Reshape((parts, *lead)), sums))
-    total = b(Sum((rank,), True), beside)
+    sums = b(Sum((len(lead) + 1,), True, torch.float32), split(b, rows, parts))
+    total = b(Sum((len(lead),), True), joined(b, sums))
     if obstacle(sums) or obstacle(total):
         return None
     dtype = op.result(typed)

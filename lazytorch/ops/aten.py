@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -142,6 +143,11 @@ def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
     """What torch's fake kernel says of the result; ShapeError with torch's words if it refuses."""
     if op.overload in STRICTER_FAKES:
         return real_type(op, xs)
+    if op.overload in LIBRARYS_FAKES and not torch.cuda.is_available():
+        device = next(x.device for x in xs if isinstance(x, TensorType))
+        if device.type == "cuda":
+            stand_ins = [fake_value(moved(x, torch.device("meta")), None) for x in xs]
+            return moved(value_type(op.run(*stand_ins)), device)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         values = tuple([fake_value(x, mode) for x in xs])
         try:
@@ -154,6 +160,18 @@ def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
 
 STRICTER_FAKES = frozenset({"aten._grouped_mm.default"})
 """Overloads whose fake kernel refuses what the real one takes."""
+
+
+LIBRARYS_FAKES = frozenset({"aten.convolution_backward.default"})
+"""Overloads whose fake kernel asks which of a GPU's libraries this torch was built with, to say how
+results lie; without a GPU, the meta kernel says what they are with cuDNN."""
+
+
+def moved(x: Type, device: torch.device) -> Type:
+    """A type, or a tuple of types, on another device."""
+    if isinstance(x, TupleType):
+        return TupleType(tuple(moved(y, device) for y in x.items))
+    return replace(x, device=device) if isinstance(x, TensorType) else x
 
 
 def real_type(op: Aten, xs: tuple[Type, ...]) -> Type:

@@ -11,7 +11,7 @@ from lazytorch.errors import DTypeError
 from lazytorch.ir import Item, Node, Op
 from lazytorch.ops.base import Rowwise
 from lazytorch.ops.copies import Flip
-from lazytorch.ops.emitter import RowEmitter, Value
+from lazytorch.ops.emitter import RowEmitter, Value, cast
 from lazytorch.ops.extrema import Argmax as Argmax
 from lazytorch.ops.extrema import Argmin as Argmin
 from lazytorch.ops.extrema import MaxDim as MaxDim
@@ -207,6 +207,13 @@ class Var(Reduction):
     def result(self, x: TensorType) -> torch.dtype:
         return need_float(self, x.dtype).to_real()
 
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        _, variance = s.row_moments(xs[0])
+        if not self.correction:
+            return variance
+        count = cast(s, s.row_size(), xs[0].dtype)
+        return variance * count / s.clamp_min(count - self.correction, 0.0)
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.var(x, self.dims, correction=self.correction, keepdim=self.keepdim)
 
@@ -220,6 +227,9 @@ class Var(Reduction):
 
 class Std(Var):
     """Standard deviation: the square root of the variance."""
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.sqrt(super().emit(s, *xs))
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         return torch.std(x, self.dims, correction=self.correction, keepdim=self.keepdim)

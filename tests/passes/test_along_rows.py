@@ -68,7 +68,7 @@ def test_the_mean_loss_is_a_sum_of_rows(check: Check) -> None:
         "graph(%x: i64[4, 20]) { %0 = sum{dims=(1,)} %x return %0 }",
         "graph(%x: f32[4, 20]{1, 4}) { %0 = sum{dims=(1,)} %x return %0 }",
         "graph(%x: f32[4, 5, 6]{60, 12, 1}) { %0 = sum{dims=(1, 2)} %x return %0 }",
-        "graph(%x: f32[4, 20]) { %0 = var{dims=(1,)} %x return %0 }",
+        "graph(%x: f32[4, 20]) { %0 = prod{dims=(1,)} %x return %0 }",
         "graph(%x: f32[4, 20], %t: i64[4]) { %0 = cross_entropy_loss %x %t return %0 }",
         "graph(%x: f32[4, 20] on cuda:0, %t: f32[4, 20] on cuda:0) { %0 = cross_entropy_loss %x %t return %0 }",
         "graph(%x: f32[4, 20] on cuda:0, %t: i64[4] on cuda:0) { %0 = cross_entropy_loss{label_smoothing=0.1} %x %t return %0 }",

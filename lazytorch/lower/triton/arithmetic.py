@@ -90,25 +90,26 @@ def row_sum(x):
 
 
 @triton.jit
-def add_moments(mean, squares, x, mask, count):
-    """Mean and sum of squared deviations of `count` numbers, the last of them `x`, in each lane.
-
-    Where the mask is not set there is no such number, and a lane's count may be 0.
-
-    Source: Welford, Note on a method for calculating corrected sums of squares and products, 1962.
-    """
-    off = x - mean
-    moved = mean + off * (tl.full([1, 1], 1.0, mean.dtype) / count)
-    return tl.where(mask, moved, mean), tl.where(mask, squares + off * (x - moved), squares)
+def add_moments(total, squares, off, mask):
+    """Sums of what numbers are off the lane's base, and of its square, with one number more."""
+    off = tl.where(mask, off, 0.0)
+    return total + off, squares + off * off
 
 
 @triton.jit
-def join_moments(mean, squares, count, n):
-    """Mean and variance of `n` numbers from those of the lanes, which have seen `count` each."""
-    seen = count.to(mean.dtype)
-    whole = row_sum(mean * seen) / n
-    off = mean - whole
-    return whole, row_sum(squares + off * off * seen) / n
+def join_moments(base, total, squares, count, n):
+    """Mean and variance of `n` numbers from the lanes, which have seen `count` of them each.
+
+    A lane's base is the first number that it saw, so what is lost to cancellation in its sum of
+    squared deviations is at most `count` times what the numbers are rounded by. The lanes' moments
+    are joined as in Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for
+    computing sample variances, 1979.
+    """
+    seen = count.to(total.dtype)
+    apart = total / tl.maximum(seen, 1.0)
+    whole = row_sum(base * seen + total) / n
+    off = base + apart - whole
+    return whole, row_sum(squares - apart * total + off * off * seen) / n
 
 
 @triton.jit

@@ -15,11 +15,8 @@ from lazytorch.lower.expression import HALVES, Expression, print_steps
 from lazytorch.lower.rows import Line, RowWriter, passes
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
-from lazytorch.lower.triton.rows import ALIGNED, TritonRows
+from lazytorch.lower.triton.rows import AHEAD, ALIGNED, TritonRows
 from lazytorch.types import TensorType, dtype_named
-
-AHEAD = 4
-"""Blocks of a walked row that are loaded before any of them is computed with."""
 
 MASK = re.compile(r"(,| &) mask\b")
 """What asks in a load or store for the row's own elements."""
@@ -94,8 +91,11 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "pick": ((), (), ()),
     "moments": (
         ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
-        ("{0}, {1} = lt.add_moments({0}, {1}, {x}, mask, {start} // {block} + {begun})",),
-        ("{0}, {1} = lt.join_moments({0}, {1}, ({end} - first - 1) // {block} + {begun}, n)",),
+        ("{0}, {1} = lt.add_moments({0}, {1}, {x} - {0}_base, mask)",),
+        (
+            "{0}, {1} = lt.join_moments("
+            "{0}_base, {0}, {1}, ({end} - first - 1) // {block} + {begun}, n)",
+        ),
     ),
     "exp_sum": (
         (
@@ -113,7 +113,10 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 """How it is written where the row is walked: before the loop, in it, and behind it."""
 
-AT_FIRST = {"exp_sum": "{1}_base = lt.first_base({x}, mask)"}
+AT_FIRST = {
+    "exp_sum": "{1}_base = lt.first_base({x}, mask)",
+    "moments": "{0}_base = tl.where(mask, {x}, 0.0)",
+}
 """What the first block of a row is asked for before."""
 
 
@@ -213,11 +216,11 @@ def piece(line: Line, p: int, walk: TritonRows, wide: set[str]) -> list[str]:
 
     own = partial(numbered, wide=wide, suffix=f"_{p}")
     if line.reduction is None:
-        return [WIDE.sub(own, everywhere(line.text) if walk.full(p) else line.text)]
+        return [WIDE.sub(own, everywhere(line.text, walk) if walk.full(p) else line.text)]
     (name,), (kind, x) = line.names, line.reduction[:2]
     counts, joined, _ = HOLD[kind]
     counted = counts.format(x=x)
-    text = WIDE.sub(own, everywhere(counted) if walk.full(p) else counted)
+    text = WIDE.sub(own, everywhere(counted, walk) if walk.full(p) else counted)
     return [f"{name} = {joined.format(name, text) if p else text}"]
 
 
@@ -226,10 +229,10 @@ def numbered(found: re.Match[str], wide: set[str], suffix: str) -> str:
     return found[0] + suffix if found[0] in wide else found[0]
 
 
-def everywhere(text: str) -> str:
+def everywhere(text: str, walk: TritonRows) -> str:
     """A statement for a block whose elements are all the row's."""
     if "tl.load(" in text or "tl.store(" in text:
-        text = MASK.sub("", text)
+        text = MASK.sub(r"\1 there" if walk.together > 1 else "", text)
     return re.sub(r"\bmask\b", "everywhere", text)
 
 
@@ -246,34 +249,43 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
     Only in the first and the last blocks there may be elements that are none of the row's.
     """
     size, end = walk.block, end_of(walk)
+    stride = AHEAD * size
     lines = [line.text for line in before]
     lines += [text for line in each for text in reduced(line, walk, 0)]
-    lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
-    for line in each:
-        if line.reduction is not None and line.reduction[0] in AT_FIRST:
-            lines.append(AT_FIRST[line.reduction[0]].format(*line.names, x=line.reduction[1]))
-        lines += in_block(line, walk, "0")
-    left = str(size)
-    if walk.together == 1:
-        left, stride = "left", AHEAD * size
+    if walk.even:
+        lines += several(each, walk, "0", first=True)
+        begin = left = str(stride)
+    else:
+        lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
+        for line in each:
+            lines += [*at_first(line), *in_block(line, walk, "0")]
+        begin, left = str(size), "left"
         lines.append(f"left = {size} + ({end} - {size}) // {stride} * {stride}")
-        lines.append(f"for start in range({size}, left, {stride}):")
-        lines += [f"    {text}" for text in several(each, walk)]
-    lines += blocks(each, walk, left, end)
+    lines.append(f"for start in range({begin}, {'n' if walk.even else left}, {stride}):")
+    lines += [f"    {text}" for text in several(each, walk, "start")]
+    if not walk.even:
+        lines += blocks(each, walk, left, end)
     return [*lines, *[x for y in each for x in reduced(y, walk, 2)], *again(each, walk)]
 
 
-def several(each: Sequence[Line], walk: TritonRows) -> list[str]:
+def at_first(line: Line) -> list[str]:
+    """What the first block of a row is asked for."""
+    kind, *codes = line.reduction or ("", "")
+    return [AT_FIRST[kind].format(*line.names, x=codes[0])] if kind in AT_FIRST else []
+
+
+def several(each: Sequence[Line], walk: TritonRows, begin: str, first: bool = False) -> list[str]:
     """The statements for `AHEAD` blocks whose elements are all the row's."""
-    starts = [f"(start + {u * walk.block})" for u in range(AHEAD)]
+    starts = [f"({begin} + {u * walk.block})" for u in range(AHEAD)]
     lines = [text for u, start in enumerate(starts) for text in placed(walk, start, f"_{u}")]
     wide = {"col", "at"} | {x for line in each if line.reduction is None for x in line.names}
     loads = [line for line in each if "tl.load(" in line.text]
     for part in (loads, [line for line in each if line not in loads]):
         for u, start in enumerate(starts):
             own = partial(numbered, wide=wide, suffix=f"_{u}")
-            texts = [text for line in part for text in in_block(line, walk, start)]
-            lines += [WIDE.sub(own, everywhere(text)) for text in texts]
+            for line in part:
+                texts = [*(at_first(line) if first and not u else ()), *in_block(line, walk, start)]
+                lines += [WIDE.sub(own, everywhere(text, walk)) for text in texts]
     return lines
 
 

@@ -53,9 +53,19 @@ PLENTY = 1 << 14
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
-BESIDE = (512, 32)
+BESIDE = (128, 8)
 """Bytes across the rows of one program, and elements of each walked at a time, where rows lie
 beside each other."""
+
+NARROW = (32, 256)
+"""The same where rows are too few for that to keep processors busy: a program has few neighbours,
+and many elements of each at once."""
+
+FEW = 64
+"""Programs of the wider kind that are too few."""
+
+AHEAD = 4
+"""Blocks of a walked row that are loaded before any of them is computed with."""
 
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
@@ -79,13 +89,18 @@ class TritonRows:
         whole = 1 << max(rows.size - 1, 0).bit_length()
         self.across = self.beside()
         self.shifted: int | None = None
-        few = max(rows.count // PROGRAMS, 1)
         if self.across:
-            self.pieces = int(whole <= BESIDE[1])
-            self.together, self.block = BESIDE[0] // given.itemsize, min(whole, BESIDE[1])
+            few = rows.count * given.itemsize <= FEW * BESIDE[0]
+            width, self.block = NARROW if few else BESIDE
+            self.together = width // given.itemsize
+            # What is written again is held; sums are added up while more is loaded.
+            held = AHEAD * self.block if few or self.stores_rows() else self.block
+            self.pieces = int(whole <= held)
+            self.block = whole if self.pieces else scale.size_of(self.block)
         else:
             self.pieces = int(whole <= HELD)
             self.block = whole if self.pieces else BLOCK
+            few = max(rows.count // PROGRAMS, 1)
             self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
         if self.pieces:
             self.together = scale.size_of(self.together, BLOCK // self.block)
@@ -97,8 +112,7 @@ class TritonRows:
             if self.holds_pieces() and count <= KEPT:
                 self.pieces, self.block = count, piece
                 return
-            self.block = BLOCK if self.stores_rows() else ONCE[0]
-        self.block = max(scale.size_of(self.block), ALIGNED)
+            self.block = max(scale.size_of(BLOCK if self.stores_rows() else ONCE[0]), ALIGNED)
 
     def stores_rows(self) -> bool:
         """Whether whole rows are written."""
@@ -146,6 +160,11 @@ class TritonRows:
         return 0 if self.shifted is None else ALIGNED - 1
 
     @property
+    def even(self) -> bool:
+        """Whether a walked row is several blocks at a time, and nothing is left."""
+        return self.shifted is None and self.rows.size % (AHEAD * self.block) == 0
+
+    @property
     def held(self) -> bool:
         """Whether a row is read once, and held."""
         return self.pieces > 0
@@ -171,9 +190,8 @@ class TritonRows:
     @property
     def warps(self) -> int:
         """As many as hold the rows; of short rows one warp does not wait for another."""
-        if self.across:  # a thread adds a held row up alone, if it is not to hold more than that
-            held = max(self.block // 8, 1) if self.stores_rows() else 1
-            return self.scale.warps_of(held if self.pieces else 8)
+        if self.across:
+            return self.scale.warps_of(4)
         if self.pieces > 1:
             return self.scale.warps_of(HOLDERS[self.given.itemsize > 2])
         if not self.pieces:

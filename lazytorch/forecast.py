@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from lazytorch.devices import Device, device_named
 from lazytorch.errors import LazyTorchError
@@ -164,9 +165,29 @@ def with_state(optimizer: torch.optim.Optimizer) -> None:
         return
     for p in parameters:
         p.grad = torch.zeros_like(p)
-    optimizer.step()
+    try:
+        optimizer.step()
+    except DataDependentOutputException:
+        for group in groups:
+            for p in group["params"]:
+                if p.requires_grad and not optimizer.state.get(p):
+                    begin(optimizer, {**group, "params": [p]})
     for p in parameters:
         p.grad = None
+
+
+def begin(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    """A step of one group that looks at values, which stand-ins have not: its state is made before
+    it does."""
+    groups = optimizer.param_groups
+    optimizer.param_groups = [group]
+    try:
+        optimizer.step()
+    except DataDependentOutputException:
+        if not all(map(optimizer.state.get, group["params"])):
+            raise
+    finally:
+        optimizer.param_groups = groups
 
 
 def sizes(inputs: Any, batch: int | None) -> tuple[int, int] | None:

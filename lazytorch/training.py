@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -62,10 +63,21 @@ def train_step(
         raise LazyTorchError("accumulate counts the parts of a batch", {"accumulate": accumulate})
     if skip_nonfinite and scaler is not None:
         raise LazyTorchError("a scaler skips updates itself, without skip_nonfinite")
+    if needs_closure(optimizer):
+        raise LazyTorchError(
+            f"{type(optimizer).__name__} takes the loss several times a step, by a closure",
+            hint="lt.compile the loss and its backward, and call them in the closure",
+        )
     return TrainStep(
         model, loss_fn, optimizer, clip_norm, accumulate, amp, keep_grads, skip_nonfinite, options,
         scaler,
     )  # fmt: skip
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step cannot be done by gradients alone."""
+    kinds = inspect.signature(type(optimizer).step).parameters.values()
+    return any(x.name == "closure" and x.default is x.empty for x in kinds)
 
 
 class TrainStep:
@@ -100,6 +112,7 @@ class TrainStep:
         self.trained: dict[tuple[tuple[int, ...], ...], tuple[int, list[Any]]] = {}
         self.started = False
         self.refused = ""  # why steps are eager's own, once a recording was refused
+        self.why = ""  # the same, with the optimizer's name and the line
         # A gradient cannot go through a cut.
         self.options = replace(Options.of(**options), fullgraph=True)
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
@@ -134,6 +147,8 @@ class TrainStep:
                 raise
             self.refused = error.message
             said = f"eager's own from now on: {error.message}"
+            said = said if error.where is None else f"{said}, at {error.where}"
+            self.why = f"steps with {type(self.optimizer).__name__} are {said}"
             Report.add(Event("backward", "train_step", said, 0.0))
             return self.eager(batch, named)
         if self.keep_grads:
@@ -142,8 +157,9 @@ class TrainStep:
         return loss
 
     def explain(self) -> str:
-        """Stages, kernels and times of the compiled step."""
-        return self.compiled.explain()
+        """Stages, kernels and times of the compiled step; why there is none, where there is not."""
+        said = self.compiled.explain()
+        return f"{self.why}\n{said}" if self.refused else said
 
     def wait(self) -> None:
         """Return when every kernel is compiled and in use."""
@@ -152,7 +168,7 @@ class TrainStep:
     def release(self) -> None:
         """Drop every plan and what it holds; the next step is recorded anew."""
         self.compiled.release()
-        self.refused = ""
+        self.refused = self.why = ""
 
     # What a step reads besides its batch.
 

@@ -8,8 +8,8 @@ at a division by zero, the GPU goes on with an infinity or NaN.
 
 Declines, and then on the whole graph, where values lie on more than one device or on none of the
 kind `device`; where a number is no float, or leaves the graph; where Python computes what has no
-counterpart here (`COUNTERPARTS`); and where something else than a generated kernel or `Full` reads
-a number, which would wait for the device.
+counterpart here (`COUNTERPARTS`, `CHOICES`); and where something else than a generated kernel or
+`Full` reads a number, which would wait for the device.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 
 from lazytorch.ir import Builder, Const, Graph, Input, Node, Op, with_inputs
+from lazytorch.ops.compare import Gt, Lt, Where
 from lazytorch.ops.create import Full
 from lazytorch.ops.elementary import Exp, Log, Log2, Sqrt
 from lazytorch.ops.generated import DTYPES, obstacle
@@ -40,6 +41,9 @@ COUNTERPARTS: dict[str, Op] = {
     "log2": Log2(),
 }
 """What computes in float64 what Python computes with floats, by the name in `Arithmetic`."""
+
+CHOICES: dict[str, Op] = {"max": Gt(), "min": Lt()}
+"""How the second of two numbers compares where Python's `max` and `min` choose it."""
 
 
 def numbers_on_device(graph: Graph, device: str = "cuda") -> Graph:
@@ -68,13 +72,21 @@ def numbers_on_device(graph: Graph, device: str = "cuda") -> Graph:
             done[node] = b(ToNumber(), x)
         elif isinstance(node.op, Arithmetic):
             xs = [wide.get(x, x) for x in node.inputs]
-            wide[node] = b(COUNTERPARTS[node.op.function], *xs)
+            wide[node] = computed(b, node.op.function, xs)
             done[node] = b(ToNumber(), wide[node])
         elif isinstance(node.op, Full):
             done[node] = with_inputs(node, [wide.get(x, done[x]) for x in node.inputs])
         else:
             done[node] = with_inputs(node, [done[x] for x in node.inputs])
     return graph.replace(done)
+
+
+def computed(b: Builder, function: str, xs: list[Node]) -> Node:
+    """What Python computes with floats, in float64."""
+    if function in CHOICES:  # Python keeps the first, unless the second is beyond it: a NaN is not
+        x, y = xs
+        return b(Where(), b(CHOICES[function], y, x), y, x)
+    return b(COUNTERPARTS[function], *xs)
 
 
 def only_device(graph: Graph, kind: str) -> torch.device | None:
@@ -128,7 +140,7 @@ def movable(graph: Graph, number: Node) -> bool:
     else:
         made = isinstance(op, Input) or (
             isinstance(op, Arithmetic)
-            and op.function in COUNTERPARTS
+            and (op.function in COUNTERPARTS or op.function in CHOICES)
             and any(varies(x) for x in number.inputs)
         )
     return made and all(

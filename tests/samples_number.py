@@ -46,7 +46,13 @@ SAMPLES = [
         Sample(Arithmetic(name), (x,), function, True, False)
         for name, function in FUNCTIONS.items()
         for x in NUMBERS
-        if name not in (*BINARY, "pow", "real_pow") and defined(function, (x,))
+        if name not in (*BINARY, "pow", "real_pow", "max", "min") and defined(function, (x,))
+    ),
+    *(
+        Sample(Arithmetic(name), (x, y), function, True, False)
+        for name, function in (("max", max), ("min", min))
+        for x in NUMBERS
+        for y in NUMBERS
     ),
     *(
         Sample(Arithmetic(name), operands, operator.pow, True, False)

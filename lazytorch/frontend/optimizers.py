@@ -14,6 +14,7 @@ import torch
 
 from lazytorch.errors import CutError, UnsupportedError
 from lazytorch.frontend.recorder import Recorder
+from lazytorch.frontend.unbranched import computed, unbranched
 
 
 class StateMadeError(UnsupportedError):
@@ -133,7 +134,8 @@ def plainly(optimizer: torch.optim.Optimizer) -> Generator[None]:
             family._dispatch_sqrt = root
         for group, values in zip(groups, kept, strict=True):
             group.update(dict.fromkeys(values, False))
-        yield
+        with unbranched(optimizer):
+            yield
     finally:
         torch.compiler._is_compiling_flag = compiling
         for family, before in zip(families, roots, strict=True):
@@ -153,15 +155,16 @@ def lazily(optimizer: torch.optim.Optimizer, r: Recorder) -> Generator[None]:
         for name, value in state.items()
         if isinstance(value, torch.Tensor)
     ]
-    for state, name, _, lazy in known:
-        state[name] = lazy
+    given = [computed(optimizer, name, lazy) for _, name, _, lazy in known]
+    for (state, name, _, _), x in zip(known, given, strict=True):
+        state[name] = x
     try:
         yield
-        for state, name, _, lazy in known:
+        for (state, name, _, lazy), x in zip(known, given, strict=True):
             new = state.get(name)
             if new is lazy:
                 continue
-            kind = lazy.shape, lazy.dtype
+            kind = x.shape, x.dtype
             if not isinstance(new, torch.Tensor) or (new.shape, new.dtype) != kind:
                 raise UnsupportedError(
                     f"{type(optimizer).__name__} drops a tensor of its state, or changes its shape",

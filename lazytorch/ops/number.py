@@ -33,6 +33,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     )},
     "float": float, "int": int, "bool": bool, "round": round, "is_integer": float.is_integer,
     "real_pow": real_pow,
+    "max": lambda x, y: float(max(x, y)), "min": lambda x, y: float(min(x, y)),
 }  # fmt: skip
 """What Python does with numbers, by name."""
 

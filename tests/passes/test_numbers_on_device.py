@@ -1,5 +1,6 @@
 """`numbers_on_device`: numbers that vary as tensors of the device that reads them."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -153,7 +154,28 @@ def test_one_operation_that_reads_a_number_on_a_gpu_is_a_kernel() -> None:
     assert "fused" not in str(scaled("cpu"))
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_chosen_of_two_numbers_is_pythons(name: str) -> None:
+    x, s, t = (
+        input("x", tensor_type((1,))),
+        input("s", ScalarType(float)),
+        input("t", ScalarType(float)),
+    )
+    b = Builder()
+    graph = Graph((x, s, t), (b(lt.ops.pointwise.Mul(), x, b(Arithmetic(name), s, t)),))
+    after = here(graph)
+    assert not any(isinstance(node.op, Arithmetic) for node in after.nodes)
+    for first in (1.0, 2.0, math.nan, math.inf):
+        for second in (1.5, -math.inf, math.nan):
+            ones = torch.ones(1)
+            (found,), (want,) = (interpret(g, ones, first, second) for g in (after, graph))
+            torch.testing.assert_close(found, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adafactor],
+)
 def test_an_optimizers_step_computes_what_python_does(kind: type[torch.optim.Optimizer]) -> None:
     torch.manual_seed(0)
     m = nn.Linear(3, 2)
@@ -177,7 +199,16 @@ def test_an_optimizers_step_computes_what_python_does(kind: type[torch.optim.Opt
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize(
-    "kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop]
+    "kind",
+    [
+        torch.optim.AdamW,
+        torch.optim.SGD,
+        torch.optim.Adagrad,
+        torch.optim.RMSprop,
+        torch.optim.Adafactor,
+        torch.optim.RAdam,
+        torch.optim.ASGD,
+    ],
 )
 def test_a_training_step_on_a_gpu_asks_the_host_for_no_number(
     kind: Callable[..., torch.optim.Optimizer], clip: float | None

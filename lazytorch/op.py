@@ -28,6 +28,10 @@ class Op:
     overwrites: ClassVar[int | None] = None
     """The operand over which `overwrite` can write the result, where it is of the same type."""
 
+    pushed_by_torch: ClassVar[bool] = False
+    """Whether forward mode takes torch's formula although there is a rule: where that chooses a 0,
+    its own derivative is NaN."""
+
     __match_args__: ClassVar[tuple[str, ...]] = ()
     """Names of the fields in order; a class attribute of the name is the default."""
 

@@ -28,6 +28,7 @@ from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.calculus import Calculus
+from lazytorch.ops.copies import Clone
 from lazytorch.ops.create import Literal
 from lazytorch.ops.custom import once
 from lazytorch.ops.layout import Detach
@@ -181,7 +182,8 @@ def derived(
     except ConstantError:
         rule = recorded(op, operands, moving(op, operands, tuple(needs), asked), asked)
     known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
-    known.update(zip(rule.cotangents, [x for x in given if x is not None], strict=True))
+    seeds = [x for x in given if x is not None]
+    known.update({x: laid_out(s, g, x) for x, g in zip(rule.cotangents, seeds, strict=True)})
     for i, result in enumerate(rule.results):
         if result is not None and result not in known:
             known[result] = s(Item(i), node) if isinstance(node.type, TupleType) else node
@@ -190,6 +192,15 @@ def derived(
         if made not in known:
             known[made] = s(placed(made.op, node), *[known[x] for x in made.inputs])
     return [None if x is None else known[x] for x in rule.gradients]
+
+
+def laid_out(s: Calculus, x: Node, like: Node) -> Node:
+    """A value as it lay when a rule was recorded, which may see pairs of numbers as complex ones;
+    rules for real numbers read no memory."""
+    assert isinstance(x.type, TensorType)
+    assert isinstance(like.type, TensorType)
+    pairs = x.type.dtype.is_complex or like.type.shape[-1:] == (2,)
+    return s(Clone(like.type.strides), x) if pairs and x.type.strides != like.type.strides else x
 
 
 def placed(op: Op, node: Node) -> Op:

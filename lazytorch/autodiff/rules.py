@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from lazytorch.autodiff.derive import derived
 from lazytorch.autodiff.vjp import Cotangent
-from lazytorch.ir import Node
+from lazytorch.ir import Node, input
 from lazytorch.ops.calculus import Calculus
-from lazytorch.types import TensorType, TupleType, Type
+from lazytorch.types import TensorType, TupleType, Type, carries
 
 
 def rule(s: Calculus, node: Node, g: Cotangent, needs: Sequence[bool]) -> Sequence[Node | None]:
@@ -18,6 +18,17 @@ def rule(s: Calculus, node: Node, g: Cotangent, needs: Sequence[bool]) -> Sequen
         if given is not NotImplemented:
             return given
     return derived(s, node, g, needs)
+
+
+def own(node: Node) -> bool:
+    """Whether the operation's own rule holds for a node."""
+    if any([is_complex(x.type) for x in (node, *node.inputs)]):
+        return False
+    if isinstance(node.type, TupleType):
+        g = [input("u", x) if carries(x) else None for x in node.type.items]
+    else:
+        g = input("u", node.type)
+    return node.op.vjp(Calculus(), g, node, *node.inputs) is not NotImplemented
 
 
 def is_complex(typed: Type) -> bool:

@@ -82,7 +82,7 @@ class Linear:
     def push(self, tangents: Sequence[Node]) -> list[Node]:
         """The tangents of the results."""
         outputs = self.outputs()
-        found = jvp(outputs, tangents, self.variables, rule)
+        found = jvp(outputs, tangents, self.variables)
         return [self.filled(g, y) for g, y in zip(found, outputs, strict=True)]
 
     def filled(self, g: Node | None, x: Node) -> Node:
@@ -248,7 +248,10 @@ def jacobian(
     for i in range(len(ends[0])):
         seeds = [input(f"seed{j}", tensor(x)) for j, x in enumerate(ends[0])]
         given = [s if j == i else None for j, s in enumerate(seeds)]
-        found = (jvp if forward else vjp)(outputs, given, at.variables, rule)
+        if forward:
+            found = jvp(outputs, given, at.variables)
+        else:
+            found = vjp(outputs, given, at.variables, rule)
         filled = [at.filled(g, x) for g, x in zip(found, ends[1], strict=True)]
         for j, block in enumerate(over_basis(at.r, filled, seeds[i])):
             k, v = (j, i) if forward else (i, j)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -164,6 +164,8 @@ class LogSumExp(Reduction):
 class VectorNorm(Reduction):
     """The norm of order `ord` (also 0, inf, -inf) of the vectors that `dims` span."""
 
+    pushed_by_torch: ClassVar[bool] = True
+
     ord: Number = 2
     dtype: torch.dtype | None = None
 
@@ -228,6 +230,8 @@ class Var(Reduction):
 class Std(Var):
     """Standard deviation: the square root of the variance."""
 
+    pushed_by_torch: ClassVar[bool] = True
+
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         return s.sqrt(super().emit(s, *xs))
 
@@ -274,6 +278,8 @@ class VarMean(Reduction):
 
 class StdMean(VarMean):
     """Standard deviation and mean in one pass."""
+
+    pushed_by_torch: ClassVar[bool] = True
 
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         std, mean = torch.std_mean(x, self.dims, correction=self.correction, keepdim=self.keepdim)

@@ -14,6 +14,7 @@ from lazytorch.frontend.imports import imports
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops import activation, elementary, loss, reduce
 from lazytorch.ops.calculus import Calculus, tensor
+from lazytorch.ops.windows import Conj
 
 
 def pulled(b: Builder, op: Op, g: Node, out: Node, *xs: Node) -> Node:
@@ -23,13 +24,20 @@ def pulled(b: Builder, op: Op, g: Node, out: Node, *xs: Node) -> Node:
     return s.match(s.sum_to(found, tensor(xs[0]).shape), xs[0])
 
 
+def conjugated(b: Builder, x: Node) -> Node:
+    """Complex numbers conjugated, as they stand in the derivatives by which gradients flow."""
+    return b(Conj(), x) if tensor(x).dtype.is_complex else x
+
+
 @imports("tanh_backward")
 def tanh_backward(b: Builder, grad_output: Node, output: Node) -> Node:
+    output = conjugated(b, output)
     return pulled(b, elementary.Tanh(), grad_output, output, output)
 
 
 @imports("sigmoid_backward")
 def sigmoid_backward(b: Builder, grad_output: Node, output: Node) -> Node:
+    output = conjugated(b, output)
     return pulled(b, elementary.Sigmoid(), grad_output, output, output)
 
 

@@ -166,31 +166,27 @@ class ScaledDotProductAttention(Op):
         return self.with_attributes(kernels=("MATH",))
 
     def vjp(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
-        op = self.keeping(*[tensor(x) for x in xs])
-        if op is None:
-            return self.by_group(s, g, out, *xs)
-        kept = s(op, *xs)
-        back = AttentionBackward(op.kernel, op.is_causal, op.scale)
-        pulled = s(back, g, *xs[:3], s(Item(0), kept), s(Item(1), kept), *xs[3:])
-        found = [s(Item(i), pulled) for i in range(3)]
-        return [*found, *[self.by_mask(s, g, *xs) for _ in xs[3:]]]
-
-    def by_group(self, s: Calculus, g: Node, out: Node, *xs: Node) -> Cotangents:
-        """Where groups of query heads share a head of key and value, and no kernel keeps what that
-        needs: by one for as many heads, each repeated for its group."""
+        types = [tensor(x) for x in xs]
         query, key, value, *mask = xs
-        if tensor(query).rank != 4 or not self.grouped(tensor(query), tensor(key)):
+        each = [query, key, value]  # with a head of key and value for each head of the query
+        if types[0].rank == 4 and types[0].shape[1] != types[1].shape[1]:
+            if not self.grouped(*types[:2]):
+                return NotImplemented
+            each = [query, *[repeated(s, x, types[0].shape[1]) for x in (key, value)]]
+        op, given = self.keeping(*types), xs
+        if op is None and each[1] is not key:  # no kernel takes groups and keeps what is needed
+            plain, given = self.with_attributes(enable_gqa=False), (*each, *mask)
+            op = plain.keeping(*[tensor(x) for x in given])
+        if op is None:
             return NotImplemented
-        plain = self.with_attributes(enable_gqa=False)
-        wide = [repeated(s, x, tensor(query).shape[1]) for x in (key, value)]
-        if plain.keeping(*[tensor(x) for x in (query, *wide, *mask)]) is None:
-            return NotImplemented
-        by_query, *shared = plain.vjp(s, g, out, query, *wide, *mask)
-        summed = [
-            None if by is None else s.sum(s.reshape(by, grouped_shape(x, by)), (2,))
-            for by, x in zip(shared[:2], (key, value), strict=True)
-        ]
-        return [by_query, *summed, *shared[2:]]
+        kept = s(op, *given)
+        back = AttentionBackward(op.kernel, op.is_causal, op.scale)
+        pulled = s(back, g, *each, s(Item(0), kept), s(Item(1), kept), *mask)
+        found = [s(Item(i), pulled) for i in range(3)]
+        for i, x in enumerate((key, value), 1):
+            if each[i] is not x:
+                found[i] = s.sum(s.reshape(found[i], grouped_shape(x, found[i])), (2,))
+        return [*found, *[self.by_mask(s, g, *each, x) for x in mask]]
 
     def by_mask(self, s: Calculus, g: Node, *xs: Node) -> Node:
         """What flows to numbers that are added to the scores, from scores in memory."""

@@ -20,16 +20,26 @@ LOG_SUM_BLOCK = 32
 """The efficient kernel rounds the number of its logarithms of sums up to multiples of this."""
 
 
+GROUPING = ("cpu", "flash")
+"""The kernels that let groups of query heads share a head of key and value."""
+
+
 def kernel_for(
     query: TensorType, key: TensorType, mask: TensorType | None, causal: bool
 ) -> Kernel | None:
     """The kernel for operands that `ScaledDotProductAttention.fused` takes; None where torch writes
-    the scores out.
+    the scores out."""
+    kernel = kernel_for_each(query, key, mask, causal)
+    return kernel if query.shape[1] == key.shape[1] or kernel in GROUPING else None
+
+
+def kernel_for_each(
+    query: TensorType, key: TensorType, mask: TensorType | None, causal: bool
+) -> Kernel | None:
+    """The kernel where each query head has a head of key and value.
 
     Source: ATen/native/transformers/cuda/sdp_utils.cpp.
     """
-    if query.shape[1] != key.shape[1]:
-        return None
     if query.device.type == "cpu":
         return "cpu"
     half = query.dtype in (torch.float16, torch.bfloat16)
@@ -62,7 +72,8 @@ def placed(x: torch.Tensor, strides: Strides) -> torch.Tensor:
 
 
 class AttentionSaving(Op):
-    """(attention, logarithms of the sums of its exponentials); a fourth operand is the mask."""
+    """(attention, logarithms of the sums of its exponentials); a fourth operand is the mask. Groups
+    of query heads may share a head of key and value (`GROUPING`)."""
 
     kernel: Kernel
     is_causal: bool = False

@@ -50,7 +50,9 @@ def scaled_dot_product_attention(
     op = ScaledDotProductAttention(0.0, is_causal, scale, enable_gqa, enabled_kernels())
     operands = (query, key, value, *(() if attn_mask is None else (attn_mask,)))
     if dropout_p > 0:
-        saving = op.keeping(*map(tensor, operands)) if tensor(query).device.type == "cuda" else None
+        types = [tensor(x) for x in operands]
+        each = types[0].rank == 4 and types[0].shape[1] == types[1].shape[1]
+        saving = op.keeping(*types) if each and types[0].device.type == "cuda" else None
         if saving is not None and droppable(saving.kernel, *operands):
             made = RandomAttentionSaving(saving.kernel, float(dropout_p), is_causal, scale)
             return b(Item(0), b(made, *operands))

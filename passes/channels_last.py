@@ -18,7 +18,9 @@ from lazytorch.ir import Builder, Graph, Item, Node, with_inputs
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.conv import Convolution, channels_last, suggests_channels_last
 from lazytorch.ops.copies import Clone, rerooted
-from lazytorch.types import TensorType
+from lazytorch.ops.foreach import alike
+from lazytorch.ops.layout import Reshape
+from lazytorch.types import Strides, TensorType
 
 Fits = Callable[[TensorType], bool]
 
@@ -80,7 +82,7 @@ def laid_out(x: Node, made: dict[Node, Node]) -> Node:
     if t.strides == strides or suggests_channels_last(t):
         return x
     if x not in made:
-        made[x] = Builder(x.where)(Clone(strides), x)
+        made[x] = relaid(x, strides)
     return made[x]
 
 
@@ -89,4 +91,13 @@ def restored(found: Node, before: Node) -> Node:
     if found.type == before.type:
         return found
     assert isinstance(before.type, TensorType)
-    return Builder(found.where)(Clone(before.type.strides), found)
+    return relaid(found, before.type.strides)
+
+
+def relaid(x: Node, strides: Strides) -> Node:
+    """The same elements with other strides: a view where these differ for sizes of 1 alone, as the
+    weights' of 1x1 convolutions do."""
+    t = x.type
+    assert isinstance(t, TensorType)
+    same = alike(t, t.with_strides(strides))
+    return Builder(x.where)(Reshape(t.shape, strides) if same else Clone(strides), x)

@@ -8,6 +8,7 @@ from check import Check, assert_same_values
 from lazytorch.ir import Graph
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.conv import Convolution, suggests_channels_last
+from lazytorch.ops.copies import Clone
 from lazytorch.passes import channels_last_training
 from lazytorch.text import parse
 from lazytorch.types import TensorType
@@ -46,6 +47,25 @@ def test_convolutions_and_derivatives_read_channels_innermost() -> None:
     assert all(map(suggests_channels_last, convolved(after)))
     assert [x.type for x in after.outputs] == [x.type for x in graph.outputs]
     assert everywhere(after) is after
+    assert_same_values(graph, after, close=1e-5)
+
+
+def test_the_weights_of_1x1_convolutions_are_not_copied() -> None:
+    graph = parse(
+        """
+        graph(%x: f32[2, 8, 9, 9]{648, 1, 72, 8}, %w: f32[4, 8, 1, 1]) {
+          %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w
+          %1 = aten{overload="aten.convolution_backward.default", args=($0, $1, $2, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False))} %0 %x %w
+          %2 = item{index=0} %1
+          %3 = item{index=1} %1
+          return %0, %2, %3
+        }
+        """  # noqa: E501
+    )
+    after = verify(everywhere(graph))
+    assert all(map(suggests_channels_last, convolved(after)))
+    copied = [x.inputs[0].type for x in after.nodes if isinstance(x.op, Clone)]
+    assert not any(isinstance(x, TensorType) and x.shape == (4, 8, 1, 1) for x in copied)
     assert_same_values(graph, after, close=1e-5)
 
 

@@ -15,7 +15,7 @@ from lazytorch.lower.triton import TritonTarget, rows
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm
 from lazytorch.ops.pointwise import Add, Mul
-from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax
+from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax, Std, Var
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,23 @@ def test_reductions_of_one_pass_where_exponentials_are_summed_again(
 ) -> None:
     x = tensor(3, 300)
     x[1, :64] -= 1000
+    x[2, -1] = 500
+    compare(TritonTarget(), build, x)
+
+
+WHOLE: dict[str, Callable[..., Any]] = TOGETHER | {
+    "mean and variance": lambda b, x: (
+        b(LayerNorm((256,), 0.1, False, False), x),
+        b(Var((1,), True), b(Mul(), x, 0.5)),
+    ),
+    "deviation": lambda b, x: (b(Std((1,), True, 3), x), b(Var((1,), True, 0), x)),
+}
+
+
+@pytest.mark.parametrize("build", WHOLE.values(), ids=WHOLE)
+def test_rows_of_whole_steps(build: Callable[..., Any]) -> None:
+    x = tensor(3, 256)
+    x[1, :128] -= 1000
     x[2, -1] = 500
     compare(TritonTarget(), build, x)
 

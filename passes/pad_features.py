@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lazytorch.ir import Builder, Graph, Node, with_inputs
+from lazytorch.ir import Builder, Graph, Input, Node, with_inputs
 from lazytorch.ops.alignment import missing
 from lazytorch.ops.copies import Pad, rerooted
 from lazytorch.ops.layout import Slice
@@ -46,7 +46,8 @@ def pad_features(graph: Graph, fits: Fits, smallest: int = SMALLEST, steady: boo
             done[node] = padded(found, wide.get(node.inputs[1]))
         elif node in shared:
             wide[node] = widened(found)
-            done[node] = Builder(node.where)(Slice(0, 0, typed(found).shape[0]), wide[node])
+            if not isinstance(node.op, Input):  # which is in memory anyway
+                done[node] = Builder(node.where)(Slice(0, 0, typed(found).shape[0]), wide[node])
     return rerooted(graph, done)
 
 

@@ -137,3 +137,31 @@ def test_declines_on_few_rows_for_a_weight_that_changes(check: Check) -> None:
         }
         """,
     )
+
+
+def test_a_weight_that_is_written_stays_what_is_written(check: Check) -> None:
+    check(
+        partial(everywhere, steady=False),
+        """
+        graph(%x: f16[256, 8], %w: f16[11, 8]) {
+          %0 = linear %x %w
+          %1 = mul %w 0.5
+          %2 = write %w %1
+          effects %2
+          return %0
+        }
+        """,
+        """
+        graph(%x: f16[256, 8], %w: f16[11, 8]) {
+          %0: f16[16, 8] = pad{pad=(0, 0, 0, 5)} %w
+          %1: f16[256, 16] = linear %x %0
+          %2: f16[256, 11]{16, 1} = slice{dim=1, start=0, stop=11} %1
+          %3: f16[256, 11] = clone{strides=(11, 1)} %2
+          %4: f16[11, 8] = mul %w 0.5
+          %5: f16[11, 8] = write %w %4
+          effects %5
+          return %3
+        }
+        """,
+        close=1e-2,
+    )

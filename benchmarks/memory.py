@@ -1,12 +1,14 @@
 """What `lt.plan` predicts beside what a run allocates: inference and one training step.
 
     python benchmarks/memory.py FOLDER [--device cuda] [--minutes 9] [MODEL ...]
+    python benchmarks/memory.py FOLDER [--device cuda] --table
 
 The prediction is made on tensors without memory; on a GPU in a process that sees none. Measured is
 what one call allocates at its highest beyond what was there: the profiler's allocations on the CPU,
 the allocator's own count on a GPU, for a direct run without CUDA graphs. Then each line of the
 program is run alone, which tells the workspaces of libraries from values that differ. One JSON a
-model; a later run goes on where one stopped.
+model; a later run goes on where one stopped. With `--table` those workspaces go into the table of
+this device that ships, and every prediction is made again.
 """
 
 import argparse
@@ -16,11 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from workspaces import opened, written
 
 import lazytorch as lt
 from lazytorch import zoo
@@ -35,7 +39,7 @@ from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
 from lazytorch.lower.memory_plan import MemoryPlan, allocated
 from lazytorch.lower.timeline import timeline
-from lazytorch.lower.workspaces import call_key
+from lazytorch.lower.workspaces import FOLDER, call_key
 from lazytorch.runtime.allocations import peak
 
 MORE = (
@@ -176,6 +180,7 @@ def main() -> None:
     asked.add_argument("--batch", type=int, default=2)
     asked.add_argument("--minutes", type=float, default=9)
     asked.add_argument("--predict", nargs=3, help="a model, a batch and a mode, for a CUDA device")
+    asked.add_argument("--table", action="store_true", help="keep the workspaces, predict again")
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     if given.predict:
@@ -183,6 +188,9 @@ def main() -> None:
         print(json.dumps(numbers(predicted(name, int(batch), mode, "cuda"))))
         return
     device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
+    if given.table:
+        predict_again(given.folder, device)
+        return
     every = [*(x for x in (*zoo.models(), *MORE) if x not in LATE), *LATE]
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models or every:
@@ -200,6 +208,30 @@ def main() -> None:
                 print(name, mode, result[mode]["failed"], flush=True)
             lt.reset()
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def predict_again(folder: Path, device: torch.device) -> None:
+    """Put the workspaces of all results into the device's table, then predict with it."""
+    files = sorted(folder.glob(f"{device.type}_*.json"))
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    modes = [x[mode] for x in results for mode in ("inference", "train") if mode in x]
+    table_file, table = opened(FOLDER, device)
+    for x in modes:
+        table["calls"] |= x.get("workspaces", {})
+    written(table_file, table)
+    with ThreadPoolExecutor(max(torch.get_num_threads() // 2, 1)) as pool:
+        for file in pool.map(again, files, results, [device] * len(files)):
+            print(file.stem, flush=True)
+
+
+def again(file: Path, result: dict[str, Any], device: torch.device) -> Path:
+    """One model's predictions, made again."""
+    for mode in ("inference", "train"):
+        if "failed" not in result[mode]:
+            found = prediction(result["model"], result["batch"], mode, device)
+            result[mode]["predicted"] = found
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return file
 
 
 def line(found: dict[str, Any]) -> str:

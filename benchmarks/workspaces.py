@@ -75,6 +75,24 @@ def staying(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) - before - y.untyped_storage().nbytes()
 
 
+def opened(folder: Path, device: torch.device) -> tuple[Path, dict[str, Any]]:
+    """A device's table, and its file; a new one where there is none."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    file = folder / f"{name.lower().replace(' ', '_')}.json"
+    if file.exists():
+        return file, json.loads(file.read_text(encoding="utf-8"))
+    return file, {
+        "device": name, "torch": torch.__version__, "stays": staying(device), "done": [],
+        "calls": {},
+    }  # fmt: skip
+
+
+def written(file: Path, table: dict[str, Any]) -> None:
+    """Put a table into its file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("models", nargs="*")
@@ -85,14 +103,7 @@ def main() -> None:
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    file = given.folder / f"{name.lower().replace(' ', '_')}.json"
-    table: dict[str, Any] = {
-        "device": name, "torch": torch.__version__, "stays": staying(device), "done": [],
-        "calls": {},
-    }  # fmt: skip
-    if file.exists():
-        table |= json.loads(file.read_text(encoding="utf-8"))
+    file, table = opened(given.folder, device)
     for model in given.models or zoo.models():
         for mode, dtype in KINDS:
             label = f"{model} {mode} {dtype} {given.batch}"
@@ -106,8 +117,7 @@ def main() -> None:
                 print(label, f"{type(error).__name__}: {str(error)[:200]}", flush=True)
             table["done"].append(label)
             lt.reset()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(table, indent=0) + "\n", encoding="utf-8")
+            written(file, table)
 
 
 if __name__ == "__main__":

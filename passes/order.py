@@ -18,7 +18,16 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
-from lazytorch.peak import Owner, footprint, given_room, made, nbytes, owners, returned, scratch
+from lazytorch.peak import (
+    Owner,
+    given_room,
+    made,
+    nbytes,
+    owners,
+    prologue_peak,
+    returned,
+    scratch,
+)
 from lazytorch.straight import groups, root, written_straight
 
 WINDOW = 20
@@ -46,7 +55,7 @@ def order(graph: Graph) -> Graph:
     if best == list(range(len(best))):
         return graph
     after = replace(graph, order=tuple([jobs.nodes[i] for i in best]))
-    return after if footprint(after).prologue <= footprint(graph).prologue else graph
+    return after if prologue_peak(after) <= prologue_peak(graph) else graph
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 
@@ -45,6 +45,9 @@ RUNS = (16, 8, 4)
 
 REACH = 2**31 - 2048
 """Elements that 32-bit indices reach; the last program counts on beyond the last element."""
+
+KNOWN = 4096
+"""Groups whose kernels are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ def choose_walk(loops: Loops, given: Accesses | None = None, scale: Scale = OWN)
     return Walk(loops, run, max(reach, loops.numel) >= REACH, given, scale)
 
 
+@lru_cache(maxsize=KNOWN)
 def plan(
     op: Fused, operands: tuple[Operand, ...], variant: int
 ) -> tuple[Steps, Walk | Tiles | TritonRows]:
@@ -198,8 +202,7 @@ class TritonTarget:
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        source = kernel_source(op, operands, *plan(op, operands, variant), self.rounding)
-        kernel = named(describe(op.body), source, variant)
+        kernel = generated(op, operands, variant, self.rounding)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
 
@@ -230,6 +233,13 @@ class TritonTarget:
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
     """The operands that are read from memory; numbers are arguments of the kernel."""
     return tuple([x for x in operands if isinstance(x, TensorType)])
+
+
+@lru_cache(maxsize=KNOWN)
+def generated(op: Fused, operands: tuple[Operand, ...], variant: int, rounding: bool) -> Kernel:
+    """The kernel of a group; equal layers are of equal groups, and printed once."""
+    source = kernel_source(op, operands, *plan(op, operands, variant), rounding)
+    return named(describe(op.body), source, variant)
 
 
 def kernel_source(

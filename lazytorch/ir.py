@@ -319,9 +319,12 @@ def postorder(roots: Iterable[Node]) -> list[Node]:
         while stack:
             node, operands = stack[-1]
             for x in operands:
-                if x not in done:
+                if x in done:
+                    continue
+                if x.inputs:
                     stack.append((x, iter(x.inputs)))
                     break
+                done[x] = None
             else:
                 done[node] = None
                 stack.pop()

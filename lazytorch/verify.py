@@ -28,7 +28,8 @@ def verify(graph: Graph, after: str = "", before: Graph | None = None) -> Graph:
     """
     if graph.verified:
         return graph
-    known = set(before.nodes) if before is not None and before.verified else set[Node]()
+    same = before is not None and before.verified and before.inputs == graph.inputs
+    known = set(before.nodes) if before is not None and same else set[Node]()
     inputs = set(graph.inputs)
     labels = [x.op.label for x in graph.inputs if isinstance(x.op, Input)]
     if len(labels) != len(graph.inputs) or len(set(labels)) != len(labels):
@@ -39,10 +40,6 @@ def verify(graph: Graph, after: str = "", before: Graph | None = None) -> Graph:
     effects = set(graph.effects)
     written: set[Node] = set()
     for node in graph.nodes:
-        if isinstance(node.op, Input):
-            if node not in inputs:
-                fail(graph, node, f"%{node.op.label} is read but is no input of the graph", after)
-            continue
         if node.op.effect and node not in effects:
             fail(graph, node, f"{node.op.name()} is an effect that the graph does not list", after)
         if isinstance(node.op, Write):
@@ -51,6 +48,10 @@ def verify(graph: Graph, after: str = "", before: Graph | None = None) -> Graph:
                 fail(graph, node, "a write must go to an input, and to each only once", after)
             written.add(target)
         if node in known:
+            continue
+        if isinstance(node.op, Input):
+            if node not in inputs:
+                fail(graph, node, f"%{node.op.label} is read but is no input of the graph", after)
             continue
         if any([isinstance(x.op, Write) for x in node.inputs]):
             fail(graph, node, "nothing may read a write, which happens last", after)

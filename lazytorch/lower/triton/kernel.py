@@ -145,7 +145,6 @@ def choose_walk(loops: Loops, given: Accesses | None = None, scale: Scale = OWN)
     return Walk(loops, run, max(reach, loops.numel) >= REACH, given, scale)
 
 
-@lru_cache(maxsize=KNOWN)
 def plan(
     op: Fused, operands: tuple[Operand, ...], variant: int
 ) -> tuple[Steps, Walk | Tiles | TritonRows]:
@@ -170,6 +169,9 @@ class TritonTarget:
     def __init__(self, rounding: bool = False) -> None:
         self.rounding = rounding
         self.binaries = Binaries()
+        # Equal layers are of equal groups, which are looked at and printed once.
+        self.plan = lru_cache(KNOWN)(plan)
+        self.printed = lru_cache(KNOWN)(self.print)
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group or an attention; UnsupportedError says why there is none."""
@@ -202,9 +204,14 @@ class TritonTarget:
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        kernel = generated(op, operands, variant, self.rounding)
+        kernel = self.printed(op, operands, variant)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
+
+    def print(self, op: Fused, operands: tuple[Operand, ...], variant: int) -> Kernel:
+        """The text of such a kernel."""
+        source = kernel_source(op, operands, *self.plan(op, operands, variant), self.rounding)
+        return named(describe(op.body), source, variant)
 
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet, in parallel, for the devices they are for."""
@@ -221,7 +228,7 @@ class TritonTarget:
         if isinstance(op, Foreach):
             return foreach_launch(self.binaries, kernel, op, operands, into)
         if isinstance(op, Fused):
-            _, walk = plan(op, operands, kernel.variant)
+            _, walk = self.plan(op, operands, kernel.variant)
             outputs = outputs_of(op)
         else:
             walk = Attention(op, operands)
@@ -233,13 +240,6 @@ class TritonTarget:
 def tensors(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:
     """The operands that are read from memory; numbers are arguments of the kernel."""
     return tuple([x for x in operands if isinstance(x, TensorType)])
-
-
-@lru_cache(maxsize=KNOWN)
-def generated(op: Fused, operands: tuple[Operand, ...], variant: int, rounding: bool) -> Kernel:
-    """The kernel of a group; equal layers are of equal groups, and printed once."""
-    source = kernel_source(op, operands, *plan(op, operands, variant), rounding)
-    return named(describe(op.body), source, variant)
 
 
 def kernel_source(

@@ -80,11 +80,10 @@ def groups(graph: Graph, fewest: int, candidates: Candidates) -> list[dict[Node,
     bound = before_effects(graph)
     equal: dict[int, dict[Node, Member]] = {}
     for node in graph.nodes:
-        found = candidates[node]
-        if found is not None and node not in bound and node not in graph.steady:
-            most = LARGE.get(found.device, 0) - 1 if is_last(graph, node) else TINY
-            if found.size <= most:
-                equal.setdefault(id(found.body), {})[node] = found
+        if node in bound or node in graph.steady or (found := candidates[node]) is None:
+            continue
+        if found.size <= (LARGE.get(found.device, 0) - 1 if is_last(graph, node) else TINY):
+            equal.setdefault(id(found.body), {})[node] = found
     for found in equal.values():
         if len(found) < fewest:
             continue
@@ -237,16 +236,16 @@ def contract(graph: Graph, chosen: Iterable[dict[Node, Member]]) -> Graph:
     stack = list(reversed(graph.nodes))
     while stack:
         node = stack[-1]
+        if node in new:
+            stack.pop()
+            continue
         members = of.get(node, {})
         reads = [x for m in members.values() for x in m.operands] if members else node.inputs
-        missing = [x for x in reads if x not in new]
-        if node in new or not missing:
-            stack.pop()
-        if node in new:
-            continue
-        if missing:
+        if missing := [x for x in reads if x not in new]:
             stack += reversed(missing)
-        elif members:
+            continue
+        stack.pop()
+        if members:
             join(members, new, whole)
         elif isinstance(node.op, Item) and node.inputs[0] in whole:
             made, first = whole[node.inputs[0]]

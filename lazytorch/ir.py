@@ -174,7 +174,8 @@ class Graph:
 
     `aliases[k]`, where not None, says that output k shares memory with an input or an earlier
     output; `outputs[k]` is its value all the same. `order`, where stated, is the order in which
-    nodes run, as far as they are reached; a rewrite of the graph forgets it.
+    nodes run, as far as they are reached; a rewrite of the graph forgets it. `verified` is set by
+    `verify` alone.
     """
 
     inputs: tuple[Node, ...]
@@ -182,6 +183,7 @@ class Graph:
     effects: tuple[Node, ...] = ()
     aliases: tuple[Alias | None, ...] = field(default=())
     order: tuple[Node, ...] = ()
+    verified: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not self.aliases:
@@ -221,7 +223,7 @@ class Graph:
             if isinstance(node.op, Input):
                 if node.op.role == "state" and node not in written:
                     steady.add(node)
-            elif not node.op.effect and all(x in steady for x in node.inputs):
+            elif not node.op.effect and steady.issuperset(node.inputs):
                 steady.add(node)
         return frozenset(steady)
 
@@ -232,9 +234,15 @@ class Graph:
         graph's nodes may not accompany it. Inputs stay themselves.
         """
         done: dict[Node, Node] = {x: x for x in self.inputs}
+        changed: set[Node] = set()
         for node in self.nodes:
-            if node not in done:
-                done[node] = rewrite(with_inputs(node, [done[x] for x in node.inputs]))
+            if node in done:
+                continue
+            kept = changed.isdisjoint(node.inputs)
+            given = node if kept else with_inputs(node, [done[x] for x in node.inputs])
+            made = done[node] = rewrite(given)
+            if made is not node:
+                changed.add(node)
         return self.replace(done)
 
     def replace(self, new: dict[Node, Node]) -> Graph:
@@ -296,7 +304,7 @@ def with_inputs(node: Node, inputs: Sequence[Node]) -> Node:
     """The node on other operands: itself on the same ones, retyped where their types differ."""
     if all(map(is_, inputs, node.inputs)):
         return node
-    same = all(a.type == b.type for a, b in zip(inputs, node.inputs, strict=True))
+    same = all([a is b or a.type == b.type for a, b in zip(inputs, node.inputs, strict=True)])
     typed = node.type if same else node.op.infer(*[x.type for x in inputs])
     return Node(node.op, tuple(inputs), typed, node.where)
 
@@ -307,13 +315,17 @@ def postorder(roots: Iterable[Node]) -> list[Node]:
     for root in roots:
         if root in done:
             continue
-        stack: list[tuple[Node, int]] = [(root, 0)]
+        stack = [(root, iter(root.inputs))]
         while stack:
-            node, i = stack.pop()
-            if i < len(node.inputs):
-                stack.append((node, i + 1))
-                if node.inputs[i] not in done:
-                    stack.append((node.inputs[i], 0))
-            elif node not in done:
+            node, operands = stack[-1]
+            for x in operands:
+                if x in done:
+                    continue
+                if x.inputs:
+                    stack.append((x, iter(x.inputs)))
+                    break
+                done[x] = None
+            else:
                 done[node] = None
+                stack.pop()
     return list(done)

@@ -42,14 +42,29 @@ class Footprint:
 def footprint(graph: Graph) -> Footprint:
     """What a graph takes that runs as it stands, what depends on state alone computed once."""
     steady = graph.steady
-    read = [x for node in graph.nodes if node not in steady for x in node.inputs]
-    frontier = tuple(dict.fromkeys(x for x in (*read, *graph.outputs) if computed(x, steady)))
-    sizes = {owner: nbytes(owner) for x in frontier for owner in owners(x)}
     running = [node for node in graph.nodes if node not in steady]
     copies = [x for x in returned(graph) if given(x) or x in steady]
     call = highest(running, returned(graph), given_room(written_straight(graph, groups(graph))))
     call += sum(map(size, dict.fromkeys(copies)))
-    return Footprint(sum(sizes.values()), highest(Graph((), frontier).nodes, frontier), call)
+    return Footprint(kept(graph), prologue_peak(graph), call)
+
+
+def kept(graph: Graph) -> int:
+    """Bytes that the prologue computed and every call reads."""
+    return sum(map(nbytes, {owner for x in frontier(graph) for owner in owners(x)}))
+
+
+def prologue_peak(graph: Graph) -> int:
+    """The most bytes alive while the prologue runs, what it keeps included."""
+    found = frontier(graph)
+    return highest(Graph((), found).nodes, found)
+
+
+def frontier(graph: Graph) -> tuple[Node, ...]:
+    """The values that the prologue computes and a call reads."""
+    steady = graph.steady
+    read = [x for node in graph.nodes if node not in steady for x in node.inputs]
+    return tuple(dict.fromkeys(x for x in (*read, *graph.outputs) if computed(x, steady)))
 
 
 def eager_peak(graph: Graph) -> int:
@@ -86,16 +101,22 @@ def heights(
     """The bytes alive while each of the nodes runs."""
     last: dict[Owner, int] = {}
     shown: dict[Node, tuple[Owner, ...]] = {}
+    taken_from: dict[Node, int] = {}  # tuples, each held until its last element is taken
     for i, node in enumerate(nodes):
         for x in (*node.inputs, node):
             if x not in shown:
                 shown[x] = owners(x)
-        if isinstance(node.op, Item):  # the tuple is held until its last element is taken
-            last.update(dict.fromkeys([(made(node), k) for k in range(count(made(node).type))], i))
+        if isinstance(node.op, Item):
+            taken_from[made(node)] = i
         else:
             for x in node.inputs:
-                last.update(dict.fromkeys(shown[x], i))
-        last.update(dict.fromkeys(shown[node], i))
+                for owner in shown[x]:
+                    last[owner] = i
+        for owner in shown[node]:
+            last[owner] = i
+    for node, i in taken_from.items():
+        for k in range(count(node.type)):
+            last[node, k] = max(i, last.get((node, k), i))
     last.update((owner, len(nodes)) for x in kept for owner in owners(x))
     dying: dict[int, list[Owner]] = {}
     for owner, i in last.items():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lazytorch.frontend import trees
+from lazytorch.frontend.modes import uncollected
 from lazytorch.frontend.record import record
 from lazytorch.ir import Graph
 from lazytorch.lower.kernel import Target
@@ -41,5 +42,6 @@ def predict(
         return target_for(setting.device_of().kind, options.numerics, environment())
 
     planned = partial(setting.plan, measured=measured)
-    found = lowered(recorded.piece.graph, options, target, planned=planned)
-    return planned(found.prologue, found.main)
+    with uncollected():  # thousands of nodes would be looked through again and again
+        found = lowered(recorded.piece.graph, options, target, planned=planned)
+        return planned(found.prologue, found.main)

@@ -84,13 +84,14 @@ class Boundaries:
     def decide(self, group: Sequence[Node]) -> None:
         """Keep or compute again what later groups read of this one."""
         kind = self.kinds[group[0]]
-        needed = [x for x in group if self.later(x, kind)]
-        operands = {x: self.operands(x) for x in group}
-        if all(operands[x] is None for x in needed):
+        later = {x: self.later(x, kind) for x in group}
+        needed = [x for x in group if later[x]]
+        if all(self.operands(x) is None for x in needed):
             return
+        operands = {x: self.operands(x) for x in group}
         wanted: dict[Node, set[int]] = {}  # by which levels, directly or for what they compute
         for node in reversed(group):
-            wanted.setdefault(node, set()).update(self.later(node, kind))
+            wanted.setdefault(node, set()).update(later[node])
             for x in operands[node] or ():
                 wanted.setdefault(x, set()).update(wanted[node])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
@@ -10,6 +12,9 @@ from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import TensorType
+
+Places = dict[object, list[int]]
+"""Numbers of operands by the memory that they show."""
 
 
 def root(node: Node) -> object:
@@ -47,6 +52,7 @@ def written_straight(graph: Graph, groups: set[Node]) -> dict[Node, dict[int, No
     writes = [x for x in graph.effects if isinstance(x.op, Write)]
     last |= {root(x.inputs[1]): len(order) for x in writes}  # copied when all else is done
     kept = {root(x) for x in graph.outputs} | foreign
+    shown = {x: places(x) for x in groups} if writes else {}
     found: dict[Node, dict[int, Node]] = {}
     for write in writes:
         target, value = write.inputs
@@ -60,22 +66,31 @@ def written_straight(graph: Graph, groups: set[Node]) -> dict[Node, dict[int, No
             and root(value) not in kept
             and target not in kept
             and last.get(target, -1) <= order[made]
-            and reads_in_place(made, k, target)
+            and reads_in_place(made, k, target, shown[made].get(target, ()))
         ):
             found.setdefault(made, {})[k] = target
     return found
 
 
-def reads_in_place(node: Node, k: int, target: Node) -> bool:
-    """Whether a group reads `target` for no element but that of result `k` which lies there."""
-    if all(root(x) is not target for x in node.inputs):
+def places(node: Node) -> Places:
+    """Where among its operands a node reads each piece of memory."""
+    found: Places = {}
+    for i, x in enumerate(node.inputs):
+        found.setdefault(root(x), []).append(i)
+    return found
+
+
+def reads_in_place(node: Node, k: int, target: Node, at: Sequence[int]) -> bool:
+    """Whether a group that reads the memory of `target` as the operands `at` reads no element but
+    that of result `k` which lies there."""
+    if not at:
         return True
-    if not all(x is target for x in node.inputs if root(x) is target):
+    if not all(node.inputs[i] is target for i in at):
         return False
     op = node.op
     if isinstance(op, Foreach):
         own = [op.place(k // len(op.body.outputs), i) for i in op.flat]
-        return all(i in own for i, x in enumerate(node.inputs) if x is target)
+        return all(i in own for i in at)
     assert isinstance(target.type, TensorType)
     # A number is one element of some tensor, and not of one with several.
     in_place = Pointwise | Clone | Const | Input

@@ -186,7 +186,7 @@ def optimize(
         key = (id(graph), identity(rewrite))
         after = memo[key][1] if key in memo else rewrite(graph)
         if after is not graph and key not in memo:
-            check_signature(graph, verify(after, after=name), name)
+            check_signature(graph, verify(after, name, before=graph), name)
         memo[key] = graph, after
         if observe is not None:
             observe(name, graph, after)

@@ -58,33 +58,32 @@ TINY = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A node as a member: what it computes, shapes left out, of which values."""
+    """A node as a member: what it computes, shapes left out (one object for all that are equal), of
+    which values; and the bytes that it reads and writes, on which kind of device."""
 
     body: Graph
     operands: tuple[Node, ...]
-
-
-Bodies = dict[object, Graph | None]
-"""What was found of each body: how it reads for elements in a row."""
+    size: int
+    device: str
 
 
 def horizontal(graph: Graph, fewest: int = FEWEST) -> Graph:
     """Replace each set of at least `fewest` equal independent computations by one `Foreach`."""
-    bodies: Bodies = {}
-    while chosen := groups(graph, fewest, bodies):
+    candidates = Candidates()
+    while chosen := groups(graph, fewest, candidates):
         graph = contract(graph, chosen)
     return graph
 
 
-def groups(graph: Graph, fewest: int, bodies: Bodies) -> list[dict[Node, Member]]:
+def groups(graph: Graph, fewest: int, candidates: Candidates) -> list[dict[Node, Member]]:
     """Nodes of one kind to join, in the graph's order; the graph stays free of cycles."""
     bound = before_effects(graph)
-    equal: dict[object, dict[Node, Member]] = {}
+    equal: dict[int, dict[Node, Member]] = {}
     for node in graph.nodes:
-        if node not in bound and node not in graph.steady:
-            found = member(graph, node, bodies)
-            if found is not None:
-                equal.setdefault(found.body.key, {})[node] = found
+        if node in bound or node in graph.steady or (found := candidates[node]) is None:
+            continue
+        if found.size <= (LARGE.get(found.device, 0) - 1 if is_last(graph, node) else TINY):
+            equal.setdefault(id(found.body), {})[node] = found
     for found in equal.values():
         if len(found) < fewest:
             continue
@@ -134,35 +133,51 @@ def before(graph: Graph, members: Container[Node]) -> dict[Node, int]:
     return level
 
 
-def member(graph: Graph, node: Node, bodies: Bodies) -> Member | None:
-    """The node as a member; None if it is none."""
-    if isinstance(node.op, Fused):
-        body, operands = node.op.body, node.inputs
-    elif isinstance(node.op, Pointwise) and obstacle(node) is None:
-        body, operands = alone(node)
-    else:
-        return None
-    results = [x.type for x in body.outputs]
-    made = results[0]
-    assert isinstance(made, TensorType)
-    tensors = [x.type for x in operands if isinstance(x.type, TensorType)]
-    own = [x for x in tensors if x.shape == made.shape]
-    if not own or any(x.shape for x in tensors if x.shape != made.shape):
-        return None
-    like = own[0]
-    if not all(alike(x, like) for x in own):
-        return None
-    if not all(isinstance(x, TensorType) and x == like.with_dtype(x.dtype) for x in results):
-        return None
-    size = sum(x.nbytes for x in (*own, *results) if isinstance(x, TensorType))
-    small = size < LARGE.get(made.device.type, 0) if is_last(graph, node) else size <= TINY
-    if not small:
-        return None
-    key = body.key
-    if key not in bodies:
-        bodies[key] = flattened(body, made.shape)
-    flat = bodies[key]
-    return None if flat is None else Member(flat, operands)
+class Candidates(dict[Node, Member | None]):
+    """Each node as a member, None for one that is none; looked at once, however many rewritten
+    graphs it is in."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[object, Graph | None] = {}
+        self.flat: dict[object, Graph] = {}
+
+    def __missing__(self, node: Node) -> Member | None:
+        found = self[node] = self.member(node)
+        return found
+
+    def member(self, node: Node) -> Member | None:
+        """The node as a member, if it may be one where nothing computes with its results."""
+        if isinstance(node.op, Fused):
+            body, operands = node.op.body, node.inputs
+        elif isinstance(node.op, Pointwise) and obstacle(node) is None:
+            body, operands = alone(node)
+        else:
+            return None
+        results = [x.type for x in body.outputs]
+        made = results[0]
+        assert isinstance(made, TensorType)
+        tensors = [x.type for x in operands if isinstance(x.type, TensorType)]
+        own = [x for x in tensors if x.shape == made.shape]
+        if not own or any(x.shape for x in tensors if x.shape != made.shape):
+            return None
+        like = own[0]
+        if not all(alike(x, like) for x in own):
+            return None
+        if not all(isinstance(x, TensorType) and x == like.with_dtype(x.dtype) for x in results):
+            return None
+        size = sum(x.nbytes for x in (*own, *results) if isinstance(x, TensorType))
+        if size >= LARGE.get(made.device.type, 0) and size > TINY:
+            return None
+        flat = self.flattened(body, made.shape)
+        return None if flat is None else Member(flat, operands, size, made.device.type)
+
+    def flattened(self, body: Graph, shape: Shape) -> Graph | None:
+        """How a body reads for elements in a row."""
+        if body.key not in self.bodies:
+            flat = flattened(body, shape)
+            same = None if flat is None else self.flat.setdefault(flat.key, flat)
+            self.bodies[body.key] = same
+        return self.bodies[body.key]
 
 
 def is_last(graph: Graph, node: Node) -> bool:
@@ -221,16 +236,16 @@ def contract(graph: Graph, chosen: Iterable[dict[Node, Member]]) -> Graph:
     stack = list(reversed(graph.nodes))
     while stack:
         node = stack[-1]
+        if node in new:
+            stack.pop()
+            continue
         members = of.get(node, {})
         reads = [x for m in members.values() for x in m.operands] if members else node.inputs
-        missing = [x for x in reads if x not in new]
-        if node in new or not missing:
-            stack.pop()
-        if node in new:
-            continue
-        if missing:
+        if missing := [x for x in reads if x not in new]:
             stack += reversed(missing)
-        elif members:
+            continue
+        stack.pop()
+        if members:
             join(members, new, whole)
         elif isinstance(node.op, Item) and node.inputs[0] in whole:
             made, first = whole[node.inputs[0]]

@@ -3,8 +3,10 @@
 The order given, one built forwards (always what frees most, less what it takes) and one built
 backwards (last what keeps the least alive) are compared by their peaks; around the peak of the
 best, a beam search looks for better orders of a few neighbours. The elements of a tuple are always
-taken right behind it; else the order stays the program's where none has a lower peak. Effects keep
-their order, and writes come last. What the prologue computes is not moved.
+taken right behind it: nothing is made by that, and a tuple holds all its elements until the last is
+taken. The gradient of a weight, taken late, would hold that of its layer's input. Else the order
+stays the program's where none has a lower peak. Effects keep their order, and writes come last.
+What the prologue computes is not moved.
 
 What is written straight into an input (an optimizer's update of a parameter) takes no memory and
 frees what it reads, so that it runs at once, while a gradient is still in a cache, but after all
@@ -18,7 +20,16 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
-from lazytorch.peak import Owner, footprint, given_room, made, nbytes, owners, returned, scratch
+from lazytorch.peak import (
+    Owner,
+    given_room,
+    made,
+    nbytes,
+    owners,
+    prologue_peak,
+    returned,
+    scratch,
+)
 from lazytorch.straight import groups, root, written_straight
 
 WINDOW = 20
@@ -34,32 +45,34 @@ ROUNDS = 40
 def order(graph: Graph) -> Graph:
     """The graph with an order of a lower peak, or the graph itself."""
     jobs = jobs_of(graph)
-    best = found = unpacked(jobs, at_once(jobs, range(len(jobs.nodes))))
+    best = at_once(jobs, range(len(jobs.units)))
+    peak = jobs.peak(best)
     floor = max(map(jobs.alone, best), default=0)
-    while jobs.peak(best) > floor:  # until nothing is found: a second run of the pass finds nothing
+    while peak > floor:  # until nothing is found: a second run of the pass finds nothing
         ways = [best, forwards(jobs, best), backwards(jobs, best)]
-        found = improved(jobs, min(ways, key=jobs.peak))  # of equals the first, the present one
-        found = unpacked(jobs, at_once(jobs, found))
-        if jobs.peak(found) >= jobs.peak(best):
+        found = at_once(jobs, improved(jobs, min(ways, key=jobs.peak)))  # of equals the first
+        lower = jobs.peak(found)
+        if lower >= peak:
             break
-        best = found
-    if best == list(range(len(best))):
+        best, peak = found, lower
+    stated = tuple([x for i in best for x in jobs.units[i]])
+    if stated == tuple(movable(graph)):
         return graph
-    after = replace(graph, order=tuple([jobs.nodes[i] for i in best]))
-    return after if footprint(after).prologue <= footprint(graph).prologue else graph
+    after = replace(graph, order=stated)
+    return after if prologue_peak(after) <= prologue_peak(graph) else graph
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """The nodes of one call in the order given, as numbers, and the memory that they touch.
+    """What one call does in the order given, as numbers, and the memory that it touches.
 
-    A piece of memory is alive from the node that makes it to the last that reads or shows it.
-    touches: for each node. touched: by which nodes. ends: whether it is freed. after: the nodes
-    that must come later. makes: bytes. updates: the nodes that write into inputs. scratch: bytes
-    that are taken while a node runs.
+    Each is a node, followed by the elements of the tuple that it makes. A piece of memory is alive
+    from the one that makes it to the last that reads or shows it. touches: for each. touched: by
+    which. ends: whether it is freed. after: those that must come later. makes: bytes. updates:
+    those that write into inputs. scratch: bytes that are taken while one runs.
     """
 
-    nodes: list[Node]
+    units: list[list[Node]]
     size: list[int]
     ends: list[bool]
     touches: list[list[int]]
@@ -92,15 +105,29 @@ class Jobs:
         return found
 
 
-def jobs_of(graph: Graph) -> Jobs:
+def movable(graph: Graph) -> list[Node]:
     """What may be put in order: all that runs at every call, but writes."""
     steady = graph.steady
-    nodes = [
+    return [
         x for x in graph.nodes if x not in steady and not isinstance(x.op, Input | Const | Write)
     ]
-    number = {x: i for i, x in enumerate(nodes)}
+
+
+def jobs_of(graph: Graph) -> Jobs:
+    """What may be put in order, with what it touches."""
+    nodes = movable(graph)
+    units: list[list[Node]] = []
+    number: dict[Node, int] = {}
+    for x in nodes:
+        maker = made(x) if isinstance(x.op, Item) else x
+        if maker is x or maker not in number or isinstance(maker.op, Item):
+            number[x] = len(units)
+            units.append([x])
+        else:
+            number[x] = number[maker]
+            units[number[x]].append(x)
     pieces: dict[Owner, int] = {}
-    jobs = Jobs(nodes, [], [], [], [], [], [], [[] for _ in nodes], [], [])
+    jobs = Jobs(units, [], [], [], [], [], [], [[] for _ in units], [], [])
     straight = written_straight(graph, groups(graph))
     elsewhere = given_room(straight)
     follow = old_readers(straight, nodes)
@@ -109,7 +136,7 @@ def jobs_of(graph: Graph) -> Jobs:
     drawn = [number[x] for x in graph.effects if x in number]
     follows = dict(zip(drawn[1:], drawn, strict=False))
     shown: dict[Node, tuple[Owner, ...]] = {}
-    for i, node in enumerate(nodes):
+    for i, (node, *_) in enumerate(units):
         for x in (node, *node.inputs):
             if x not in shown:
                 shown[x] = owners(x)
@@ -141,22 +168,6 @@ def jobs_of(graph: Graph) -> Jobs:
         for j in needed:
             jobs.after[j].append(i)
     return jobs
-
-
-def unpacked(jobs: Jobs, given: Sequence[int]) -> list[int]:
-    """An order with the elements of each tuple taken right behind it.
-
-    That is never worse: nothing is made, and a tuple holds all its elements until the last is
-    taken. The gradient of a weight, taken late, would hold that of its layer's input.
-    """
-    number = {x: i for i, x in enumerate(jobs.nodes)}
-    items: dict[int, list[int]] = {}
-    for i in given:
-        node = jobs.nodes[i]
-        if isinstance(node.op, Item) and not isinstance(made(node).op, Item):
-            items.setdefault(number.get(made(node), -1), []).append(i)
-    moved = {i for tuples, some in items.items() if tuples >= 0 for i in some}
-    return [k for i in given if i not in moved for k in (i, *items.get(i, ()))]
 
 
 def old_readers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,25 @@ def test_aliases_name_what_is_there_before_them() -> None:
     broken(Graph((x,), (x,), (), (Alias("input", -1),)), "an alias of input -1")
     broken(Graph((x,), (x,), (), (Alias("input", 0, (3,), (1,), 0),)), "its view has shape (3,)")
     broken(Graph((x,), (x,), (), (Alias("input", 0, (2,), (1, 1), 0),)), "its view has shape")
+
+
+def test_what_differs_from_a_verified_graph_is_looked_at() -> None:
+    x, y = input("x", F32), input("y", F32)
+    sums = b(Add(), x, y)
+    before = verify(Graph((x, y), (sums,)))
+    assert before.verified
+    wrong = {
+        "exp is typed f64": Graph((x, y), (sums, Node(Exp(), (sums,), F64))),
+        "%y is read but is no input": Graph((x,), (sums,)),
+        "is an effect that the graph does not list": Graph((x, y), (sums, draw(x))),
+        "which comes later": Graph((x, y), (sums,), (), (Alias("output", 0),)),
+    }
+    for message, after in wrong.items():
+        for _ in range(2):
+            with pytest.raises(VerifyError, match=message):
+                verify(after, before=before)
+        assert not after.verified
+    assert not replace(before, outputs=(x,)).verified
 
 
 def test_bodies_are_verified_too() -> None:

@@ -6,7 +6,7 @@ from lazytorch import passes
 from lazytorch.ir import Graph
 from lazytorch.ops.cudnn import attends, on_gpu, tensor_cores
 from lazytorch.ops.library import libraries
-from lazytorch.peak import eager_peak, footprint
+from lazytorch.peak import eager_peak, footprint, kept
 from lazytorch.types import TensorType
 
 
@@ -24,20 +24,21 @@ def optimize(
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
     far as the most that is alive at once stays at or below eager's; within a budget not at all.
     """
-    allowed = eager_peak(graph)
+    recorded = graph
     graph = passes.optimize(graph, passes.REWRITES, observe, memo)
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
-        return on_cpu(graph, allowed, freeze, numerics, observe, again, memo)
+        return on_cpu(graph, recorded, freeze, numerics, observe, again, memo)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.default(again), observe, memo)
     rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends, again)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
     padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe, memo)
-    ways = (padded, copied) if padded is not copied else (copied,)
-    for found in ways if freeze or again is None else ():
-        if freeze or footprint(found).kept <= allowed:  # else the rest cannot make it fit either
+    copies = [x for x, plain in ((padded, copied), (copied, graph)) if x is not plain]
+    allowed = eager_peak(recorded) if copies else 0
+    for found in copies if freeze or again is None else ():
+        if freeze or kept(found) <= allowed:  # else the rest cannot make it fit either
             found = passes.optimize(found, rest, observe, memo)
             if freeze or footprint(found).total <= allowed:
                 return found
@@ -46,18 +47,21 @@ def optimize(
 
 def on_cpu(
     graph: Graph,
-    allowed: int,
+    recorded: Graph,
     freeze: bool,
     numerics: str,
     observe: passes.Observer | None = None,
     again: passes.Choose | None = None,
     memo: passes.Memo | None = None,
 ) -> Graph:
-    """What that leaves for copies is known once the graph without any copy is there."""
+    """What eager's memory leaves for copies is known once the graph without any copy is there."""
     cpu = libraries()
     plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics, again), observe, memo)
+    if freeze or again is not None:
+        return plain
+    allowed = eager_peak(recorded)
     budget = allowed - footprint(plain).total
-    if freeze or again is not None or not passes.grants(graph, cpu, budget):
+    if not passes.grants(graph, cpu, budget):
         return plain
     packed = passes.optimize(
         graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo

@@ -14,16 +14,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from random_graphs import random_graph
 
 from lazytorch.errors import VerifyError
-from lazytorch.ir import Builder, Graph, Node, Write, input
+from lazytorch.ir import Builder, Graph, Item, Node, Write, input
 from lazytorch.lower.prologue import split
-from lazytorch.ops.elementary import Exp
+from lazytorch.ops.elementary import Exp, Tanh
+from lazytorch.ops.foreach import FLAT, Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.linalg import Mm
 from lazytorch.ops.pointwise import Add
 from lazytorch.ops.random import Uniform
 from lazytorch.ops.reduce import Sum
 from lazytorch.passes import check_signature, fuse
-from lazytorch.passes.order import forwards, jobs_of, order
+from lazytorch.passes.order import backwards, forwards, jobs_of, order
 from lazytorch.peak import footprint, highest, returned
 from lazytorch.straight import groups, written_straight
 from lazytorch.text import parse
@@ -108,6 +109,24 @@ def test_the_elements_of_a_tuple_are_taken_right_behind_it() -> None:
     assert names[at : at + 3] == ["max_dim", "item", "item"]
     assert_same_values(stated, after)
     assert order(after) is after
+
+
+def test_a_tuple_and_its_elements_are_put_in_order_as_one() -> None:
+    """Each element would else wait for all others: work by the square of their number."""
+    count, b = 50, Builder()
+    x = input("x", tensor_type(FLAT))
+    xs = [input(f"x{i}", tensor_type((8, 8))) for i in range(count)]
+    made = b(Foreach(Graph((x,), (b(Exp(), x),)), count), *xs)
+    taken = [b(Sum((0,), False), b(Tanh(), b(Item(i), made))) for i in range(count)]
+    before = Graph(tuple(xs), tuple(taken))
+    jobs = jobs_of(before)
+    assert len(jobs.units) == 1 + 2 * count
+    assert sum(map(len, jobs.touches)) == 5 * count
+    ran = [x for unit in jobs.units for x in unit]
+    assert jobs.peak(range(len(jobs.units))) == highest(ran, returned(before))
+    after = order(before)
+    assert footprint(after).call < footprint(before).call
+    assert_same_values(before, after)
 
 
 def test_declines_where_no_order_has_a_lower_peak(check: Check) -> None:
@@ -258,7 +277,8 @@ def shuffle(graph: Graph, seed: int) -> list[Node]:
 def test_heights_are_those_of_the_estimate(seed: int) -> None:
     before, _ = random_graph(seed)
     jobs = jobs_of(before)
-    for way in (range(len(jobs.nodes)), forwards(jobs, range(len(jobs.nodes)))):
-        assert sorted(way) == list(range(len(jobs.nodes)))
-        nodes = [jobs.nodes[i] for i in way]
+    own = range(len(jobs.units))
+    for way in (own, forwards(jobs, own), backwards(jobs, own)):
+        assert sorted(way) == list(own)
+        nodes = [x for i in way for x in jobs.units[i]]
         assert jobs.peak(list(way)) == highest(nodes, returned(before))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 
@@ -45,6 +45,9 @@ RUNS = (16, 8, 4)
 
 REACH = 2**31 - 2048
 """Elements that 32-bit indices reach; the last program counts on beyond the last element."""
+
+KNOWN = 4096
+"""Groups whose kernels are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,9 @@ class TritonTarget:
     def __init__(self, rounding: bool = False) -> None:
         self.rounding = rounding
         self.binaries = Binaries()
+        # Equal layers are of equal groups, which are looked at and printed once.
+        self.plan = lru_cache(KNOWN)(plan)
+        self.printed = lru_cache(KNOWN)(self.print)
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group or an attention; UnsupportedError says why there is none."""
@@ -198,10 +204,14 @@ class TritonTarget:
             check(x.dtype)
             if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
                 raise UnsupportedError(f"a Triton kernel cannot read {x}")
-        source = kernel_source(op, operands, *plan(op, operands, variant), self.rounding)
-        kernel = named(describe(op.body), source, variant)
+        kernel = self.printed(op, operands, variant)
         self.binaries.expect(kernel, outputs[0].device)
         return kernel
+
+    def print(self, op: Fused, operands: tuple[Operand, ...], variant: int) -> Kernel:
+        """The text of such a kernel."""
+        source = kernel_source(op, operands, *self.plan(op, operands, variant), self.rounding)
+        return named(describe(op.body), source, variant)
 
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet, in parallel, for the devices they are for."""
@@ -218,7 +228,7 @@ class TritonTarget:
         if isinstance(op, Foreach):
             return foreach_launch(self.binaries, kernel, op, operands, into)
         if isinstance(op, Fused):
-            _, walk = plan(op, operands, kernel.variant)
+            _, walk = self.plan(op, operands, kernel.variant)
             outputs = outputs_of(op)
         else:
             walk = Attention(op, operands)

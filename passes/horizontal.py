@@ -52,8 +52,8 @@ LARGE = {"cuda": 8 << 20, "cpu": 2 << 20}
 """Bytes that a member reads and writes from which on a launch of its own costs next to nothing: on
 a GPU about what memory moves during one launch, on the CPU what several threads share."""
 
-TINY = 1 << 16
-"""Bytes of a member that takes less time than its launch on any device."""
+TINY = {"cuda": 2 << 20, "cpu": 1 << 16}
+"""Bytes of a member that takes less time than its launch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,8 @@ def groups(graph: Graph, fewest: int, candidates: Candidates) -> list[dict[Node,
     for node in graph.nodes:
         if node in bound or node in graph.steady or (found := candidates[node]) is None:
             continue
-        if found.size <= (LARGE.get(found.device, 0) - 1 if is_last(graph, node) else TINY):
+        most = LARGE if is_last(graph, node) else TINY
+        if found.size < most.get(found.device, 0):
             equal.setdefault(id(found.body), {})[node] = found
     for found in equal.values():
         if len(found) < fewest:
@@ -166,7 +167,7 @@ class Candidates(dict[Node, Member | None]):
         if not all(isinstance(x, TensorType) and x == like.with_dtype(x.dtype) for x in results):
             return None
         size = sum(x.nbytes for x in (*own, *results) if isinstance(x, TensorType))
-        if size >= LARGE.get(made.device.type, 0) and size > TINY:
+        if size >= LARGE.get(made.device.type, 0):
             return None
         flat = self.flattened(body, made.shape)
         return None if flat is None else Member(flat, operands, size, made.device.type)

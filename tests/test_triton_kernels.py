@@ -115,18 +115,6 @@ def test_kernel_computes_what_eager_does(label: str, target: TritonTarget) -> No
     check(found.case, found.tensors, found.op, found.run(target))
 
 
-def test_equal_groups_are_printed_once_a_target(target: TritonTarget) -> None:
-    case = case_of(whole(31, 129), whole(129))
-    (one,), (other,) = built(target, case), built(target, case)
-    assert one.op is not other.op and one.kernel is other.kernel
-    (wider,) = built(target, case_of(whole(31, 129), whole(31, 129)))
-    assert wider.kernel is not one.kernel
-    (elsewhere,) = built(TritonTarget(), case)
-    assert elsewhere.kernel == one.kernel and elsewhere.kernel is not one.kernel
-    for found in (one, wider):
-        check(found.case, found.tensors, found.op, found.run(target))
-
-
 LARGE = {
     "flat with an end": lambda: (whole(2003), whole(2003)),
     "row in runs": lambda: (whole(12, 272), whole(272)),

@@ -41,12 +41,19 @@ class Footprint:
 
 def footprint(graph: Graph) -> Footprint:
     """What a graph takes that runs as it stands, what depends on state alone computed once."""
+    call = max(levels(graph).values(), default=0)
+    return Footprint(kept(graph), prologue_peak(graph), call)
+
+
+def levels(graph: Graph) -> dict[Node, int]:
+    """The bytes alive while each node of a call runs, beside what the prologue keeps."""
     steady = graph.steady
     running = [node for node in graph.nodes if node not in steady]
-    copies = [x for x in returned(graph) if given(x) or x in steady]
-    call = highest(running, returned(graph), given_room(written_straight(graph, groups(graph))))
-    call += sum(map(size, dict.fromkeys(copies)))
-    return Footprint(kept(graph), prologue_peak(graph), call)
+    shown = dict.fromkeys(x for x in returned(graph) if given(x) or x in steady)
+    copies = sum(map(size, shown))
+    elsewhere = given_room(written_straight(graph, groups(graph)))
+    found = heights(running, returned(graph), elsewhere)
+    return {x: copies + taken for x, taken in zip(running, found, strict=True)}
 
 
 def kept(graph: Graph) -> int:

@@ -3,7 +3,7 @@ computed again, in its backward, from what is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lazytorch.cut import cheapest
@@ -116,6 +116,7 @@ class Ways:
     def __init__(self, graph: Graph, before: Sequence[Node]) -> None:
         self.graph = graph
         self.before = set(before)
+        self.solved: dict[Hashable, tuple[list[int], int]] = {}  # for layers that are the same
         self.after: dict[Node, list[Node]] = {}  # what waits for a token, of what was chosen
         self.depth: dict[Node, int] = {}
         self.fed: set[Node] = set(self.before)  # what depends on the forward
@@ -126,42 +127,21 @@ class Ways:
 
     def missing(self, segment: Sequence[Node], crossing: set[Owner], cheap: bool) -> Again | None:
         """What is computed again, and when; None where that frees nothing, or nothing says when."""
-        inside = set(segment)
         values = [x for x in segment if not isinstance(x.type, TupleType)]
         stays = {x for x in values if any(o in crossing for o in owners(x))}
         needed = [x for x in segment if x not in stays and self.readers(x)]
         if not needed:
             return None
-
-        def operands(node: Node) -> Sequence[Node] | None:
-            if node not in inside or node in stays or not repeatable(node):
-                return None
-            if cheap and not isinstance(node.op, CHEAP | Item | After):
-                return None
-            return [x for x in node.inputs if not isinstance(x.op, Const)]
-
-        def cost(node: Node) -> int | None:
-            if isinstance(node.type, TupleType):
-                return None
-            if node not in inside or node in stays:
-                return 1
-            if not isinstance(node.type, TensorType | ScalarType):
-                return None
-            return max(1, size(node)) + (not repeatable(node) or isinstance(node.op, View))
-
-        kept = cheapest(needed, cost, operands)
-        made: set[Node] = set()
-        stack = [x for x in needed if x not in kept]
-        while stack:
-            node = stack.pop()
-            if node not in made:
-                made.add(node)
-                stack += [x for x in operands(node) or () if x not in kept and x in inside]
-        freed = bytes_of(needed, inside) - bytes_of([x for x in kept if x not in stays], inside)
+        same = cheap, *shape(segment, stays, set(needed))
+        if same not in self.solved:
+            made, freed = solve(segment, stays, needed, cheap)
+            self.solved[same] = [i for i, x in enumerate(segment) if x in made], freed
+        places, freed = self.solved[same]
+        made = frozenset(segment[i] for i in places)
         token = self.token([x for x in needed if x in made])
         if freed <= 0 or token is None:
             return None
-        return Again(frozenset(made), token, freed)
+        return Again(made, token, freed)
 
     def readers(self, node: Node) -> list[Node]:
         """What reads a value of the forward behind it."""
@@ -193,6 +173,51 @@ class Ways:
         found = max(around, key=self.depth.__getitem__)
         self.after.setdefault(found, []).extend(readers)
         return found
+
+
+def shape(
+    segment: Sequence[Node], stays: set[Node], needed: set[Node]
+) -> Iterable[tuple[Hashable, ...]]:
+    """A segment without its place in the graph: equal for layers in which the same is computed of
+    values of the same types, and the same of it stays and is needed."""
+    place = {x: i for i, x in enumerate(segment)}
+    for x in segment:
+        reads = [place.get(y, (y.type, isinstance(y.op, Const), repeatable(y))) for y in x.inputs]
+        yield x.op, x.type, tuple(reads), x in stays, x in needed
+
+
+def solve(
+    segment: Sequence[Node], stays: set[Node], needed: Sequence[Node], cheap: bool
+) -> tuple[set[Node], int]:
+    """What is computed again of a segment so that the least is kept, and the bytes that frees."""
+    inside = set(segment)
+
+    def operands(node: Node) -> Sequence[Node] | None:
+        if node not in inside or node in stays or not repeatable(node):
+            return None
+        if cheap and not isinstance(node.op, CHEAP | Item | After):
+            return None
+        return [x for x in node.inputs if not isinstance(x.op, Const)]
+
+    def cost(node: Node) -> int | None:
+        if isinstance(node.type, TupleType):
+            return None
+        if node not in inside or node in stays:
+            return 1
+        if not isinstance(node.type, TensorType | ScalarType):
+            return None
+        return max(1, size(node)) + (not repeatable(node) or isinstance(node.op, View))
+
+    kept = cheapest(needed, cost, operands)
+    made: set[Node] = set()
+    stack = [x for x in needed if x not in kept]
+    while stack:
+        node = stack.pop()
+        if node not in made:
+            made.add(node)
+            stack += [x for x in operands(node) or () if x not in kept and x in inside]
+    freed = bytes_of(needed, inside) - bytes_of([x for x in kept if x not in stays], inside)
+    return made, freed
 
 
 def repeatable(node: Node) -> bool:

@@ -1,7 +1,9 @@
 """`max_bytes`: a step stays within it, leaves what eager's leaves, or is refused before it runs."""
 
+import random
 import runpy
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,13 @@ import lazytorch as lt
 from lazytorch.devices import device_named
 from lazytorch.errors import UnsupportedError
 from lazytorch.forecast import plan_step
+from lazytorch.ir import Graph
 from lazytorch.lower.budget import Search
+from lazytorch.lower.memory_plan import MemoryPlan
+from lazytorch.lower.timeline import Timeline
+from lazytorch.peak import footprint
 from lazytorch.runtime.allocations import peak
+from lazytorch.segments import choices, solve
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -243,19 +250,113 @@ def test_a_forward_that_writes_into_a_part_of_the_batch_is_not_recorded() -> Non
     torch.testing.assert_close(run.x, twin * 0.25)
 
 
-def test_more_bytes_never_mean_more_work() -> None:
-    class Planned:
-        def __init__(self, peak: int) -> None:
-            self.peak_bytes = peak
+class Tried(Search[Any]):
+    """A search among plans with such peaks, and estimates that are wrong by some bytes."""
 
-    for peaks in ([100, 90, 80, 70], [100, 80, 85, 60, 65, 66], [100, 100, 40, 50, 30, 35, 32, 31]):
+    def __init__(self, peaks: list[int], wrong: list[int]) -> None:
+        super().__init__(None, None)  # type: ignore[arg-type]
+        self.peaks = peaks
+        self.estimates = {k: p + w for k, (p, w) in enumerate(zip(peaks, wrong, strict=True))}
+        self.tried: set[int] = set()
 
-        def fewest(limit: int, peaks: list[int] = peaks) -> int:
-            search: Any = Search(None, None)  # type: ignore[arg-type]
-            search.most = len(peaks) - 1
-            search.plans = {i: Planned(p) for i, p in enumerate(peaks)}
-            return search.fewest(limit)
+    def most(self) -> int:
+        return len(self.peaks) - 1
 
-        found = [(limit, fewest(limit)) for limit in range(min(peaks), 101)]
+    def peak(self, again: int) -> int:
+        self.tried.add(again)
+        self.plans[again] = MemoryPlan("a step", device_named("cpu"), 0, 0, Timeline((), ()), 0)
+        return self.peaks[again]
+
+
+CURVES = [
+    [100, 90, 80, 70],
+    [100, 80, 85, 60, 65, 66],
+    [100, 100, 40, 50, 30, 35, 32, 31],
+    [100 - k for k in range(50)],
+]
+
+
+@pytest.mark.parametrize("peaks", CURVES, ids=["falls", "wavers", "jumps", "long"])
+@pytest.mark.parametrize("error", [0, 1, 7, 40])
+def test_more_bytes_never_mean_more_work(peaks: list[int], error: int) -> None:
+    draws = random.Random(0)
+    for _ in range(20):
+        wrong = [draws.randint(-error, error) for _ in peaks]
+        found: list[tuple[int, int]] = []
+        refused: set[int] = set()
+        for limit in range(min(peaks) - 1, 101):
+            try:
+                found.append((limit, Tried(peaks, wrong).fewest(limit)))
+            except lt.BudgetError:
+                refused.add(limit)
         assert all(peaks[k] <= limit for limit, k in found)
         assert [k for _, k in found] == sorted((k for _, k in found), reverse=True)
+        assert all(limit < found[0][0] for limit in refused)
+        if not error:
+            assert found[0][0] == min(peaks)
+
+
+def test_a_few_plans_are_enough_where_estimates_are_right() -> None:
+    for limit in range(51, 100):
+        search = Tried(CURVES[-1], [-13] * 50)
+        assert search.fewest(limit) == 100 - limit
+        assert len(search.tried) <= 3
+
+
+def blocks(count: int) -> Callable[..., MemoryPlan]:
+    """The plan of a step of layers that are the same, for which an option is given."""
+    block = [nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32)]
+    net = nn.Sequential(nn.Linear(32, 32), *(deepcopy(m) for _ in range(count) for m in block))
+    batch = torch.randn(512, 32), torch.randn(512, 32)
+    step: Any = {"loss_fn": functional.mse_loss, "optimizer": torch.optim.SGD}
+    return partial(lt.plan, net, batch, **step)
+
+
+def test_a_search_plans_a_step_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Search[Any]] = []
+    begin = Search.__init__
+
+    def seen(search: Search[Any], *given: Any) -> None:
+        made.append(search)
+        begin(search, *given)
+
+    monkeypatch.setattr(Search, "__init__", seen)
+    planned = blocks(8)
+    with pytest.raises(lt.BudgetError) as caught:
+        planned(max_bytes=1000)
+    smallest, largest = caught.value.smallest, made[0].plans[0].peak_bytes
+    for part in (0, 0.4, 0.7):
+        budget = int(smallest + part * (largest - smallest))
+        assert planned(max_bytes=budget).peak_bytes <= budget
+        assert len(made[-1].plans) <= 4 < made[-1].most()
+        for again, steps in made[-1].steps.items():
+            assert made[-1].estimate(again) >= footprint(steps[-1][2]).call
+
+
+def test_layers_that_are_the_same_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[int] = []
+    graphs: list[Graph] = []
+
+    def counted(*given: Any) -> Any:
+        cuts.append(1)
+        return solve(*given)
+
+    def looked(graph: Graph) -> Any:
+        graphs.append(graph)
+        return choices(graph)
+
+    monkeypatch.setattr("lazytorch.segments.solve", counted)
+    monkeypatch.setattr("lazytorch.lower.budget.choices", looked)
+    counts: list[tuple[int, int]] = []
+    for layers in (4, 8):
+        with pytest.raises(lt.BudgetError):
+            blocks(layers)(max_bytes=1000)
+        cuts.clear()
+        some = choices(graphs[-1])
+        counts.append((len(some), len(cuts)))
+        with monkeypatch.context() as each:
+            each.setattr("lazytorch.segments.shape", lambda *given: [object()])
+            alone = choices(graphs[-1])  # each solved for itself
+        assert [(x.made, x.freed) for x in alone] == [(x.made, x.freed) for x in some]
+    (fewer, once), (more, again) = counts
+    assert more > fewer and again == once

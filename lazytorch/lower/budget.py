@@ -1,21 +1,24 @@
 """Finds how much a training step has to compute again to stay within a number of bytes.
 
 The choices of what is computed again are nested (`segments`), so a step is a number: how many of
-them are taken. Each number is tried by the plan of the program that would run, and the search goes
-for the smallest that fits: more bytes never mean more work.
+them are taken. The search goes for the smallest that fits, by an estimate: the bytes alive in the
+graph in order, before anything is lowered. The number that it ends at is tried by the plan of the
+program that would run, and those beside it where the estimate was wrong: the plan alone decides.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from lazytorch.errors import BudgetError
 from lazytorch.ir import Graph
 from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.lower.program import Program
-from lazytorch.passes import Choose, Memo, Observer
+from lazytorch.lower.workspaces import call_key
+from lazytorch.passes import Choose, Memo, Observer, fuse, order, rematerialize
+from lazytorch.peak import levels, scratch
 from lazytorch.segments import Again, choices
 
 PATIENCE = 3
@@ -92,50 +95,116 @@ class Search(Generic[P]):
     def __init__(self, made: Callable[[Observer, Choose, Memo], P], planned: Planned) -> None:
         self.made = made
         self.planned = planned
-        self.most = sys.maxsize
         self.found: dict[int, P] = {}
         self.plans: dict[int, MemoryPlan] = {}
         self.steps: dict[int, list[tuple[str, Graph, Graph]]] = {}
         self.memo: Memo = {}
         self.known: list[tuple[Graph, list[Again]]] = []
+        self.chosen: dict[int, Choose] = {}
+        self.estimates: dict[int, int] = {}
 
     def fewest(self, limit: int) -> int:
-        """The smallest number that fits."""
+        """The smallest number that fits, as far as estimates tell.
+
+        What is looked at first does not depend on the limit, or moves down as that grows, so that
+        more bytes never mean more work.
+        """
         if self.peak(0) <= limit:
             return 0
-        self.peak(self.most)
-        high = self.lowest()  # the same for every limit: more bytes then never mean more work
+        high = self.lowest()
         if self.peak(high) > limit:
             raise over(self.plans[high], limit, self.plans[0].peak_bytes)
+        at = self.guessed(limit, high)
+        while self.peak(at) > limit:
+            at += 1
+        while at > 1 and self.promises(at - 1, limit) and self.peak(at - 1) <= limit:
+            at -= 1
+        return at
+
+    def lowest(self) -> int:
+        """The number with the lowest peak: the last choices may have made it higher again. By the
+        estimates first, then by the plans of those that they cannot tell from it."""
+        best = self.descended(self.most(), self.estimate)
+        error = abs(self.beyond(best) - self.beyond(0))
+        alike = self.estimate(best) + error
+        return self.descended(best, self.peak, lambda at: self.estimate(at) <= alike)
+
+    def descended(
+        self,
+        best: int,
+        height: Callable[[int], int],
+        among: Callable[[int], bool] = lambda at: True,
+    ) -> int:
+        """The lowest of some numbers in a row, from the last on."""
+        at = best
+        while at > 0 and best - at < PATIENCE and among(at - 1):
+            at -= 1
+            if height(at) <= height(best):
+                best = at
+        return best
+
+    def guessed(self, limit: int, high: int) -> int:
+        """The smallest number up to `high` that fits, if estimates are wrong by as much as that
+        one's."""
+        room = limit - self.beyond(high)
         low = 0
         while high - low > 1:
             middle = (low + high) // 2
-            if self.peak(middle) <= limit:
+            if self.estimate(middle) <= room:
                 high = middle
             else:
                 low = middle
         return high
 
-    def lowest(self) -> int:
-        """The number with the lowest peak: the last choices may have made it higher again."""
-        best = at = self.most
-        while at > 0 and best - at < PATIENCE:
-            at -= 1
-            if self.peak(at) <= self.peak(best):
-                best = at
-        return best
+    def beyond(self, again: int) -> int:
+        """What the plan takes more than the estimate."""
+        return self.peak(again) - self.estimate(again)
+
+    def promises(self, less: int, limit: int) -> bool:
+        """Whether one choice less may fit, by the plan and what the estimates differ in."""
+        grows = self.estimate(less) - self.estimate(less + 1)
+        return self.peak(less + 1) + grows <= limit
+
+    def most(self) -> int:
+        """How many choices there are, once a plan was made."""
+        return max([len(some) for _, some in self.known], default=0)
 
     def peak(self, again: int) -> int:
         """The planned bytes with so many choices."""
         if again not in self.plans:
             steps: list[tuple[str, Graph, Graph]] = []
             observe = lambda *step: steps.append(step)  # noqa: E731
-            one = self.made(observe, lambda graph: self.choices(graph)[:again], self.memo)
-            if again == sys.maxsize:
-                again = self.most = max([len(some) for _, some in self.known], default=0)
+            one = self.made(observe, self.choose(again), self.memo)
             self.found[again], self.steps[again] = one, steps
             self.plans[again] = self.planned(one.prologue, one.main)
         return self.plans[again].peak_bytes
+
+    def estimate(self, again: int) -> int:
+        """What a call takes at once with so many choices: all that they change of the plan but an
+        allocator's units, in a fifth of its time."""
+        if again not in self.estimates:
+            if steps := self.steps.get(again):
+                ordered = steps[-1][2]
+            else:
+                graph, _ = self.known[-1]
+                ordered = order(fuse(rematerialize(graph, self.choose(again))))
+            self.estimates[again] = highest(ordered, self.workspaces)
+        return self.estimates[again]
+
+    @cached_property
+    def workspaces(self) -> dict[str, int]:
+        """Those of the plan without choices, by call: what is computed again takes the same."""
+        plan, lines = self.plans[0], self.found[0].main.lines
+        return {
+            call_key(node): x.nbytes
+            for x in plan.timeline.blocks
+            if x.kind == "workspace" and x.born >= plan.prologue_lines
+            if (node := lines[x.born - plan.prologue_lines].node) is not None
+        }
+
+    def choose(self, again: int) -> Choose:
+        """So many choices, always the same function: what it made is in the memo."""
+        return self.chosen.setdefault(again, lambda graph: self.choices(graph)[:again])
 
     def choices(self, graph: Graph) -> list[Again]:
         """All choices for a graph, looked for once."""
@@ -144,3 +213,17 @@ class Search(Generic[P]):
                 return some
         self.known.append((graph, choices(graph)))
         return self.known[-1][1]
+
+
+def highest(ordered: Graph, workspaces: Mapping[str, int]) -> int:
+    """The most bytes alive at once in a call of a graph, workspaces included."""
+    names = {key.split(":")[0] for key in workspaces}
+    return max(
+        [
+            level - scratch(x) + workspaces.get(call_key(x), scratch(x))
+            if x.op.name() in names
+            else level
+            for x, level in levels(ordered).items()
+        ],
+        default=0,
+    )

@@ -1,13 +1,16 @@
 """A training step under ten budgets: bytes that were allowed, planned and measured, and time.
 
-    python benchmarks/budgets.py OUT.json [--device cuda] [--minutes 5] MODEL ...
+    python benchmarks/budgets.py FOLDER [--device cuda] [--minutes 3.3] MODEL ...
 
-Models are `small_gpt` and those of the zoo (`gpt2`, `resnet50`) or of torchvision by name; the loss
-is the mean square of what they return, the optimizer AdamW. Budgets lie evenly between the smallest
-that can be met, which a refusal names, and what the step takes unbounded. Measured is a step's
-highest: on a GPU the allocator's own count, on the CPU what is held and the profiler's allocations.
-The JSON is written after each budget and a later run goes on; OUT.svg is drawn if matplotlib is
-there.
+The models and their batches are those of `training.py` (`gpt2`, `resnet50`; `gpt_small` and
+`resnet18` for a CPU), the optimizer AdamW, on a GPU under bfloat16 autocast. Budgets lie evenly
+between the smallest that can be met, which a refusal names, and what the step is planned to take
+unbounded; the smallest comes first, since a CUDA graph's pool keeps what it once took. The first
+step, which makes the optimizer's state, is eager's own. `measured` is a step's highest: on a GPU
+the allocator's own count while the program runs directly and is captured, on the CPU what is held
+and the profiler's allocations. `replayed` is the same of replays, with what lies idle in the pools
+of CUDA graphs. One JSON a model, written after each budget; a later run goes on where one stopped.
+FOLDER/budgets.svg is drawn of all that are there (`budget_curves.py`).
 """
 
 import argparse
@@ -15,143 +18,162 @@ import gc
 import json
 import statistics
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from memory import built
-from small_gpt import SmallGpt
+from budget_curves import drawn
+from torch import nn
+from training import AMP, MODELS, Batch, loss_of
 
 import lazytorch as lt
 from lazytorch import zoo
-from lazytorch.bench.case import MeanSquare
 from lazytorch.bench.machine import machine, parse_device
-from lazytorch.frontend import trees
+from lazytorch.forecast import plan
 from lazytorch.runtime.allocations import peak
+from lazytorch.runtime.setting import storages
 
 BUDGETS = 10
-WARM = 3
+WARM = 4
+"""Steps before the time counts: kernels are built, and on a GPU captured."""
+
 TIMED = 15
 
 
-def case(name: str, batch: int, device: torch.device) -> tuple[torch.nn.Module, Any, Any]:
-    """A model whose call is its loss, with a call's arguments."""
-    torch.manual_seed(0)
-    if name == "small_gpt":
-        with torch.device(device):
-            model = SmallGpt(512, 128, 128, 4, 4, 0.1)
-            return MeanSquare(model), (torch.randint(512, (batch, 128)),), {}
-    model, args, kwargs = built(name, batch, str(device), True)
-    return MeanSquare(model), args, kwargs
+class Sweep:
+    """A model and its optimizer, which take the same steps from the same values in each budget."""
 
+    def __init__(self, model: nn.Module, batch: Batch, device: torch.device) -> None:
+        self.device = device
+        self.model = model.to(device).train()
+        self.batch = tuple(x.to(device) for x in batch)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5)
+        self.amp = AMP.get(device.type)
+        lt.train_step(self.model, loss_of, self.optimizer, amp=self.amp)(*self.batch)
+        self.begin = [x.detach().cpu().clone() for x in self.tensors()]
 
-def one(name: str, batch: int, device: torch.device, budget: float) -> dict[str, Any]:
-    """A step's bytes and milliseconds within a budget; BudgetError where it cannot be met."""
-    model, args, kwargs = case(name, batch, device)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    step = lt.train_step(model, None, optimizer, max_bytes=budget)
-    began = time.perf_counter()
-    losses: list[float] = []
-    peaks: list[int] = []
-    for _ in range(WARM):
-        before = held(device, model, optimizer, args, kwargs)
-        peaks.append(before + peak(lambda: losses.append(float(step(*args, **kwargs))), device))
-    ready = time.perf_counter() - began
-    times: list[float] = []
-    for _ in range(TIMED):
-        began = time.perf_counter()
-        losses.append(float(step(*args, **kwargs)))  # which waits for the device
-        times.append(1e3 * (time.perf_counter() - began))
-    (stage,) = step.compiled.programs()
-    return {
-        "budget": int(budget), "measured": max(peaks), "first": peaks[0],
-        "ms": statistics.median(times), "fastest_ms": min(times), "seconds_to_ready": ready,
-        "lines": len(stage.main.lines), "losses": losses[:WARM],
-    }  # fmt: skip
+    def tensors(self) -> list[torch.Tensor]:
+        """What a step changes."""
+        states: list[Any] = list(self.optimizer.state.values())
+        made = [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *made]
 
+    def restart(self) -> None:
+        """As it was when the sweep began."""
+        gc.collect()
+        with torch.no_grad():
+            for x, before in zip(self.tensors(), self.begin, strict=True):
+                x.copy_(before)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-def held(
-    device: torch.device, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *given: Any
-) -> int:
-    """What is there before a step."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    states: list[Any] = list(optimizer.state.values())
-    made = [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
-    leaves = [x for x in trees.flatten(given)[0] if isinstance(x, torch.Tensor)]
-    every = [*model.parameters(), *model.buffers(), *made, *leaves]
-    return sum(x.nbytes for x in every)
+    def step(self, budget: float) -> lt.TrainStep:
+        """A step within a budget."""
+        return lt.train_step(
+            self.model, loss_of, self.optimizer, amp=self.amp, max_bytes=budget, wait=True
+        )
 
-
-def sweep(
-    name: str, batch: int, device: torch.device, found: dict[str, Any], until: float, save: Any
-) -> None:
-    """The budgets of one model that were not measured yet."""
-    rows: list[dict[str, Any]] = found.setdefault("rows", [])
-    if "smallest" not in found:
+    def smallest(self) -> int:
+        """The smallest budget that can be met, as a refusal says."""
         try:
-            one(name, batch, device, 1e5)
+            self.step(1)(*self.batch)
         except lt.BudgetError as error:
-            found |= {"smallest": error.smallest, "refusal": str(error)}
-        free = one(name, batch, device, 1e15)
-        rows.append({**free, "budget": None})
-        found["largest"] = free["measured"]
-        save()
+            return error.smallest
+        raise AssertionError("a step in one byte")
+
+    def largest(self) -> int:
+        """What the step is planned to take if nothing bounds it."""
+        return plan(
+            self.model, self.batch, loss_fn=loss_of, optimizer=self.optimizer, amp=self.amp
+        ).peak_bytes
+
+    def highest(self, call: Any) -> int:
+        """The most bytes that are there during a call."""
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated(self.device)
+        else:
+            before = sum(storages((*self.tensors(), *self.batch)).values())
+        return before + peak(call, self.device)
+
+    def one(self, budget: int | None) -> dict[str, Any]:
+        """A step's bytes and milliseconds within a budget, or without one."""
+        self.restart()
+        step = self.step(1e15 if budget is None else budget)
+        losses: list[float] = []
+        call = lambda: losses.append(float(step(*self.batch)))  # noqa: E731
+        began = time.perf_counter()
+        highest = [self.highest(call) for _ in range(WARM)]
+        ready = time.perf_counter() - began
+        replayed = self.highest(call) + idle(self.device)
+        times: list[float] = []
+        for _ in range(TIMED):
+            began = time.perf_counter()
+            call()  # which waits for the device
+            times.append(1e3 * (time.perf_counter() - began))
+        (stage,) = step.compiled.programs()
+        found = {
+            "budget": budget, "measured": max(highest), "replayed": replayed,
+            "ms": statistics.median(times), "fastest_ms": min(times), "seconds_to_ready": ready,
+            "lines": len(stage.main.lines), "losses": losses[:WARM],
+        }  # fmt: skip
+        step.release()
+        return found
+
+
+def idle(device: torch.device) -> int:
+    """Bytes in the pools of CUDA graphs that the allocator does not count as taken."""
+    if device.type != "cuda":
+        return 0
+    segments = torch.cuda.memory_snapshot()
+    private = [x for x in segments if tuple(x["segment_pool_id"]) != (0, 0)]
+    return sum(x["total_size"] - x["allocated_size"] for x in private)
+
+
+def swept(sweep: Sweep, found: dict[str, Any], until: float, save: Any) -> None:
+    """The budgets that were not measured yet, while there is time; the step without one comes
+    last."""
+    rows: list[dict[str, Any]] = found.setdefault("rows", [])
+    if "largest" not in found:
+        found |= {"smallest": sweep.smallest(), "largest": sweep.largest()}
     low, high = found["smallest"], max(found["largest"], found["smallest"])
-    for k in range(BUDGETS):
-        budget = int(low + (high - low) * k / (BUDGETS - 1))
+    budgets = [int(low + (high - low) * k / (BUDGETS - 1)) for k in range(BUDGETS)]
+    for budget in (*budgets, None):
         if any(row["budget"] == budget for row in rows) or time.monotonic() > until:
             continue
-        lt.reset()
-        gc.collect()
-        rows.append(one(name, batch, device, budget))
-        print(name, rows[-1], flush=True)
+        rows.append(sweep.one(budget))
+        bounded = [row for row in rows if row["budget"] is not None]
+        found["never_exceeded"] = all(row["measured"] <= row["budget"] for row in bounded)
         save()
-    bounded = [row for row in rows if row["budget"] is not None]
-    found["never_exceeded"] = all(row["measured"] <= row["budget"] for row in bounded)
-
-
-def draw(out: Path, results: dict[str, Any]) -> None:
-    """Time against bytes, a curve a model."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(results), squeeze=False, figsize=(5 * len(results), 4))
-    for (name, found), ax in zip(results.items(), axes[0], strict=True):
-        rows = sorted(found["rows"], key=lambda row: row["measured"])
-        ax.plot([r["measured"] / 2**20 for r in rows], [r["ms"] for r in rows], "o-")
-        ax.set(title=name, xlabel="MiB at the peak, measured", ylabel="ms a step")
-    figure.tight_layout()
-    figure.savefig(out)
+        print(found["model"], rows[-1], flush=True)
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("out", type=Path)
-    asked.add_argument("models", nargs="+")
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("models", nargs="+", choices=MODELS)
     asked.add_argument("--device", default="cpu")
-    asked.add_argument("--batch", type=int, default=8)
-    asked.add_argument("--minutes", type=float, default=5, help="for each model")
+    asked.add_argument("--minutes", type=float, default=3.3, help="for each model")
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     device = parse_device(given.device)
-    every: dict[str, Any] = {"machine": machine(device), "batch": given.batch, "models": {}}
-    if given.out.exists():
-        every = json.loads(given.out.read_text(encoding="utf-8"))
-
-    def save() -> None:
-        given.out.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
-
+    torch.set_float32_matmul_precision("high")
+    given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models:
         until = time.monotonic() + 60 * given.minutes
-        found = every["models"].setdefault(name, {})
-        sweep(name, every["batch"], device, found, until, save)
+        file: Path = given.folder / f"{device.type}_{name}.json"
+        found: dict[str, Any] = {"model": name, "machine": machine(device)}
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+        torch.manual_seed(0)
+        model, batch = MODELS[name]()
+
+        def save(file: Path = file, found: dict[str, Any] = found) -> None:
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        swept(Sweep(model, batch, device), found, until, save)
         save()
-    with suppress(ImportError):
-        draw(given.out.with_suffix(".svg"), every["models"])
+    results = [json.loads(x.read_text(encoding="utf-8")) for x in given.folder.glob("*.json")]
+    (given.folder / "budgets.svg").write_text(drawn(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -148,12 +148,13 @@ class Search(Generic[P]):
         one's."""
         room = limit - self.beyond(high)
         low = 0
+        middle = min([at for at in self.estimates if 0 < at < high], default=high // 2)  # known
         while high - low > 1:
-            middle = (low + high) // 2
             if self.estimate(middle) <= room:
                 high = middle
             else:
                 low = middle
+            middle = (low + high) // 2
         return high
 
     def beyond(self, again: int) -> int:

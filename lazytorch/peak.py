@@ -41,19 +41,17 @@ class Footprint:
 
 def footprint(graph: Graph) -> Footprint:
     """What a graph takes that runs as it stands, what depends on state alone computed once."""
-    call = max(levels(graph).values(), default=0)
+    copies = dict.fromkeys(x for x in returned(graph) if given(x) or x in graph.steady)
+    call = max(levels(graph).values(), default=0) + sum(map(size, copies))
     return Footprint(kept(graph), prologue_peak(graph), call)
 
 
 def levels(graph: Graph) -> dict[Node, int]:
-    """The bytes alive while each node of a call runs, beside what the prologue keeps."""
-    steady = graph.steady
-    running = [node for node in graph.nodes if node not in steady]
-    shown = dict.fromkeys(x for x in returned(graph) if given(x) or x in steady)
-    copies = sum(map(size, shown))
+    """The bytes alive while each node of a call runs, beside what the prologue keeps and copies of
+    what is returned."""
+    running = [node for node in graph.nodes if node not in graph.steady]
     elsewhere = given_room(written_straight(graph, groups(graph)))
-    found = heights(running, returned(graph), elsewhere)
-    return {x: copies + taken for x, taken in zip(running, found, strict=True)}
+    return dict(zip(running, heights(running, returned(graph), elsewhere), strict=True))
 
 
 def kept(graph: Graph) -> int:

@@ -21,7 +21,6 @@ from lazytorch.runtime.build import target_for
 from lazytorch.runtime.setting import Setting
 
 
-@uncollected()
 def predict(
     fn: Callable[..., Any],
     leaves: list[Any],

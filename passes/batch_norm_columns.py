@@ -8,8 +8,9 @@ one number of each channel, and join the moments. torch's own kernels read an im
 half the memory's rate, and what is around them reads and writes it again.
 
 A cotangent that is arithmetic which nothing else reads (the mask of a relu) is computed in both
-places that read it, and never stored. Where a relu's mask asks for the sign of a norm, that is
-computed again from the norm's image, which the derivative reads anyway.
+places that read it, and never stored. So is, whoever else reads it, what an activation's derivative
+asks of the norm (the sign, for a relu's): it is computed again from the norm's image, which the
+norm's derivative reads anyway.
 
 Declines on the CPU, on float64, where channels are not innermost in memory, where they are fewer
 than a program reads together, on a momentum that varies, and where elements cannot be divided into
@@ -120,19 +121,38 @@ class Rewrite:
             return None
         return self.norms.get(norm.inputs[0]) if norm.inputs[0] in self.results else None
 
-    def in_parts(self, c: Columns, x: Node, readers: set[Node]) -> Node:
-        """`x` in parts, computed there where it is arithmetic on images that nothing else reads."""
+    def in_parts(self, c: Columns, x: Node, readers: set[Node], image: Node) -> Node:
+        """`x` in parts, computed there where that reads nothing more, or nothing else reads it."""
+        if (found := self.derived(c, x, image)) is not None:
+            return found
         if set(self.graph.users[x]) <= readers and x not in self.graph.outputs:
-            if norm := self.signed(x):
-                return c.b(Le(), norm.in_parts(), self.done[x.inputs[1]])
             images = [y for y in x.inputs if isinstance(y.type, TensorType) and y.type.rank]
             if isinstance(x.op, Pointwise) and not obstacle(x) and all(map(c.fits, images)):
                 inside = readers | {x}
                 operands = [
-                    self.in_parts(c, y, inside) if y in images else self.done[y] for y in x.inputs
+                    self.in_parts(c, y, inside, image) if y in images else self.done[y]
+                    for y in x.inputs
                 ]
                 return c.b(x.op, *operands)
         return c.of(self.done[x])
+
+    def derived(self, c: Columns, x: Node, image: Node) -> Node | None:
+        """A value in parts where it is arithmetic on the norm of `image` alone; else None."""
+        if norm := self.signed(x):
+            return c.b(Le(), norm.in_parts(), self.done[x.inputs[1]]) if norm.x is image else None
+        if isinstance(x.op, Item) and not x.op.index and x.inputs[0] in self.results:
+            normed = self.norms.get(x.inputs[0])
+            return c.like(normed.in_parts(), x) if normed and normed.x is image else None
+        if not isinstance(x.op, Pointwise) or obstacle(x):
+            return None
+        operands: list[Node] = []
+        for y in x.inputs:
+            wide = isinstance(y.type, TensorType) and y.type.rank > 0
+            found = self.derived(c, y, image) if wide else self.done[y]
+            if found is None:
+                return None
+            operands.append(found)
+        return c.b(x.op, *operands)
 
     def normalized(self, norm: Node, before: Node) -> list[Node] | None:
         """The results of a norm: the image, running statistics, what is kept."""
@@ -181,7 +201,7 @@ class Rewrite:
             return None
         weight, mean, deviation = optional(rest, op.weight, True, True)
         mean, deviation = c.tall(mean), c.tall(deviation)
-        g = c.wide(self.in_parts(c, before.inputs[0], {before}))
+        g = c.wide(self.in_parts(c, before.inputs[0], {before}, x))
         apart = c.b(Sub(), c.wide(c.of(x)), mean)
         sums, products = c.b(Sum((2,), True), g), c.b(Sum((2,), True), c.b(Mul(), g, apart))
         if obstacle(sums):

@@ -47,7 +47,7 @@ def nbytes(x: Type) -> int:
 
 def rate_of(node: Node, device: Device) -> float:
     """Operations a second of a product."""
-    typed = node.inputs[0].type
+    typed = node.inputs[0].type if node.inputs else None
     if not isinstance(typed, TensorType):
         return 0.0
     if typed.dtype.itemsize == 2:

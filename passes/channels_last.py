@@ -3,7 +3,8 @@
 cuDNN's kernels for tensor cores read channels innermost; given other tensors they are wrapped in
 transposes, and torch's batch norm is slower on these by a factor. Inputs and weights of
 convolutions are laid out so; what follows takes its layout from there. Gradients of weights come
-back in the layout of the weights.
+back in the layout of the weights. A derivative copies what the caller holds once more: kept from
+the forward, copies of all weights would be alive at the peak.
 
 Declines on transposed, 1-d and 3-d convolutions, on weights that stay (`cudnn` has those), on empty
 tensors, and where tensor cores are not used (`fits`). Safe within the accuracy rule: the same sums,
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lazytorch.ir import Builder, Graph, Item, Node, with_inputs
+from lazytorch.ir import Builder, Graph, Input, Item, Node, with_inputs
+from lazytorch.ops.after import After
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.conv import Convolution, channels_last, suggests_channels_last
 from lazytorch.ops.copies import Clone, rerooted
@@ -41,8 +43,11 @@ def channels_last_training(graph: Graph, fits: Fits) -> Graph:
             continue
         operands = [done[x] for x in node.inputs]
         if node in chosen:
-            count = 3 if isinstance(node.op, Aten) else 2
-            operands[:count] = [laid_out(x, made) for x in operands[:count]]
+            if isinstance(node.op, Aten):
+                g = laid_out(operands[0], made)
+                operands = [g, *[again(x, g) or laid_out(x, made) for x in operands[1:]]]
+            else:
+                operands[:2] = [laid_out(x, made) for x in operands[:2]]
         found = with_inputs(node, operands)
         if isinstance(node.op, Item) and node.op.index and node.inputs[0] in chosen:
             found = restored(found, node)
@@ -84,6 +89,16 @@ def laid_out(x: Node, made: dict[Node, Node]) -> Node:
     if x not in made:
         made[x] = relaid(x, strides)
     return made[x]
+
+
+def again(x: Node, g: Node) -> Node | None:
+    """What a derivative reads of a weight or an image that the caller holds: a copy of its own,
+    made when the cotangent `g` is there, so that the forward's does not live that long. None where
+    that is no copy of such."""
+    if not isinstance(x.op, Input):
+        return None
+    later = laid_out(Node(After(), (x, g), x.type, x.where), {})
+    return later if isinstance(later.op, Clone) else None
 
 
 def restored(found: Node, before: Node) -> Node:

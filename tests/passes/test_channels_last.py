@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 from check import Check, assert_same_values
 
-from lazytorch.ir import Graph
+from lazytorch.ir import Graph, Input
+from lazytorch.ops.after import After
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.conv import Convolution, suggests_channels_last
 from lazytorch.ops.copies import Clone
@@ -48,6 +49,16 @@ def test_convolutions_and_derivatives_read_channels_innermost() -> None:
     assert [x.type for x in after.outputs] == [x.type for x in graph.outputs]
     assert everywhere(after) is after
     assert_same_values(graph, after, close=1e-5)
+
+
+def test_a_derivative_copies_what_the_caller_holds_once_more() -> None:
+    after = verify(everywhere(parse(STEP)))
+    copies = [x for x in after.nodes if isinstance(x.op, Clone)]
+    forward = {x for x in copies if isinstance(x.inputs[0].op, Input)}
+    backward = {x for x in copies if isinstance(x.inputs[0].op, After)}
+    readers = {x: {type(u.op) for u in after.users[x]} for x in copies}
+    assert forward and all(readers[x] == {Convolution} for x in forward)
+    assert backward and all(readers[x] == {Aten} for x in backward)
 
 
 def test_the_weights_of_1x1_convolutions_are_not_copied() -> None:

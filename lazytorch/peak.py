@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.chains import is_copy
-from lazytorch.straight import groups, written_straight
+from lazytorch.straight import groups, written_over, written_straight
 from lazytorch.types import OpaqueType, TensorType, TupleType, Type
 
 Owner = tuple[Node, int]
@@ -50,8 +50,11 @@ def levels(graph: Graph) -> dict[Node, int]:
     """The bytes alive while each node of a call runs, beside what the prologue keeps and copies of
     what is returned."""
     running = [node for node in graph.nodes if node not in graph.steady]
-    elsewhere = given_room(written_straight(graph, groups(graph)))
-    return dict(zip(running, heights(running, returned(graph), elsewhere), strict=True))
+    generated = groups(graph)
+    straight = written_straight(graph, generated)
+    lies_in = given_memory(written_over(graph, generated, straight))
+    found = heights(running, returned(graph), given_room(straight), lies_in=lies_in)
+    return dict(zip(running, found, strict=True))
 
 
 def kept(graph: Graph) -> int:
@@ -86,6 +89,11 @@ def given_room(straight: Mapping[Node, Mapping[int, Node]]) -> set[Owner]:
     return {(node, k) for node, into in straight.items() for k in into}
 
 
+def given_memory(over: Mapping[Node, Mapping[int, Node]]) -> dict[Owner, Owner]:
+    """For results that kernels write `over` an operand, whose memory it is."""
+    return {(node, k): owners(x)[0] for node, into in over.items() for k, x in into.items()}
+
+
 def highest(
     nodes: Sequence[Node],
     kept: Sequence[Node],
@@ -102,15 +110,16 @@ def heights(
     kept: Sequence[Node],
     elsewhere: Collection[Owner] = (),
     in_place: bool = False,
+    lies_in: Mapping[Owner, Owner] | None = None,
 ) -> list[int]:
-    """The bytes alive while each of the nodes runs."""
+    """The bytes alive while each of the nodes runs; some results lie in another's memory."""
     last: dict[Owner, int] = {}
     shown: dict[Node, tuple[Owner, ...]] = {}
     taken_from: dict[Node, int] = {}  # tuples, each held until its last element is taken
     for i, node in enumerate(nodes):
         for x in (*node.inputs, node):
             if x not in shown:
-                shown[x] = owners(x)
+                shown[x] = owners(x) if not lies_in else tuple(first(y, lies_in) for y in owners(x))
         if isinstance(node.op, Item):
             taken_from[made(node)] = i
         else:
@@ -121,8 +130,9 @@ def heights(
             last[owner] = i
     for node, i in taken_from.items():
         for k in range(count(node.type)):
-            last[node, k] = max(i, last.get((node, k), i))
-    last.update((owner, len(nodes)) for x in kept for owner in owners(x))
+            owner = first((node, k), lies_in or {})
+            last[owner] = max(i, last.get(owner, i))
+    last.update((first(y, lies_in or {}), len(nodes)) for x in kept for y in owners(x))
     dying: dict[int, list[Owner]] = {}
     for owner, i in last.items():
         dying.setdefault(i, []).append(owner)
@@ -143,6 +153,13 @@ def heights(
         alive -= freed
         now -= sum(map(nbytes, freed))
     return found
+
+
+def first(owner: Owner, lies_in: Mapping[Owner, Owner]) -> Owner:
+    """Whose memory a piece is."""
+    while (other := lies_in.get(owner)) is not None:
+        owner = other
+    return owner
 
 
 def owners(node: Node) -> tuple[Owner, ...]:

@@ -1,17 +1,19 @@
-"""Which memory a value shows, and which results a kernel may write straight into an input."""
+"""Which memory a value shows, and which results a kernel may write straight into an input, or over
+an operand that dies there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
-from lazytorch.ops.copies import Clone
+from lazytorch.ops.copies import Clone, ToDevice
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
+from lazytorch.ops.layout import Kept
 from lazytorch.ops.number import ToNumber
-from lazytorch.types import TensorType
+from lazytorch.types import TensorType, TupleType
 
 Places = dict[object, list[int]]
 """Numbers of operands by the memory that they show."""
@@ -96,3 +98,58 @@ def reads_in_place(node: Node, k: int, target: Node, at: Sequence[int]) -> bool:
     in_place = Pointwise | Clone | Const | Input
     allowed = in_place | ToNumber if target.type.numel > 1 else in_place
     return isinstance(op, Fused) and all(isinstance(x.op, allowed) for x in op.body.nodes)
+
+
+def written_over(
+    graph: Graph, groups: set[Node], straight: Mapping[Node, Mapping[int, Node]]
+) -> dict[Node, dict[int, Node]]:
+    """For each of the `groups`, the results that its kernel may write over an operand.
+
+    An operand of the result's type that nothing reads afterwards gives its memory, so that a
+    gradient's kernel does not need room for two of them. Declines as `written_straight` does, and
+    where the memory is not the program's own: an input's, a library's that may show another's, the
+    prologue's.
+    """
+    order = graph.nodes
+    last: dict[object, int] = {}
+    for i, node in enumerate(order):
+        last |= dict.fromkeys(map(root, node.inputs), i)
+    late = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]
+    kept: set[object] = {root(x) for x in (*graph.outputs, *graph.effects, *late)}
+    found: dict[Node, dict[int, Node]] = {}
+    for i, node in enumerate(order):
+        if node not in groups or not isinstance(node.op, Fused) or not in_place(node.op):
+            continue
+        free = [
+            x
+            for x in dict.fromkeys(node.inputs)
+            if last[root(x)] == i
+            and root(x) not in kept
+            and owned(x, graph, kept)
+            and all(y is x for y in node.inputs if root(y) == root(x))
+        ]
+        results = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+        for k, typed in enumerate(results):
+            target = next((x for x in free if x.type == typed), None)
+            if target is not None and k not in straight.get(node, ()):
+                free.remove(target)
+                found.setdefault(node, {})[k] = target
+    return found
+
+
+def in_place(op: Fused) -> bool:
+    """Whether a group reads each element of operands of its own size at that element's place."""
+    return all(isinstance(x.op, Pointwise | Clone | Const | Input) for x in op.body.nodes)
+
+
+def owned(x: Node, graph: Graph, kept: Container[object]) -> bool:
+    """Whether a value is all that shows memory which one call of the program makes."""
+    typed = x.type
+    if not isinstance(typed, TensorType) or not typed.is_dense or typed.numel < 2:
+        return False
+    if isinstance(x.op, Item):
+        source = x.inputs[0]
+        return isinstance(source.op, Fused) and source not in kept
+    op = x.op
+    given = op.view or op.effect or isinstance(op, Aten | Kept | ToDevice)
+    return not given and bool(x.inputs) and x not in graph.steady

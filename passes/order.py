@@ -31,9 +31,13 @@ from lazytorch.peak import (
     scratch,
 )
 from lazytorch.straight import groups, root, written_straight
+from lazytorch.types import TensorType
 
 WINDOW = 20
 """Neighbours that are put in another order together."""
+
+LITTLE = 1 << 12
+"""Bytes that may live longer than they must."""
 
 BEAM = 32
 """Orders of a window that are kept at each length."""
@@ -55,7 +59,7 @@ def order(graph: Graph) -> Graph:
         if lower >= peak:
             break
         best, peak = found, lower
-    stated = tuple([x for i in best for x in jobs.units[i]])
+    stated = tuple([x for i in little_first(jobs, best) for x in jobs.units[i]])
     if stated == tuple(movable(graph)):
         return graph
     after = replace(graph, order=stated)
@@ -213,6 +217,27 @@ def at_once(jobs: Jobs, given: Sequence[int]) -> list[int]:
         while ready:
             place(heappop(ready)[1])
     return found
+
+
+def little_first(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """The order in which what reads and takes hardly any memory, and could be made by then, comes
+    before the first update: that cannot be undone where memory is not found afterwards."""
+    updates = {*jobs.updates}
+    first = next((at for at, i in enumerate(given) if i in updates), len(given))
+    there = {*given[:first]}
+    early: list[int] = []
+    for i in given[first:]:
+        if i not in updates and there.issuperset(jobs.before[i]) and little(jobs.units[i]):
+            there.add(i)
+            early.append(i)
+    rest = [i for i in given[first:] if i not in there]
+    return [*given[:first], *early, *rest]
+
+
+def little(unit: Sequence[Node]) -> bool:
+    """Whether a node reads and makes little."""
+    values = (*unit[0].inputs, *unit)
+    return sum(x.type.nbytes for x in values if isinstance(x.type, TensorType)) <= LITTLE
 
 
 def forwards(jobs: Jobs, given: Sequence[int]) -> list[int]:

@@ -196,11 +196,13 @@ class LibraryCall:
 def restrided(launch: Launch, operands: Sequence[Operand], *xs: Any) -> Any:
     """`launch` on operands copied to the strides of their types, where they have others.
 
-    What it writes into follows the operands and stays itself.
+    What it writes into follows the operands and stays itself, unless that is an operand which was
+    copied.
     """
     count = len(operands)
     typed = [as_typed(x, t) for x, t in zip(xs[:count], operands, strict=True)]
-    return launch(*typed, *xs[count:])
+    now = {id(x): y for x, y in zip(xs, typed, strict=False)}
+    return launch(*typed, *[now.get(id(x), x) for x in xs[count:]])
 
 
 def copied_into(op: Op, into: tuple[int, ...], *xs: Any) -> Any:

@@ -19,7 +19,7 @@ from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.number import Arithmetic
-from lazytorch.straight import root, written_straight
+from lazytorch.straight import root, written_over, written_straight
 from lazytorch.types import TensorType
 
 
@@ -77,7 +77,8 @@ class Lowering:
         self.refused: dict[Node, str] = {}
         self.kernels = self.prepared()
         self.straight = written_straight(self.needed, set(self.kernels))
-        self.reserve = reserve(self.needed, self.straight)
+        self.over = written_over(self.needed, set(self.kernels), self.straight)
+        self.reserve = reserve(self.needed, self.straight, self.over)
         self.overwriting = overwriting(self.needed)
 
     def program(self) -> Program:
@@ -135,9 +136,8 @@ class Lowering:
                 self.names[node] = constant_text(node.op.value, self.space)
                 continue
             name = self.names[node] = f"v{len(self.lines)}"
-            operands = [
-                self.names[x] for x in (*node.inputs, *self.straight.get(node, {}).values())
-            ]
+            into = self.into(node)
+            operands = [self.names[x] for x in (*node.inputs, *into.values())]
             site: KernelCall | LibraryCall | None = None
             if isinstance(node.op, Item):
                 does, text = "item", f"{operands[0]}[{node.op.index}]"
@@ -149,10 +149,13 @@ class Lowering:
             if node not in read:
                 dead.append(name)
             text = f"{name} = {text}" + (f"; del {', '.join(dead)}" if dead else "")
-            into = tuple(self.straight.get(node, ()))
             self.lines.append(
-                Line(text, does, name, tuple(operands), tuple(dead), node, site, into)
+                Line(text, does, name, tuple(operands), tuple(dead), node, site, tuple(into))
             )
+
+    def into(self, node: Node) -> dict[int, Node]:
+        """The results that a group's kernel writes into memory that is there, and what shows it."""
+        return {**self.straight.get(node, {}), **self.over.get(node, {})}
 
     def results(self) -> list[str]:
         """Names of the outputs that own their memory, in place before any input is written."""
@@ -188,7 +191,8 @@ class Lowering:
         """Move what copies, among the lines behind those that compute, before the first kernel that
         writes to an input, if what it copies is there by then: no input is written before memory
         for the copies is found."""
-        first = next((i for i, line in enumerate(self.lines) if line.into), computed)
+        writing = (i for i, line in enumerate(self.lines) if line.node in self.straight)
+        first = next(writing, computed)
         there = {*self.names_of_inputs(), *[line.name for line in self.lines[:first]]}
         moved = [x for x in self.lines[computed:] if x.name and there.issuperset(x.reads)]
         rest = [x for x in self.lines[first:] if x not in moved]
@@ -229,7 +233,7 @@ class Lowering:
         op = node.op
         if node in self.kernels:
             assert isinstance(op, Generated) and self.target is not None
-            kernel, into = self.kernels[node], tuple(self.straight.get(node, ()))
+            kernel, into = self.kernels[node], tuple(self.into(node))
             self.calls.append(KernelCall(op, operands_of(node), kernel, self.target, into))
             slot = f"k{len(self.calls) - 1}_{kernel.name}"
             self.space[slot] = self.calls[-1]

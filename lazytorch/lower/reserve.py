@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from lazytorch.ir import Graph, Node, Write
-from lazytorch.peak import given_room, heights, nbytes, owners, scratch
+from lazytorch.peak import given_memory, given_room, heights, nbytes, owners, scratch
 from lazytorch.types import TensorType, tensor_type
 
 LEAST = 1 << 20
@@ -35,7 +35,9 @@ class Reserve:
             torch.empty(self.typed.shape, dtype=self.typed.dtype, device=self.typed.device)
 
 
-def reserve(graph: Graph, straight: dict[Node, dict[int, Node]]) -> tuple[Node, Reserve] | None:
+def reserve(
+    graph: Graph, straight: dict[Node, dict[int, Node]], over: dict[Node, dict[int, Node]]
+) -> tuple[Node, Reserve] | None:
     """The first node that writes to an input, and what to ask for before it; None where there is
     none, or little is allocated from there on."""
     nodes = [x for x in graph.nodes if not isinstance(x.op, Write)]
@@ -45,8 +47,9 @@ def reserve(graph: Graph, straight: dict[Node, dict[int, Node]]) -> tuple[Node, 
     node = nodes[first]
     elsewhere = given_room(straight)
     late = [x.inputs[1] for x in graph.effects if isinstance(x.op, Write)]  # copied last
-    high = heights(nodes, (*graph.outputs, *late), elsewhere)
-    own = [x for x in owners(node) if x[0] is node and x not in elsewhere]
+    lies_in = given_memory(over)
+    high = heights(nodes, (*graph.outputs, *late), elsewhere, lies_in=lies_in)
+    own = [x for x in owners(node) if x[0] is node and x not in elsewhere and x not in lies_in]
     before = high[first] - scratch(node) - sum(map(nbytes, own))
     needed = max(high[first:]) - before
     typed = next(iter(straight[node].values())).type

@@ -9,9 +9,10 @@ from lazytorch.types import TensorType
 
 
 def overwriting(graph: Graph) -> set[Node]:
-    """The nodes that may write their result over an operand, run in the graph's order on the CPU.
+    """The nodes that may write their result over an operand, run in the graph's order.
 
-    Fresh memory costs more there than the arithmetic: the kernel clears it page by page. Declines
+    Fresh memory costs more than the arithmetic on the CPU, where the kernel clears it page by page,
+    and is room that the peak does not need on a GPU. Declines
     where anything reads the operand's memory afterwards, through a view or as an output, where the
     node reads it twice, where the result is of another type, and where the memory is not the
     program's own: an input's, a literal's, a view's, or what an overload of torch's returned.
@@ -28,7 +29,6 @@ def overwriting(graph: Graph) -> set[Node]:
         if (
             target.type == node.type
             and isinstance(target.type, TensorType)
-            and target.type.device.type == "cpu"
             and target.type.is_dense
             and target.inputs
             and not target.op.view

@@ -1,5 +1,6 @@
 """Builds: a kernel that the compiler refuses takes no other with it; a launch calls Triton."""
 
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from lazytorch.errors import CompilerError
-from lazytorch.lower.triton import foreach
+from lazytorch.lower.triton import binary, foreach
+from lazytorch.lower.triton.binary import Binaries
 from lazytorch.runtime.build import refusals
 
 
@@ -48,3 +50,34 @@ def test_the_launch_of_joined_updates_calls_tritons_launcher(
     kernel: Any = SimpleNamespace(name="k")
     launch = foreach.starter(None, kernel, layout, 2, 3, None)  # type: ignore[arg-type]
     assert launch("table", "blocks", "spans", 0.5) == (7, "table")
+
+
+class Slow:
+    """Has the first kernel only when the second is loaded."""
+
+    def __init__(self) -> None:
+        self.loaded = threading.Event()
+        self.overlapped = False
+
+    def wait(self, kernels: Sequence[Any]) -> None:
+        if kernels[0].name == "first":
+            self.overlapped = self.loaded.wait(60)
+
+
+def test_what_is_compiled_is_loaded_while_others_are_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead = Slow()
+    monkeypatch.setattr(binary, "AHEAD", ahead)
+    monkeypatch.setattr(binary.os, "cpu_count", lambda: 2)
+    binaries = Binaries()
+    done: list[str] = []
+
+    def load(kernel: Any, index: int) -> None:
+        done.append(kernel.name)
+        ahead.loaded.set()
+
+    monkeypatch.setattr(binaries, "load", load)
+    kernels: Any = [SimpleNamespace(name=name) for name in ("first", "second")]
+    binaries.build(kernels)
+    assert done == ["second", "first"] and ahead.overlapped

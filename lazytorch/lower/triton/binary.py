@@ -60,11 +60,15 @@ class Binaries:
             for (_, index), kernel in missing.items():
                 self.load(kernel, index)
             return
-        AHEAD.wait(missing.values())
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-            tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
+            tasks = [pool.submit(self.fetch, x, index) for (_, index), x in missing.items()]
         for task in tasks:
             task.result()
+
+    def fetch(self, kernel: Kernel, index: int) -> None:
+        """Load a kernel as soon as it is compiled, while others still are."""
+        AHEAD.wait([kernel])
+        self.load(kernel, index)
 
     def load(self, kernel: Kernel, index: int, aligned: bool = True) -> Any:
         """The kernel on a device: Triton's compiled kernel, or what its interpreter runs."""

@@ -215,6 +215,10 @@ class TritonTarget:
         source = kernel_source(op, operands, *self.plan(op, operands, variant), self.rounding)
         return named(describe(op.body), source, variant)
 
+    def ask(self, kernels: Sequence[Kernel]) -> None:
+        """Let prepared kernels be compiled by a process of its own, if there is one."""
+        self.binaries.ask(kernels)
+
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet, in parallel, for the devices they are for."""
         self.binaries.build(kernels)

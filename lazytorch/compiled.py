@@ -225,7 +225,8 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        found = lowered(piece.graph, self.options, self.builds.target, observe, planned)
+        builds = self.builds
+        found = lowered(piece.graph, self.options, builds.target, observe, planned, builds.expect)
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(
             piece,

@@ -86,3 +86,17 @@ def test_nobody_waits_for_a_process_that_ended(ahead: Ahead, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.cubin"))
     ahead.start()
     assert ahead.running() is not None
+
+
+def test_a_rehearsal_leaves_the_cache_alone(tmp_path: Path) -> None:
+    code = (
+        "import os; from lazytorch.lower.triton.server import rehearse; rehearse(); "
+        "print(os.environ['TRITON_CACHE_DIR'])"
+    )
+    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    env.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -71,6 +71,10 @@ class Target(Protocol):
         """The group's kernel in other launch shapes, which may be faster; compiles nothing."""
         ...
 
+    def ask(self, kernels: Sequence[Kernel]) -> None:
+        """Let prepared kernels be compiled in the background, where that is possible."""
+        ...
+
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile all kernels of a graph together, skipping those that are built already.
 

@@ -13,7 +13,7 @@ from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
-from lazytorch.passes import Choose, Memo, Observer
+from lazytorch.passes import Choose, Memo, Observer, horizontal
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,35 @@ def lowered(
     target_of: Callable[[Graph], Target | None],
     observe: Observer | None = None,
     planned: Planned | None = None,
+    expect: Callable[[Graph], None] | None = None,
 ) -> Lowered:
     """Both programs of a recorded graph; nothing is compiled. With `max_bytes`, they are the first
-    that are `planned` to stay within them."""
+    that are `planned` to stay within them.
+
+    `expect` is told of the graph whose kernels will be wanted as soon as its groups are final; with
+    `max_bytes` once it is chosen.
+    """
     if options.max_bytes is None or planned is None:
-        return attempt(graph, options, target_of, observe)
+        return attempt(graph, options, target_of, telling(expect, observe))
     made = partial(attempt, graph, options, target_of)
-    return within(int(options.max_bytes), graph, made, planned, observe)
+    found = within(int(options.max_bytes), graph, made, planned, observe)
+    if expect is not None:
+        expect(found.graph)
+    return found
+
+
+def telling(expect: Callable[[Graph], None] | None, observe: Observer | None) -> Observer | None:
+    """An observer that says when groups are final, while order, plan and programs are to come."""
+    if expect is None:
+        return observe
+
+    def seen(name: str, before: Graph, after: Graph) -> None:
+        if observe is not None:
+            observe(name, before, after)
+        if name == horizontal.__name__:
+            expect(after)
+
+    return seen
 
 
 def attempt(

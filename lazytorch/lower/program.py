@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lazytorch.errors import UnsupportedError
 from lazytorch.interpret import aliased
 from lazytorch.ir import Const, Graph, Input, Item, Node, Op, Write
 from lazytorch.lower.call import KernelCall, LibraryCall, own
@@ -14,10 +13,9 @@ from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
 from lazytorch.lower.line import Line
 from lazytorch.lower.memory import overwriting
+from lazytorch.lower.prepared import operands_of, prepared
 from lazytorch.lower.reserve import reserve
-from lazytorch.lower.steps import Operand
 from lazytorch.ops.aten import Aten
-from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.number import Arithmetic
 from lazytorch.straight import root, written_over, written_straight
 from lazytorch.types import TensorType
@@ -75,7 +73,7 @@ class Lowering:
         self.calls: list[KernelCall] = []
         self.library: list[LibraryCall] = []
         self.refused: dict[Node, str] = {}
-        self.kernels = self.prepared()
+        self.kernels = {} if target is None else prepared(self.needed, target, self.refused)
         self.straight = written_straight(self.needed, set(self.kernels))
         self.over = written_over(self.needed, set(self.kernels), self.straight)
         self.reserve = reserve(self.needed, self.straight, self.over)
@@ -107,18 +105,6 @@ class Lowering:
         return Program(
             source, run, self.calls, inputs, self.lines, texts, self.refused, self.library, file
         )
-
-    def prepared(self) -> dict[Node, Kernel]:
-        """The kernels that the target has for groups and attentions; why not, for the others."""
-        found: dict[Node, Kernel] = {}
-        for node in self.needed.nodes:
-            if isinstance(node.op, Generated) and self.target is not None:
-                try:
-                    found[node] = self.target.prepare(node.op, operands_of(node))
-                except UnsupportedError as error:
-                    if not isinstance(node.op, ScaledDotProductAttention):
-                        self.refused[node] = error.message  # else torch has a good kernel
-        return found
 
     def compute(self, writes: list[Node]) -> None:
         """A line for every value that something reads, or that a kernel writes where it belongs;
@@ -250,11 +236,6 @@ class Lowering:
         function = unique(f"{label}_" if over else label, op, self.space)
         self.space[function] = op.overwrite if over else op.run
         return function, None
-
-
-def operands_of(node: Node) -> tuple[Operand, ...]:
-    """The types that a group's kernel reads."""
-    return tuple([x.type for x in node.inputs if isinstance(x.type, Operand)])
 
 
 def identifier(i: int, x: Node) -> str:

@@ -16,6 +16,7 @@ from lazytorch.errors import CompilerError
 from lazytorch.ir import Graph
 from lazytorch.lower.call import KernelCall
 from lazytorch.lower.kernel import Kernel, Target
+from lazytorch.lower.prepared import prepared
 from lazytorch.lower.program import Program
 from lazytorch.lower.triton.ahead import AHEAD
 from lazytorch.options import Environment, Options, environment
@@ -42,6 +43,12 @@ class Builds:
         devices = {x.type.device.type for x in graph.nodes if isinstance(x.type, TensorType)}
         device = "cuda" if "cuda" in devices else "cpu"
         return target_for(device, self.options.numerics, environment())
+
+    def expect(self, graph: Graph) -> None:
+        """Let a graph's kernels be compiled meanwhile, by the process that does that."""
+        target = self.target(graph) if AHEAD.running() is not None else None
+        if target is not None:
+            target.ask([*{x.name: x for x in prepared(graph, target, {}).values()}.values()])
 
     def tuned(self, program: Program, graph: Graph) -> Program:
         """The program, whose library calls are measured if anything is."""

@@ -153,6 +153,9 @@ class CppTarget:
         """None: a loop has one shape here."""
         return ()
 
+    def ask(self, kernels: Sequence[Kernel]) -> None:
+        """Nothing: a translation unit holds all kernels of a graph."""
+
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet as one translation unit, and load it; those
         that contract nothing as another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
@@ -42,12 +42,19 @@ class Binaries:
         self.lock = threading.Lock()
 
     def expect(self, kernel: Kernel, device: torch.device) -> None:
-        """Remember that a kernel is to be built for a device, and let it be compiled meanwhile."""
+        """Remember that a kernel is to be built for a device."""
         index = device.index or 0
         with self.lock:
             self.wanted.setdefault(kernel.name, {})[index] = None
-        if AHEAD.running() is not None and (kernel.name, index, True) not in self.loaded:
-            AHEAD.ask(kernel, gpu_of(index))
+
+    def ask(self, kernels: Iterable[Kernel]) -> None:
+        """Let kernels be compiled meanwhile, the longest first: what takes long begins early."""
+        if AHEAD.running() is None:
+            return
+        for kernel in sorted(kernels, key=lambda x: len(x.source), reverse=True):
+            for index in tuple(self.wanted.get(kernel.name, ())):
+                if (kernel.name, index, True) not in self.loaded:
+                    AHEAD.ask(kernel, gpu_of(index))
 
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile and load what is not loaded yet; CompilerError when the compiler refuses."""
@@ -60,11 +67,16 @@ class Binaries:
             for (_, index), kernel in missing.items():
                 self.load(kernel, index)
             return
-        AHEAD.wait(missing.values())
+        self.ask({x.name: x for x in missing.values()}.values())
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-            tasks = [pool.submit(self.load, x, index) for (_, index), x in missing.items()]
+            tasks = [pool.submit(self.fetch, x, index) for (_, index), x in missing.items()]
         for task in tasks:
             task.result()
+
+    def fetch(self, kernel: Kernel, index: int) -> None:
+        """Load a kernel as soon as it is compiled, while others still are."""
+        AHEAD.wait([kernel])
+        self.load(kernel, index)
 
     def load(self, kernel: Kernel, index: int, aligned: bool = True) -> Any:
         """The kernel on a device: Triton's compiled kernel, or what its interpreter runs."""

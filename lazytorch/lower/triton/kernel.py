@@ -33,6 +33,7 @@ from lazytorch.lower.triton.row_text import row_statements
 from lazytorch.lower.triton.rows import TritonRows
 from lazytorch.lower.triton.scale import OWN, VARIANTS, Scale
 from lazytorch.lower.triton.tiles import Tiles, tile_statements, tiles_of
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import TensorType
@@ -172,6 +173,7 @@ class TritonTarget:
         # Equal layers are of equal groups, which are looked at and printed once.
         self.plan = lru_cache(KNOWN)(plan)
         self.printed = lru_cache(KNOWN)(self.print)
+        self.launch = lru_cache(KNOWN)(self.made)
 
     def prepare(self, op: Generated, operands: tuple[Operand, ...]) -> Kernel:
         """The kernel for a group or an attention; UnsupportedError says why there is none."""
@@ -213,6 +215,10 @@ class TritonTarget:
         source = kernel_source(op, operands, *self.plan(op, operands, variant), self.rounding)
         return named(describe(op.body), source, variant)
 
+    def ask(self, kernels: Sequence[Kernel]) -> None:
+        """Let prepared kernels be compiled by a process of its own, if there is one."""
+        self.binaries.ask(kernels)
+
     def build(self, kernels: Sequence[Kernel]) -> None:
         """Compile the kernels that are not built yet, in parallel, for the devices they are for."""
         self.binaries.build(kernels)
@@ -225,8 +231,18 @@ class TritonTarget:
         into: tuple[int, ...] = (),
     ) -> Launch:
         """A function that allocates the outputs and runs a built kernel on such operands."""
-        if isinstance(op, Foreach):
+        if isinstance(op, Foreach):  # it has tables of its own
             return foreach_launch(self.binaries, kernel, op, operands, into)
+        return self.launch(kernel, op, operands, into)
+
+    def made(
+        self,
+        kernel: Kernel,
+        op: Fused | ScaledDotProductAttention,
+        operands: tuple[Operand, ...],
+        into: tuple[int, ...],
+    ) -> Launch:
+        """Such a function, which holds nothing of its call site."""
         if isinstance(op, Fused):
             _, walk = self.plan(op, operands, kernel.variant)
             outputs = outputs_of(op)

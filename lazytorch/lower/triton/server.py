@@ -21,6 +21,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,44 @@ def prepare() -> None:
     cache.triton_key()
     with suppress(Exception):  # there is none without a GPU
         driver.library_dirs()
+    with suppress(Exception):  # a fork would hear it again
+        rehearse()
+
+
+REHEARSED = """
+import triton
+import triton.language as tl
+
+SIGNATURE = {"p0": "*fp32", "p1": "*fp32"}
+DIVISIBILITY = {}
+OPTIONS = {}
+
+
+@triton.jit
+def rehearsed(p0, p1):
+    i = tl.arange(0, 128)
+    tl.store(p1 + i, tl.load(p0 + i) + 1.0)
+"""
+
+
+def rehearse() -> None:
+    """Compile something for any GPU, and forget it: what a first compilation imports and asks
+    for takes longer than a small kernel."""
+    from triton.backends.compiler import GPUTarget
+
+    from lazytorch.lower.triton.source import compile_kernel, run_source
+
+    before = os.environ.get("TRITON_CACHE_DIR")
+    with TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        try:
+            module = run_source("rehearsed", REHEARSED)
+            compile_kernel(module, module.rehearsed, True, GPUTarget("cuda", 80, 32))
+        finally:
+            if before is None:
+                del os.environ["TRITON_CACHE_DIR"]
+            else:
+                os.environ["TRITON_CACHE_DIR"] = before
 
 
 def compiled(job: dict[str, Any]) -> None:

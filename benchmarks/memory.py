@@ -39,7 +39,7 @@ from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
 from lazytorch.lower.memory_plan import MemoryPlan, allocated
 from lazytorch.lower.timeline import timeline
-from lazytorch.lower.workspaces import FOLDER, call_key
+from lazytorch.lower.workspaces import FOLDER, NONE, call_key
 from lazytorch.runtime.allocations import peak
 
 MORE = (
@@ -114,7 +114,14 @@ def by_line(compiled: Compiled, leaves: list[Any], device: torch.device) -> dict
     with torch.no_grad():
         inputs = [*stage.state.inputs(leaves, []), *stage.values]
         seen = list(walk(stage.main, inputs, device))
-    took = {call_key(x.line.node): x.scratch for x in seen if x.line.node and x.line.does == "call"}
+    called = [x for x in seen if x.line.node and x.line.does == "call"]
+    took = {call_key(x.line.node): x.scratch for x in called}
+    asked = {
+        call_key(x.line.node)
+        for x in called
+        if not isinstance(x.line.node.op, NONE)
+        and not allocation(x.line.node, x.line.site).generated
+    }
     plain = allocated(timeline(stage.main))
     whole = allocated(timeline(stage.main, lambda node: took.get(call_key(node), 0)))
     different = [describe(x) for x in seen if x.left != expected(x, device)]
@@ -128,7 +135,7 @@ def by_line(compiled: Compiled, leaves: list[Any], device: torch.device) -> dict
         **{f"{kind}_bytes": nbytes for kind, nbytes in sums.items()},
         "without_workspaces": max(plain.levels(), default=0),
         "with_workspaces": max(whole.levels(), default=0),
-        "workspaces": took,
+        "workspaces": {k: n for k, n in took.items() if k in asked},
     }
 
 

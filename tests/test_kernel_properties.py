@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ pytest.importorskip("triton")
 
 from watched import watched
 
+from lazytorch import columns
 from lazytorch.interpret import interpret
 from lazytorch.ir import Graph, Input, Node, input
 from lazytorch.lower.cpp import CppTarget
@@ -36,13 +36,13 @@ Arguments = Sequence[Any]
 SMALL: dict[Any, dict[str, object]] = {
     rows: {
         "HELD": 16, "BLOCK": 16, "TILE": 64, "PROGRAMS": 2, "PLENTY": 4,
-        "BESIDE": (16, 4), "PIECE": 16, "ONCE": (16, 1),
+        "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": 2, "PIECE": 16, "ONCE": (16, 1),
     },
-    row_text: {"AHEAD": 1},
+    row_text: {"AHEAD": 2},
     tiles: {"SIDE": 4, "SHORT": 2},
     kernel: {"LARGE": 32},
     generated: {"SHORTEST": 2, "BESIDE": 2, "PLACES": 12},
-    sys.modules["lazytorch.passes.along_rows"]: {"SHORTEST": 2, "WIDTH": 4, "PROGRAMS": 8},
+    columns: {"WIDTH": 4, "PROGRAMS": 8, "LEAST": 2, "STEP": 4},
 }  # fmt: skip
 """So that small shapes take every path."""
 
@@ -50,6 +50,8 @@ SMALL: dict[Any, dict[str, object]] = {
 @pytest.fixture(params=[False, True], ids=["32-bit indices", "64-bit indices"])
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels in which few elements are many, and reach as far as asked."""
+    columns.parts_of.cache_clear()
+    request.addfinalizer(columns.parts_of.cache_clear)
     for module, values in SMALL.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)

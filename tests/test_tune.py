@@ -80,7 +80,7 @@ def test_the_faster_way_stays(clock: Clock, way: str, wait: bool) -> None:
     assert chosen(fast) == [way, way]
     assert clock.met == [["generated", TORCH]] * 2
     for call in fast.programs()[0].main.calls:
-        assert (getattr(call.call, "__self__", None) is call.op) == (way == TORCH)
+        assert (call.call == call.by_torch) == (way == TORCH)
     text = fast.explain()
     times = "generated 1.0, torch 2.0" if way == "generated" else "generated 2.0, torch 1.0"
     assert f"{times}: {way} runs\n" in text

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.chains import is_copy
+from lazytorch.ops.create import Full
 from lazytorch.straight import groups, written_over, written_straight
 from lazytorch.types import OpaqueType, TensorType, TupleType, Type
+
+FILLED = 1 << 20
+"""Bytes from which on a tensor of one number is filled at every call."""
 
 Owner = tuple[Node, int]
 """A piece of memory: what a node made, and for a tuple which element."""
@@ -214,5 +218,10 @@ def given(node: Node) -> bool:
 
 
 def computed(node: Node, steady: frozenset[Node]) -> bool:
-    """Whether the prologue computes a value."""
+    """Whether the prologue computes a value, and keeps it for every call.
+
+    Not what is filled with one number: that takes less time than it would take room.
+    """
+    if isinstance(node.op, Full) and size(node) >= FILLED:
+        return False
     return node in steady and not isinstance(node.op, Input | Const)

@@ -8,6 +8,9 @@ from comparison import same
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.interpret import interpret
+from lazytorch.lower.prologue import split
+from lazytorch.text import parse
 
 
 def conv_net() -> nn.Sequential:
@@ -123,3 +126,19 @@ def test_a_folded_weight_may_become_a_transposed_view_of_its_memory() -> None:
     weight = net.get_parameter("0.weight")
     weight.data = weight.data.transpose(0, 1)  # the same address and version
     close(fast, net, x)
+
+
+def test_a_large_tensor_of_one_number_is_filled_at_every_call() -> None:
+    for size, kept in ((1 << 18, False), (1 << 10, True)):
+        graph = parse(
+            f"graph(%x: f32[{size}]) {{ %0 = full{{shape=({size},), value=2.0}} "
+            "%1 = div %x %0 return %1, %0 }"
+        )
+        prologue, main = split(graph)
+        assert bool(prologue.outputs) is kept
+        x = torch.randn(size)
+        kept_values = interpret(prologue)
+        for found, wanted in zip(
+            interpret(main, x, *kept_values), interpret(graph, x), strict=True
+        ):
+            torch.testing.assert_close(found, wanted)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lazytorch.ir import Const, Graph, Input, Node, input, with_inputs
+from lazytorch.ir import Graph, Node, input, with_inputs
+from lazytorch.peak import computed
 
 
 def split(graph: Graph) -> tuple[Graph, Graph]:
     """`(prologue, main)`: main reads the prologue's outputs as inputs named `p0`, `p1`, ...
 
     State that the graph writes changes at every call and stays in main, and so does everything
-    with an effect. A bare parameter is passed on, not copied.
+    with an effect. A bare parameter is passed on, not copied; a large tensor of one number is
+    filled where it is read.
     """
     steady = graph.steady
     frontier: dict[Node, None] = {}
@@ -37,8 +39,3 @@ def split(graph: Graph) -> tuple[Graph, Graph]:
         order=tuple(done.get(x, x) for x in graph.order),
     )
     return prologue, main
-
-
-def computed(node: Node, steady: frozenset[Node]) -> bool:
-    """Whether the prologue has work to do for a value."""
-    return node in steady and not isinstance(node.op, Input | Const)

@@ -40,6 +40,9 @@ from lazytorch.types import TensorType, TupleType
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+DEEPEST = 32
+"""Operations one upon another that are computed in two places."""
+
 
 def batch_norm_columns(graph: Graph) -> Graph:
     """The graph with batch norms of a training step computed by generated kernels."""
@@ -79,6 +82,7 @@ class Rewrite:
         self.done: dict[Node, Node] = {x: x for x in graph.inputs}
         self.results: dict[Node, list[Node]] = {}
         self.norms: dict[Node, Normed] = {}
+        self.known: dict[tuple[Node, Node], Node | None] = {}  # `derived`, by value and image
 
     def rewritten(self) -> Graph:
         """The graph with what could be rewritten."""
@@ -121,23 +125,39 @@ class Rewrite:
             return None
         return self.norms.get(norm.inputs[0]) if norm.inputs[0] in self.results else None
 
-    def in_parts(self, c: Columns, x: Node, readers: set[Node], image: Node) -> Node:
+    def in_parts(
+        self, c: Columns, x: Node, readers: set[Node], image: Node, made: dict[Node, Node]
+    ) -> Node:
         """`x` in parts, computed there where that reads nothing more, or nothing else reads it."""
-        if (found := self.derived(c, x, image)) is not None:
-            return found
-        if set(self.graph.users[x]) <= readers and x not in self.graph.outputs:
+        if x not in made:
+            made[x] = self.derived(c, x, image) or self.moved(c, x, readers, image, made)
+        return made[x]
+
+    def moved(
+        self, c: Columns, x: Node, readers: set[Node], image: Node, made: dict[Node, Node]
+    ) -> Node:
+        """`x` in parts: arithmetic on parts where nothing but the `readers` reads it."""
+        alone = set(self.graph.users[x]) <= readers and x not in self.graph.outputs
+        if alone and len(readers) <= DEEPEST:
             images = [y for y in x.inputs if isinstance(y.type, TensorType) and y.type.rank]
             if isinstance(x.op, Pointwise) and not obstacle(x) and all(map(c.fits, images)):
                 inside = readers | {x}
                 operands = [
-                    self.in_parts(c, y, inside, image) if y in images else self.done[y]
+                    self.in_parts(c, y, inside, image, made) if y in images else self.done[y]
                     for y in x.inputs
                 ]
                 return c.b(x.op, *operands)
         return c.of(self.done[x])
 
-    def derived(self, c: Columns, x: Node, image: Node) -> Node | None:
+    def derived(self, c: Columns, x: Node, image: Node, depth: int = 0) -> Node | None:
         """A value in parts where it is arithmetic on the norm of `image` alone; else None."""
+        if (x, image) not in self.known:
+            deep = depth > DEEPEST
+            self.known[x, image] = None if deep else self.recomputed(c, x, image, depth)
+        return self.known[x, image]
+
+    def recomputed(self, c: Columns, x: Node, image: Node, depth: int) -> Node | None:
+        """The same, looked at for the first time."""
         if norm := self.signed(x):
             return c.b(Le(), norm.in_parts(), self.done[x.inputs[1]]) if norm.x is image else None
         if isinstance(x.op, Item) and not x.op.index and x.inputs[0] in self.results:
@@ -148,7 +168,7 @@ class Rewrite:
         operands: list[Node] = []
         for y in x.inputs:
             wide = isinstance(y.type, TensorType) and y.type.rank > 0
-            found = self.derived(c, y, image) if wide else self.done[y]
+            found = self.derived(c, y, image, depth + 1) if wide else self.done[y]
             if found is None:
                 return None
             operands.append(found)
@@ -201,7 +221,7 @@ class Rewrite:
             return None
         weight, mean, deviation = optional(rest, op.weight, True, True)
         mean, deviation = c.tall(mean), c.tall(deviation)
-        g = c.wide(self.in_parts(c, before.inputs[0], {before}, x))
+        g = c.wide(self.in_parts(c, before.inputs[0], {before}, x, {}))
         apart = c.b(Sub(), c.wide(c.of(x)), mean)
         sums, products = c.b(Sum((2,), True), g), c.b(Sum((2,), True), c.b(Mul(), g, apart))
         if obstacle(sums):

@@ -155,3 +155,25 @@ def test_variances_of_columns(op: str) -> None:
     torch.testing.assert_close(
         by_kernels(after, values)[0].cpu().double(), exact, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("squares", [40, 400])
+def test_long_chains_behind_a_norm_end(squares: int) -> None:
+    chain = " ".join(f"%s{i + 1} = mul %s{i} %s{i}" for i in range(squares))
+    text = """
+        graph(%x: f32[512, 32] on cuda:0, %g: f32[512, 32] on cuda:0) {
+          %0 = batch_norm_saving{momentum=0.1, eps=1e-05, weight=False, bias=False, stats=False} %x
+          %s0 = item{index=0} %0
+          CHAIN
+          %3 = item{index=1} %0
+          %4 = item{index=2} %0
+          %5 = mul %sN %g
+          %6 = batch_norm_backward{eps=1e-05, weight=False} %5 %x %3 %4
+          %7 = item{index=0} %6
+          return %7
+        }
+    """
+    graph = parse(text.replace("CHAIN", chain).replace("%sN", f"%s{squares}"))
+    after = batch_norm_columns(graph)
+    assert not any(isinstance(x.op, BatchNormTrain | BatchNormBackward) for x in after.nodes)
+    assert len(after.nodes) < 3 * squares + 200

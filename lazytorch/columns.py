@@ -16,7 +16,7 @@ from lazytorch.errors import Where
 from lazytorch.ir import Builder, Node
 from lazytorch.ops.layout import Permute, Reshape, view_strides
 from lazytorch.ops.pointwise import Cast
-from lazytorch.types import Shape, TensorType
+from lazytorch.types import Shape, Strides, TensorType
 
 WIDTH = 512
 """Bytes across the rows that one program sums."""
@@ -78,14 +78,19 @@ def columns_of(x: Node, dtypes: Container[torch.dtype], where: Where | None) -> 
     assert isinstance(t, TensorType)
     if t.device.type != "cuda" or t.dtype not in dtypes or not t.numel:
         return None
-    turned = (1, 0, *range(2, t.rank))
-    shape, strides = (tuple([y[d] for d in turned]) for y in (t.shape, t.strides))
     channels, size = t.shape[1], t.numel // t.shape[1]
-    steps = view_strides(shape, strides, (channels, size))
+    steps = steps_of(t)
     if steps is None or steps[0] != 1:
         return None
     parts = parts_of(channels, size, t.dtype.itemsize)
     return Columns(Builder(where), t.shape, size, parts) if parts else None
+
+
+def steps_of(t: TensorType) -> Strides | None:
+    """The strides of an image (N, C, ...) as (C, N * ...); None where no view shows it so."""
+    turned = (1, 0, *range(2, t.rank))
+    shape, strides = (tuple([y[d] for d in turned]) for y in (t.shape, t.strides))
+    return view_strides(shape, strides, (t.shape[1], t.numel // t.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,7 @@ class Columns:
         """Whether a value has the image's shape and lies as the image does."""
         t = x.type
         assert isinstance(t, TensorType)
-        turned = (1, 0, *range(2, t.rank))
-        if t.shape != self.shape:
-            return False
-        strides = tuple([t.strides[d] for d in turned])
-        shape = tuple([t.shape[d] for d in turned])
-        return view_strides(shape, strides, (self.shape[1], self.size)) is not None
+        return t.shape == self.shape and steps_of(t) is not None
 
     def tall(self, x: Node) -> Node:
         """One number for each channel as (C, 1)."""

@@ -4,8 +4,9 @@ The statistics are moments of equal parts of the columns; of these, the mean of 
 mean of the variances and of what the means are apart, squared (law of total variance). The
 derivative's sums go the same way. What is done to each element is arithmetic, so it joins the
 activation and the residual around it in one kernel; the new running statistics are arithmetic on
-one number of each channel, and join the moments. torch's own kernels read an image as often, at
-half the memory's rate, and what is around them reads and writes it again.
+one number of each channel, of which `horizontal` makes one launch for many norms. torch's own
+kernels read an image as often, at half the memory's rate, and what is around them reads and writes
+it again.
 
 A cotangent that is arithmetic which nothing else reads (the mask of a relu) is computed in both
 places that read it, and never stored. So is, whoever else reads it, what an activation's derivative

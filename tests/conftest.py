@@ -5,6 +5,7 @@ imports triton.
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,3 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--accept") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--accept rewrites files, which several processes may not: drop -n")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests whose tensors are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

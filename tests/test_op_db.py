@@ -4,7 +4,6 @@
 """
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -34,13 +33,7 @@ def few(op: Any, dtype: torch.dtype) -> list[op_db.Case]:
     return random.Random(op_db.called(op)).sample(cases, min(SAMPLES, len(cases)))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Samples are tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("order", [1, 2])

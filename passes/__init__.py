@@ -18,6 +18,7 @@ from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.batch_norm_columns import batch_norm_columns
 from lazytorch.passes.channels_last import channels_last_training
+from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
@@ -25,6 +26,7 @@ from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
 from lazytorch.passes.fuse import fuse, why_apart
+from lazytorch.passes.grouped_heads import grouped_heads
 from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.late_casts import late_casts
@@ -61,6 +63,7 @@ REWRITES: tuple[Pass, ...] = (
     simplify,  # before cse: different spellings of one computation become the same
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
+    grouped_heads,  # after known_masks: the kernels that take groups take no mask
     layouts,  # after simplify: copies that only look like it are gone; before cse: views are equal
     cse,  # before fuse: a shared value must be one node, or fusion computes it twice
     late_casts,  # after cse: who reads a value is final; before along_rows: views are few
@@ -92,8 +95,10 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
 
 
 def repeated(again: Choose | None) -> tuple[Pass, ...]:
-    """Right before fuse: what is computed again is what runs, and joins what reads it."""
-    return (partial(rematerialize, choose=again),) if again is not None else ()
+    """Right before fuse: what is computed again is what runs, and joins what reads it; so do the
+    copies that are left."""
+    chosen = (partial(rematerialize, choose=again),) if again is not None else ()
+    return (copies_in_kernels, *chosen)
 
 
 DEFAULT: tuple[Pass, ...] = default()
@@ -236,6 +241,7 @@ __all__ = [
     "attention",
     "batch_norm_columns",
     "channels_last_training",
+    "copies_in_kernels",
     "cse",
     "cudnn",
     "cudnn_attention",
@@ -248,6 +254,7 @@ __all__ = [
     "gpu_padding",
     "gpu_pipeline",
     "grants",
+    "grouped_heads",
     "horizontal",
     "known_masks",
     "late_casts",

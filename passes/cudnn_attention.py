@@ -2,10 +2,10 @@
 
 Which kernel a derivative goes with is recorded for any GPU; the newer ones have a faster pair.
 
-Declines on masks, on query heads that share a key, on heads of other sizes than cuDNN takes, where
-the GPU is older or torch was told not to use cuDNN's (`fits`), and where anything but the
-derivative reads what was kept for it: each pair of kernels keeps something else. Safe within the
-accuracy rule: the same sums in another order.
+Declines on masks, on heads of other sizes than cuDNN takes, where the GPU is older or torch was
+told not to use cuDNN's (`fits`), and where anything but the derivative reads what was kept for it:
+each pair of kernels keeps something else. Safe within the accuracy rule: the same sums in another
+order.
 """
 
 from __future__ import annotations
@@ -44,15 +44,13 @@ def suits(node: Node, graph: Graph, fits: Fits) -> bool:
     op = node.op
     if not isinstance(op, AttentionSaving) or op.kernel != "flash":
         return False
-    query, key = [x.type for x in node.inputs[:2]]
+    query = node.inputs[0].type
     assert isinstance(query, TensorType)
-    assert isinstance(key, TensorType)
     items = graph.users[node]
     roots = {*graph.outputs, *graph.effects}
     sums = [x for x in items if isinstance(x.op, Item) and x.op.index == 1]
     return (
         query.shape[-1] <= LARGEST
-        and query.shape[1] == key.shape[1]
         and all(isinstance(x.op, Item) for x in items)
         and not roots.intersection((node, *sums))
         and all(

@@ -24,6 +24,7 @@ from math import prod
 
 from lazytorch.ir import Builder, Graph, Node, Write, with_inputs
 from lazytorch.ops.attention import ScaledDotProductAttention
+from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.chains import (
     Factor,
@@ -231,7 +232,7 @@ def accepts(reader: Node, views: dict[Node, Node], plan: Plan, source: TensorTyp
         return False
     operands = [views.get(x, x) for x in reader.inputs]
     result = with_inputs(reader, operands)
-    if not isinstance(reader.op, ScaledDotProductAttention) and result.type != reader.type:
+    if not isinstance(reader.op, LAID_OUT_AS_READ) and result.type != reader.type:
         row_major = isinstance(result.type, TensorType) and result.type.is_contiguous
         if not isinstance(reader.op, Pointwise) or not row_major:
             return False
@@ -264,6 +265,11 @@ def in_runs(x: TensorType) -> bool:
     return x.strides[-1] == 1 and not overlaps(x)
 
 
+def heads_in_runs(x: TensorType) -> bool:
+    """Whether a derivative of attention's reads it: not so the logarithms that were kept for it."""
+    return x.rank == 4 and in_runs(x)
+
+
 def on_gpu_in_runs(x: TensorType) -> bool:
     """Whether a generated kernel for rows reads it; torch's own copies it first."""
     return x.device.type == "cuda" and in_runs(x)
@@ -290,6 +296,8 @@ READS: dict[type, Callable[[TensorType], bool]] = {
     Cat: anyhow,
     Rowwise: on_gpu_in_runs,
     ScaledDotProductAttention: in_runs,
+    AttentionSaving: in_runs,
+    AttentionBackward: heads_in_runs,
     Linear: as_rows,
     Addmm: in_matrices,
     Mm: in_matrices,
@@ -298,6 +306,9 @@ READS: dict[type, Callable[[TensorType], bool]] = {
 }
 READERS = tuple(READS)
 """How operations that read strided operands without a copy want them."""
+
+LAID_OUT_AS_READ = (ScaledDotProductAttention, AttentionSaving)
+"""Operations whose results lie in memory as their first operand does, without a copy."""
 
 
 def aligned(x: TensorType, first: int) -> bool:

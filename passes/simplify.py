@@ -189,10 +189,18 @@ def neg(b: Builder, node: Node) -> Node:
 
 
 def convert(b: Builder, node: Node) -> Node:
-    """A conversion to the dtype it has, and one through a dtype that holds every value."""
+    """A conversion to the dtype it has, and one through a dtype that holds every value.
+
+    A copy in between is made of what is left.
+    """
     (through,) = node.inputs
     if through.type == node.type:
         return through
+    if isinstance(through.op, Clone) and isinstance(through.inputs[0].op, Cast):
+        direct = b(node.op, through.inputs[0])
+        shorter = convert(b, direct)
+        found = b(through.op, shorter)
+        return found if shorter is not direct and found.type == node.type else node
     if not isinstance(through.op, Cast):
         return node
     (x,) = through.inputs
@@ -302,14 +310,16 @@ def cut(b: Builder, node: Node) -> Node:
 
 
 def cat(b: Builder, node: Node) -> Node:
-    """The operands that have elements; one alone is itself, or a copy of it in cat's layout.
+    """The operands that have elements; one alone is itself, or a copy of it in cat's layout and
+    dtype.
 
     transformers' caches append to an empty tensor.
     """
     assert isinstance(node.op, Cat) and isinstance(node.type, TensorType)
     filled = [x for x in node.inputs if isinstance(x.type, TensorType) and x.type.numel]
-    if len(filled) == 1 and dtype_of(filled[0]) is node.type.dtype:
-        x = filled[0]
+    if len(filled) == 1:
+        (x,) = filled
+        x = x if dtype_of(x) is node.type.dtype else b(Cast(node.type.dtype), x)
         return x if x.type == node.type else b(Clone(node.type.strides), x)
     if filled and len(filled) < len(node.inputs):
         fewer = b(node.op, *filled)

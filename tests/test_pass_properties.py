@@ -33,8 +33,10 @@ from lazytorch.passes import (
     DEFAULT,
     Pass,
     check_signature,
+    copies_in_kernels,
     cse,
     fold_batch_norm,
+    grouped_heads,
     known_masks,
     late_casts,
     layouts,
@@ -47,6 +49,7 @@ from lazytorch.passes import (
 from lazytorch.types import TensorType, tensor_type
 from lazytorch.verify import verify
 
+FOR_A_GPU = (copies_in_kernels, grouped_heads)
 EXACT = [p for p in DEFAULT if p is not scale_batch_norm]
 NUMBERS = (0, 0.0, -0.0, 1, 1.0, 2, 0.5, -1, 3.0)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
@@ -247,7 +250,7 @@ def test_a_pass_keeps_every_bit(rewrite: Pass, make: Callable[[int], Graph]) -> 
         assert rewrite(after) is after, "a second run still finds something to do"
         changed += after is not graph
     # On layers' graphs, in test_vjp_rules.py, and in their own tests.
-    elsewhere = (known_masks, late_casts, layouts, numbers_on_device, share_saved)
+    elsewhere = (known_masks, late_casts, layouts, numbers_on_device, share_saved, *FOR_A_GPU)
     enough = 5 if make is effectful_graph and rewrite not in elsewhere else 0
     assert changed >= enough, "the graphs give it nothing to do"
 

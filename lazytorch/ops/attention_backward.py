@@ -20,8 +20,9 @@ LOG_SUM_BLOCK = 32
 """The efficient kernel rounds the number of its logarithms of sums up to multiples of this."""
 
 
-GROUPING = ("cpu", "flash")
-"""The kernels that let groups of query heads share a head of key and value."""
+GROUPING = ("cpu", "flash", "cudnn")
+"""The kernels that let groups of query heads share a head of key and value; on a GPU their
+derivatives do, too."""
 
 
 def kernel_for(
@@ -148,7 +149,9 @@ class AttentionBackward(Op):
         bias = numbers(mask[0] if mask else None, query)
         operands = (query, key, value)
         if self.written:
-            return from_scores(g, query, key, value, bias, self.is_causal, self.scale)[:3]
+            each = [repeated(x, query.shape[1]) for x in (key, value)]
+            found = from_scores(g, query, *each, bias, self.is_causal, self.scale)[:3]
+            return tuple([summed(x, y.shape[1]) for x, y in zip(found, operands, strict=True)])
         aten = torch.ops.aten
         g = g if g.stride(-1) == 1 else g.contiguous()
         if self.kernel == "cpu":
@@ -190,6 +193,16 @@ class AttentionBackward(Op):
             *operands, spread(bias, query, key), out, sums, *draws, 0.0,
             [True, True, True, False], self.is_causal, scale=self.scale,
         )[:3]  # fmt: skip
+
+
+def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Heads of (B, H, L, E), repeated one by one until there are so many."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def summed(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """The sums of what belongs to each of the heads that were repeated."""
+    return x if x.shape[1] == heads else x.unflatten(1, (heads, -1)).sum(2)
 
 
 def scores(

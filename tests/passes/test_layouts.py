@@ -61,6 +61,44 @@ def test_layouts_reads_attention_operands_where_they_lie(check: Check) -> None:
     )
 
 
+def test_layouts_reads_operands_of_a_derivative_where_they_lie(check: Check) -> None:
+    check(
+        layouts,
+        """
+        graph(%x: f32[2, 3, 2, 8], %g: f32[2, 3, 2, 8]) {
+          %0 = permute{perm=(0, 2, 1, 3)} %x
+          %1 = clone{strides=(48, 24, 8, 1)} %0
+          %2 = attention_saving{kernel="cpu"} %1 %1 %1
+          %3 = item{index=0} %2
+          %4 = item{index=1} %2
+          %5 = permute{perm=(0, 2, 1, 3)} %g
+          %6 = clone{strides=(48, 24, 8, 1)} %5
+          %7 = attention_backward{kernel="cpu"} %6 %1 %1 %1 %3 %4
+          %8 = item{index=1} %7
+          %9 = neg %8
+          %10 = add %3 1.0
+          return %9, %10
+        }
+        """,
+        """
+        graph(%x: f32[2, 3, 2, 8], %g: f32[2, 3, 2, 8]) {
+          %0: f32[2, 2, 3, 8]{48, 8, 16, 1} = permute{perm=(0, 2, 1, 3)} %g
+          %1: f32[2, 2, 3, 8]{48, 8, 16, 1} = permute{perm=(0, 2, 1, 3)} %x
+          %2: (f32[2, 2, 3, 8]{48, 8, 16, 1}, f32[2, 2, 3]{6, 1, 2}) = attention_saving{kernel="cpu"} %1 %1 %1
+          %3: f32[2, 2, 3, 8]{48, 8, 16, 1} = item{index=0} %2
+          %4: f32[2, 2, 3]{6, 1, 2} = item{index=1} %2
+          %5: (f32[2, 2, 3, 8]{48, 8, 16, 1}, f32[2, 2, 3, 8]{48, 8, 16, 1}, f32[2, 2, 3, 8]{48, 8, 16, 1}) = attention_backward{kernel="cpu"} %0 %1 %1 %1 %3 %4
+          %6: f32[2, 2, 3, 8]{48, 8, 16, 1} = item{index=1} %5
+          %7: f32[2, 2, 3, 8]{48, 8, 16, 1} = neg %6
+          %8: f32[2, 2, 3, 8]{48, 8, 16, 1} = add %3 1.0
+          %9: f32[2, 2, 3, 8] = clone{strides=(48, 24, 8, 1)} %8
+          return %7, %9
+        }
+        """,
+        close=1e-5,
+    )
+
+
 def test_layouts_cancels_reshapes_that_merge_and_split(check: Check) -> None:
     check(
         layouts,

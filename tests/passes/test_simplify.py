@@ -323,10 +323,29 @@ def test_simplify_cat_with_what_has_no_elements(check: Check) -> None:
     )
 
 
-@pytest.mark.parametrize("operands", ["f64[0], %y: f32[2, 3]", "f32[2, 0], %y: f32[0]"])
-def test_simplify_leaves_a_cat_that_converts_or_has_nothing(check: Check, operands: str) -> None:
-    text = f"graph(%x: {operands}) {{ %0 = cat{{dim=1}} %x %y return %0 }}"
-    check.declines(simplify, text)
+def test_simplify_cat_that_converts_what_alone_has_elements(check: Check) -> None:
+    check(
+        simplify,
+        """
+        graph(%x: f64[0], %y: bf16[2, 3]{1, 2}) {
+          %0 = cat{dim=1} %x %y
+          %1 = cast{dtype=bf16} %0
+          %2 = neg %1
+          return %2
+        }
+        """,
+        """
+        graph(%x: f64[0], %y: bf16[2, 3]{1, 2}) {
+          %0: bf16[2, 3] = clone{strides=(3, 1)} %y
+          %1: bf16[2, 3] = neg %0
+          return %1
+        }
+        """,
+    )
+
+
+def test_simplify_leaves_a_cat_that_has_nothing(check: Check) -> None:
+    check.declines(simplify, "graph(%x: f32[2, 0], %y: f32[0]) { %0 = cat{dim=1} %x %y return %0 }")
 
 
 def test_simplify_addmm_with_one_bias_for_all_rows(check: Check) -> None:

@@ -149,8 +149,8 @@ class AttentionBackward(Op):
         bias = numbers(mask[0] if mask else None, query)
         operands = (query, key, value)
         if self.written:
-            each = [repeated(x, query.shape[1]) for x in (key, value)]
-            found = from_scores(g, query, *each, bias, self.is_causal, self.scale)[:3]
+            key, value = [repeated(x, query.shape[1]) for x in (key, value)]
+            found = from_scores(g, query, key, value, bias, self.is_causal, self.scale)[:3]
             return tuple([summed(x, y.shape[1]) for x, y in zip(found, operands, strict=True)])
         aten = torch.ops.aten
         g = g if g.stride(-1) == 1 else g.contiguous()

@@ -15,6 +15,9 @@ from lazytorch.devices import Device
 from lazytorch.ir import Node
 from lazytorch.lower.allocation import extent
 from lazytorch.lower.program import Program
+from lazytorch.ops.aten import Aten
+from lazytorch.ops.attention import ScaledDotProductAttention
+from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.ops.conv import Convolution
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
@@ -63,12 +66,25 @@ def matmul_in_tf32() -> bool:
 
 
 def flops(node: Node) -> int:
-    """Multiplications and additions of matrix products and convolutions; 0 for all else."""
+    """Multiplications and additions of products, convolutions and attention, and of the derivatives
+    of the last two; 0 for all else."""
     out, types = node.type, [x.type for x in node.inputs if isinstance(x.type, TensorType)]
-    if not isinstance(out, TensorType) or len(types) < 2:
+    if len(types) < 2:
         return 0
     first, second = types[:2]
     match node.op:
+        case Aten(overload="aten.convolution_backward.default") if isinstance(out, TupleType):
+            wanted = sum(isinstance(x, TensorType) for x in out.items[:2])  # image and weight
+            small = second if node.op.args[7] else first  # transposed: the other way around
+            return wanted * 2 * small.numel * math.prod(types[2].shape[1:])
+        case ScaledDotProductAttention() | AttentionSaving():
+            return attended(first, second, node.op.is_causal) * 2
+        case AttentionBackward():  # the scores are computed again
+            return attended(second, types[2], node.op.is_causal) * 5
+        case _ if not isinstance(out, TensorType):
+            return 0
+        case Convolution(transposed=True):
+            return 2 * first.numel * math.prod(second.shape[1:])
         case Convolution() | CudnnConvolution() | CudnnConvolutionRelu():
             return 2 * out.numel * math.prod(second.shape[1:])
         case Linear() | LinearActivation() | Matmul() | Mm() | Bmm():
@@ -77,3 +93,8 @@ def flops(node: Node) -> int:
             return 2 * out.numel * second.shape[-1]
         case _:
             return 0
+
+
+def attended(query: TensorType, key: TensorType, causal: bool) -> int:
+    """Operations of one product with the scores, half of which a causal mask leaves out."""
+    return 2 * query.numel * key.shape[-2] // (2 if causal else 1)

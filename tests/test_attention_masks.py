@@ -42,8 +42,6 @@ def test_a_training_step_on_a_gpu_holds_no_scores(masked: bool) -> None:
     assert {"attention_saving", "attention_backward"}.issubset(made)
     scores = BATCH * HEADS * LENGTH * LENGTH * x.element_size()
     assert all(b.nbytes != scores for b in planned.timeline.blocks)
-    numbers = BATCH * LENGTH * LENGTH * x.element_size()
-    assert masked or all(b.nbytes != numbers for b in planned.timeline.blocks)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from lazytorch.ir import Builder, Graph, Node, with_inputs
+from lazytorch.ir import Builder, Const, Graph, Node, with_inputs
 from lazytorch.ops.chains import is_copy, memory
 from lazytorch.ops.generated import obstacle
 from lazytorch.ops.linalg import Bmm, Matmul, Mm
@@ -44,7 +44,9 @@ def scales(graph: Graph, node: Node) -> bool:
         return False
     x, by = operands(node)
     factor, made = number(by), node.type
-    if factor is None or not isinstance(x.type, TensorType) or not isinstance(made, TensorType):
+    if factor is None or not isinstance(by.op, Const):
+        return False
+    if not isinstance(x.type, TensorType) or not isinstance(made, TensorType):
         return False
     alike = x.type.shape == made.shape and x.type.dtype is made.dtype
     near = 1 / FARTHEST <= abs(factor) <= FARTHEST

@@ -109,6 +109,12 @@ def test_factors_of_both_operands_and_divisors(check: Check) -> None:
           %3 = mm %2 %k
           %4 = add %3 1.0
         """,
+        """
+          %1 = full{shape=(8, 8), value=0.5}
+          %2 = mul %q %1
+          %3 = mm %2 %k
+          %4 = sum{dims=(1,), keepdim=True} %3
+        """,
     ],
     ids=[
         "arithmetic makes what is scaled",
@@ -118,6 +124,7 @@ def test_factors_of_both_operands_and_divisors(check: Check) -> None:
         "a view would copy",
         "far from 1",
         "no number",
+        "a tensor of one number",
     ],
 )
 def test_declines_where_it_is_not_free_or_not_safe(check: Check, lines: str) -> None:

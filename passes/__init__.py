@@ -30,6 +30,7 @@ from lazytorch.passes.grouped_heads import grouped_heads
 from lazytorch.passes.horizontal import horizontal
 from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.late_casts import late_casts
+from lazytorch.passes.late_factors import late_factors
 from lazytorch.passes.layouts import layouts
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.numbers_on_device import numbers_on_device
@@ -78,6 +79,7 @@ RECOGNIZED: tuple[Pass, ...] = (
     layouts,  # again: attention reads rows with any distance between them, products did not
     simplify,  # after layouts: copies that only look like it
     cse,  # after attention: layers share what is made of a mask
+    late_factors,  # after attention, which has scales of its own; after cse: readers are final
 )
 """What is written out becomes operations that round less often than eager, on every device."""
 
@@ -258,6 +260,7 @@ __all__ = [
     "horizontal",
     "known_masks",
     "late_casts",
+    "late_factors",
     "layouts",
     "merge_linears",
     "numbers_on_device",

@@ -10,6 +10,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from torch.nn.functional import pad
 
 from lazytorch.ir import Op
 from lazytorch.ops.copies import relaid
@@ -19,6 +20,8 @@ Kernel = Literal["cpu", "flash", "efficient", "cudnn"]
 LOG_SUM_BLOCK = 32
 """The efficient kernel rounds the number of its logarithms of sums up to multiples of this."""
 
+MASK_ALIGNMENT = 8
+"""Elements: rows of the masks that the efficient kernel reads begin at multiples of this."""
 
 GROUPING = ("cpu", "flash", "cudnn")
 """The kernels that let groups of query heads share a head of key and value; on a GPU their
@@ -50,7 +53,7 @@ def kernel_for_each(
         return None
     if half and mask is None and query.shape[3] <= 256:
         return "flash"
-    fits = mask is None or (key.shape[2] % aligned == 0 and mask.dtype in (query.dtype, torch.bool))
+    fits = mask is None or mask.dtype in (query.dtype, torch.bool)
     return "efficient" if fits and query.dtype is not torch.float64 else None
 
 
@@ -251,8 +254,15 @@ def from_scores(
 def spread(
     bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
 ) -> torch.Tensor | None:
-    """A mask in the shape of the scores, as the efficient kernel wants it."""
-    return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
+    """A mask in the shape of the scores, as the efficient kernel wants it: rows in one piece that
+    begin at multiples of `MASK_ALIGNMENT`. Source: ATen/native/transformers/attention.cpp."""
+    if bias is None:
+        return None
+    length = key.shape[2]
+    bias = bias.expand(*bias.shape[:-1], length)
+    if bias.stride(-1) != 1 or any(step % MASK_ALIGNMENT for step in bias.stride()[:-1]):
+        bias = pad(bias, (0, MASK_ALIGNMENT - length % MASK_ALIGNMENT))[..., :length]
+    return bias.expand(*query.shape[:3], length)
 
 
 def typed(x: torch.Tensor) -> TensorType:

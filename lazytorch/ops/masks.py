@@ -7,12 +7,13 @@ So where a mask may hold such a row, the numbers of that row are NaN: the kernel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lazytorch.ir import Builder, Const, Node
+from lazytorch.ir import Builder, Const, Node, Op
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.compare import Eq, MaskedFill, Where
 from lazytorch.ops.create import Arange, Eye, Full, Linspace, Literal, Tril, Triu
@@ -44,7 +45,8 @@ def number(node: Node) -> float | None:
 
 
 def constant_value(node: Node) -> torch.Tensor | None:
-    """The values of a tensor that depends on nothing but constants; None if it does."""
+    """The values, on the CPU, of a tensor that depends on nothing but constants; None if it does,
+    or on a constant in the memory of a device that is not here."""
     known: dict[Node, Any] = {}
     left = LOOKED_AT
     stack = [node]
@@ -62,13 +64,22 @@ def constant_value(node: Node) -> torch.Tensor | None:
             continue
         if isinstance(x.type, TensorType):
             left -= x.type.nbytes
-            if left < 0 or (x.type.device.type != "cpu" and not torch.cuda.is_available()):
+            absent = x.type.device.type != "cpu" and not torch.cuda.is_available()
+            if left < 0 or (absent and isinstance(x.op, Literal)):
                 return None
         elif not isinstance(x.type, ScalarType):
             return None
-        known[x] = x.op.run(*[known[y] for y in x.inputs])
+        known[x] = on_cpu(x.op, [known[y] for y in x.inputs])
     value = known[node]
     return value if isinstance(value, torch.Tensor) else None
+
+
+def on_cpu(op: Op, operands: Sequence[Any]) -> Any:
+    """What an operation gives on the CPU, so that a plan for a GPU needs none."""
+    if isinstance(op, Full | Arange | Eye | Linspace):
+        op = op.with_attributes(device=torch.device("cpu"))
+    value = op.run(*operands)
+    return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
 def above_infinity(node: Node) -> bool:

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 import lazytorch as lt
 from lazytorch.passes import known_masks
+from lazytorch.text import parse
+from lazytorch.verify import verify
 
 
 def test_a_causal_mask_becomes_an_attribute(check: Check) -> None:
@@ -102,3 +104,19 @@ def test_gradients_go_through_the_kernel_that_takes_no_mask() -> None:
     (want,) = torch.autograd.grad(loss(x), x)
     got = lt.compile(lt.grad(loss), wait=True)(x.detach())
     torch.testing.assert_close(got, want)
+
+
+def test_a_mask_on_a_gpu_is_known_without_one() -> None:
+    on = 'device=device("cuda:0")'
+    graph = parse(
+        f"""graph(%q: f32[1, 2, 3, 4] on cuda:0) {{
+          %0 = arange{{start=0, end=3, {on}}}
+          %1 = reshape{{shape=(3, 1)}} %0
+          %2 = ge %1 0
+          %3 = expand{{shape=(3, 3)}} %2
+          %4 = scaled_dot_product_attention %q %q %q %3
+          return %4
+        }}"""
+    )
+    (attention,) = verify(known_masks(graph), after="known_masks").outputs
+    assert len(attention.inputs) == 3

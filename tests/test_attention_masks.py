@@ -1,0 +1,85 @@
+"""Masks of attention whose rows are of odd lengths: a derivative holds no scores then either."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import lazytorch as lt
+from lazytorch.ops.attention_backward import MASK_ALIGNMENT, spread
+
+BATCH, HEADS, LENGTH, SIZE = 3, 2, 37, 16
+
+
+class Attention(nn.Module):
+    """Attention from a mask that is an argument, or from one that lets everything through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(HEADS * SIZE, 3 * HEADS * SIZE)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        length = x.shape[1]
+        q, k, v = self.inner(x).view(-1, length, 3, HEADS, SIZE).permute(2, 0, 3, 1, 4)
+        if mask is None:
+            there = torch.arange(length, device=x.device)[:, None] >= 0
+            mask = there.expand(x.shape[0], 1, length, length)
+        return functional.scaled_dot_product_attention(q, k, v, mask).square().mean()
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["a mask", "a mask that hides nothing"])
+def test_a_training_step_on_a_gpu_holds_no_scores(masked: bool) -> None:
+    x = torch.empty(BATCH, LENGTH, HEADS * SIZE, device="meta")
+    mask = torch.empty(BATCH, 1, LENGTH, LENGTH, dtype=torch.bool, device="meta")
+    with torch.device("meta"):
+        model = Attention()
+    example = (x, mask) if masked else (x,)
+    planned = lt.plan(model, example, device="h200", optimizer=torch.optim.AdamW)
+    made = [b.operation for b in planned.timeline.blocks]
+    assert {"attention_saving", "attention_backward"}.issubset(made)
+    scores = BATCH * HEADS * LENGTH * LENGTH * x.element_size()
+    assert all(b.nbytes != scores for b in planned.timeline.blocks)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.randn(BATCH, 1, LENGTH, 40),
+        torch.randn(LENGTH, 37),
+        torch.randn(BATCH, 1, 1, LENGTH),
+        torch.randn(BATCH, 1, LENGTH, LENGTH).transpose(2, 3),
+        torch.randn(BATCH, 1, LENGTH, 1),
+        torch.randn(BATCH, HEADS, LENGTH, 40)[..., :LENGTH],
+    ],
+    ids=["even", "square", "row", "transposed", "column", "cut"],
+)
+def test_rows_begin_where_the_kernel_reads(mask: torch.Tensor) -> None:
+    keys = 40 if mask.shape[-1] == 40 and mask.stride(-1) == 1 else LENGTH
+    query, key = (torch.randn(BATCH, HEADS, n, SIZE) for n in (LENGTH, keys))
+    found = spread(mask, query, key)
+    assert found is not None and found.stride(-1) == 1
+    assert all(step % MASK_ALIGNMENT == 0 for step in found.stride()[:-1])
+    torch.testing.assert_close(found, mask.expand(found.shape), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(BATCH, 1, LENGTH, LENGTH), (LENGTH, LENGTH)], ids=str)
+@pytest.mark.parametrize("boolean", [True, False], ids=["conditions", "numbers"])
+def test_gradients_on_a_gpu(dtype: torch.dtype, shape: tuple[int, ...], boolean: bool) -> None:
+    drawn = torch.rand(shape, device="cuda")
+    mask = drawn > 0.3 if boolean else drawn.masked_fill(drawn < 0.3, -math.inf).to(dtype)
+    given = [torch.randn(BATCH, HEADS, LENGTH, SIZE, device="cuda", dtype=dtype) for _ in range(3)]
+
+    def loss(*xs: torch.Tensor) -> torch.Tensor:
+        y = functional.scaled_dot_product_attention(*xs, mask)
+        return y.float().square().sum()
+
+    got = lt.compile(lt.grad(loss, (0, 1, 2)), wait=True)(*given)
+    leaves = [x.detach().requires_grad_() for x in given]
+    want = torch.autograd.grad(loss(*leaves), leaves)
+    near = 1e-4 if dtype is torch.float32 else 5e-2
+    torch.testing.assert_close(list(got), list(want), rtol=near, atol=near)

@@ -1,12 +1,13 @@
 """The order in which nodes run: one in which fewer bytes are alive at once, where one is found.
 
 The order given, one built forwards (always what frees most, less what it takes) and one built
-backwards (last what keeps the least alive) are compared by their peaks; around the peak of the
-best, a beam search looks for better orders of a few neighbours. The elements of a tuple are always
-taken right behind it: nothing is made by that, and a tuple holds all its elements until the last is
-taken. The gradient of a weight, taken late, would hold that of its layer's input. Else the order
-stays the program's where none has a lower peak. Effects keep their order, and writes come last.
-What the prologue computes is not moved.
+backwards (last what keeps the least alive) are compared by their peaks, and the same with all that
+can wait for its first reader: a copy for the backward, say, of what is kept for it anyway. Around
+the peak of the best, a beam search looks for better orders of a few neighbours. The elements of a
+tuple are always taken right behind it: nothing is made by that, and a tuple holds all its elements
+until the last is taken. The gradient of a weight, taken late, would hold that of its layer's input.
+Else the order stays the program's where none has a lower peak. Effects keep their order, and writes
+come last. What the prologue computes is not moved.
 
 What is written straight into an input (an optimizer's update of a parameter) takes no memory and
 frees what it reads, so that it runs at once, while a gradient is still in a cache, but after all
@@ -45,6 +46,7 @@ def order(graph: Graph) -> Graph:
     floor = max(map(jobs.alone, best), default=0)
     while peak > floor:  # until nothing is found: a second run of the pass finds nothing
         ways = [best, forwards(jobs, best), backwards(jobs, best)]
+        ways += [delayed(jobs, x) for x in ways]
         found = at_once(jobs, improved(jobs, min(ways, key=jobs.peak)))  # of equals the first
         lower = jobs.peak(found)
         if lower >= peak:
@@ -148,6 +150,19 @@ def backwards(jobs: Jobs, given: Sequence[int]) -> list[int]:
                     changed(j)
 
     return listed(jobs.after, jobs.before, adds, held, given[::-1])[::-1]
+
+
+def delayed(jobs: Jobs, given: Sequence[int]) -> list[int]:
+    """The order in which whatever keeps nothing alive by it runs right before its first reader."""
+    place = {i: at for at, i in enumerate(given)}
+    reached = [-1 for _ in jobs.size]  # the last place at which memory is touched
+    for i in reversed(given):
+        first = min([place[j] for j in jobs.after[i]], default=place[i])
+        if all(reached[k] >= first or not jobs.ends[k] for k in jobs.touches[i]):
+            place[i] = first
+        for k in jobs.touches[i]:
+            reached[k] = max(reached[k], place[i])
+    return sorted(given, key=place.__getitem__)  # at one place, the order given
 
 
 def listed(

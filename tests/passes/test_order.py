@@ -24,7 +24,7 @@ from lazytorch.ops.pointwise import Add
 from lazytorch.ops.random import Uniform
 from lazytorch.ops.reduce import Sum
 from lazytorch.passes import check_signature, fuse
-from lazytorch.passes.order import backwards, forwards, jobs_of, order
+from lazytorch.passes.order import backwards, delayed, forwards, jobs_of, order
 from lazytorch.peak import footprint, highest, returned
 from lazytorch.straight import groups, written_straight
 from lazytorch.text import parse
@@ -278,7 +278,40 @@ def test_heights_are_those_of_the_estimate(seed: int) -> None:
     before, _ = random_graph(seed)
     jobs = jobs_of(before)
     own = range(len(jobs.units))
-    for way in (own, forwards(jobs, own), backwards(jobs, own)):
+    for way in (own, forwards(jobs, own), backwards(jobs, own), delayed(jobs, own)):
         assert sorted(way) == list(own)
         nodes = [x for i in way for x in jobs.units[i]]
         assert jobs.peak(list(way)) == highest(nodes, returned(before))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_waits_for_its_reader_never_makes_more_alive(seed: int) -> None:
+    before, _ = random_graph(seed)
+    jobs = jobs_of(before)
+    own = list(range(len(jobs.units)))
+    late = delayed(jobs, own)
+    place = {i: at for at, i in enumerate(late)}
+    assert all(place[j] < place[i] for i in own for j in jobs.before[i])
+    assert jobs.peak(late) <= jobs.peak(own)
+
+
+def test_a_copy_of_what_is_kept_is_made_for_its_reader() -> None:
+    """Further away than the windows around a peak reach."""
+    between = "\n".join(f"%b{i + 1} = tanh %b{i}" for i in range(40))
+    found = order(
+        graph(f"""
+    graph(%x: f32[4, 64], %w: f32[64, 4]) ordered {{
+      %k = exp %x
+      %p = permute{{perm=(1, 0)}} %k
+      %c = reshape{{shape=(4, 64)}} %p
+      %b0 = neg %k
+      {between}
+      %t = mm %c %w
+      %r = add %b40 %k
+      %s = mm %r %w
+      return %s, %t
+    }}
+    """)
+    )
+    names = [x.op.name() for x in found.nodes if x.inputs]
+    assert names.index("reshape") > names.index("tanh") + 40

@@ -3,8 +3,8 @@
 In the manner of M. D. Moffitt, "MiniMalloc: A Lightweight Memory Allocator for Hardware-Accelerated
 Machine Learning" (ASPLOS 2023): blocks are placed from the bottom up, each on another one or on the
 ground, a time's blocks must fit below the capacity, and what shares no time is searched apart.
-lazytorch/skyline.py is one such search; here they start again, with other orders and other
-capacities, and learn where the others failed.
+lazytorch/skyline.py is one such search; here they start again, in other orders
+(lazytorch/priorities.py) and below other capacities, and learn where the others failed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import gcd
 
 import numpy as np
 
 from lazytorch.offsets import Block, Layout, greedy, live
+from lazytorch.priorities import Priorities
 from lazytorch.skyline import OutOfSteps, Skyline
 
 WHOLE = 2000
 """The most blocks that are searched together: the time of a step grows with their square."""
 
-TRY = 2000
+FIRST = 4000
+"""Steps for each of the fixed orders."""
+
+TRY = 1000
 """Steps before a search starts again in another order. Some orders need millions of steps and some
 a few hundred, on the same blocks."""
 
@@ -64,7 +68,7 @@ def pack(
         those = tuple([held[i] for i in part])
         best = Layout(those, tuple([offsets[i] for i in part]))
         if len(part) <= WHOLE:
-            best = Search(best, alignment, bounds).run()
+            best = Search(best, bounds).run()
         for i, offset in zip(part, best.offsets, strict=True):
             offsets[i] = offset
         bounds.enough = max(bounds.enough, best.height)
@@ -86,46 +90,62 @@ def parts(blocks: Sequence[Block]) -> list[list[int]]:
 
 
 class Search:
-    """Blocks that share their time, searched again and again."""
+    """Blocks that share their time, searched again and again.
 
-    def __init__(self, best: Layout, alignment: int, bounds: Bounds) -> None:
+    Every offset of a search is a sum of sizes: heights differ by what divides all of these.
+    """
+
+    def __init__(self, best: Layout, bounds: Bounds) -> None:
         self.best = best
         self.blocks = best.blocks
-        self.alignment = alignment
         self.bounds = bounds
         self.random = random.Random(0)
+        self.unit = gcd(*[x.size for x in self.blocks])
         times = sorted({t for x in self.blocks for t in (x.first, x.last)})
         number = {t: i for i, t in enumerate(times)}
-        self.spans = [(number[x.first], number[x.last]) for x in self.blocks]
-        self.full = np.zeros(len(times) - 1)
-        for block, (first, last) in zip(self.blocks, self.spans, strict=True):
-            self.full[first:last] += block.size
-        self.failed = np.ones(len(times) - 1)
+        spans = [(number[x.first], number[x.last]) for x in self.blocks]
+        full = np.zeros(len(times) - 1)
+        for block, (first, last) in zip(self.blocks, spans, strict=True):
+            full[first:last] += block.size
+        self.least = int(full.max())
+        self.priorities = Priorities(self.blocks, spans, full)
+        self.failed = np.ones(len(full))
+
+    @property
+    def goal(self) -> int:
+        """The height that is low enough, or the least that is possible."""
+        return max(self.bounds.enough, self.least)
+
+    @property
+    def done(self) -> bool:
+        """Whether the best layout is low enough, proven, or the bounds are reached."""
+        return self.best.height <= self.goal or self.bounds.spent
 
     def run(self) -> Layout:
-        """The best layout when it is low enough, proven, or the bounds are reached.
+        """The best layout when the search is done.
 
-        Half-way capacities come first, and are easy at first; once one failed, capacities that
-        would be low enough take turns with them. A capacity that is proven too small raises what
-        is low enough.
+        The fixed orders look for the least height at once: the less room there is, the sooner a
+        search sees that it went wrong. For drawn orders half-way capacities come first, and are
+        easy at first; once one failed, the least height and one that is low enough take turns
+        with them.
         """
-        low, tries, easy = max(self.bounds.enough, live(self.blocks)), 0, True
-        while self.best.height > low and not self.bounds.spent:
-            middle = (low + self.best.height) // 2
-            capacity = middle if easy or tries % 4 == 3 else low
-            capacity -= capacity % self.alignment
-            tried = self.attempt(capacity, TRY * luby(tries + 1), tries)
-            easy = easy and isinstance(tried, Layout)
-            if isinstance(tried, Layout):
-                self.best = tried
-            elif tried:
-                low = capacity + self.alignment
+        for order in self.priorities.fixed():
+            if not self.done:
+                self.attempt(self.least, FIRST, order)
+        tries, easy = 0, True
+        while not self.done:
             tries += 1
+            middle = (self.goal + self.best.height) // 2
+            turn = self.random.choice((self.least, self.goal, middle))
+            order = self.priorities.drawn(self.failed)
+            found = self.attempt(middle if easy else turn, TRY * luby(tries), order)
+            easy = easy and found
         return self.best
 
-    def attempt(self, capacity: int, steps: int, tries: int) -> Layout | bool:
-        """A layout within the capacity, or whether it is proven that there is none."""
-        order = self.order(tries)
+    def attempt(self, capacity: int, steps: int, order: list[int]) -> bool:
+        """Look for a better layout within the capacity, and say whether one was found. A proof
+        that there is none raises the least height."""
+        capacity -= capacity % self.unit
         skyline = Skyline(
             [self.blocks[i] for i in order],
             capacity,
@@ -140,29 +160,11 @@ class Search:
             self.bounds.steps -= skyline.steps
             self.failed = self.failed * 0.9 + skyline.failed
         if offsets is None:
-            return True
+            self.least = capacity + self.unit
+            return False
         found = dict(zip(order, offsets, strict=True))
-        return Layout(self.blocks, tuple([found[i] for i in range(len(order))]))
-
-    def order(self, tries: int) -> list[int]:
-        """Blocks by a score: those first that are alive when memory is fullest, or when searches
-        failed; that live long; that are large. How much each counts is drawn anew every time."""
-        draw = self.random.random
-        length, size, full, failed = draw() * 1.5, draw() * 1.5, draw() * 8, draw() * 2
-        noise = self.random.choice((0.0, 0.1, 0.3, 1.0)) if tries else 0.0
-
-        def score(i: int) -> float:
-            first, last = self.spans[i]
-            return (
-                length * log(self.blocks[i].last - self.blocks[i].first)
-                + size * log(self.blocks[i].size)
-                + full * log(self.full[first:last].max())
-                + failed * log(self.failed[first:last].max())
-                + noise * self.random.gauss(0, 1)
-            )
-
-        scores = [score(i) for i in range(len(self.blocks))]
-        return sorted(range(len(scores)), key=lambda i: -scores[i])
+        self.best = Layout(self.blocks, tuple([found[i] for i in range(len(order))]))
+        return True
 
 
 def luby(i: int) -> int:

@@ -12,7 +12,7 @@ LAYERS = (
     ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
     ("straight", "peak", "cut", "grouping", "recompute", "segments", "columns", "jobs"),
-    ("offsets", "packing", "skyline"),
+    ("offsets", "packing", "priorities", "skyline"),
     ("passes",),
     ("frontend",),
     ("autodiff",),

@@ -127,8 +127,14 @@ class Ways:
 
     def missing(self, segment: Sequence[Node], crossing: set[Owner], cheap: bool) -> Again | None:
         """What is computed again, and when; None where that frees nothing, or nothing says when."""
+        inside = set(segment)
         values = [x for x in segment if not isinstance(x.type, TupleType)]
-        stays = {x for x in values if any(o in crossing for o in owners(x))}
+        stays = {
+            x
+            for x in values
+            if any(o in crossing for o in owners(x))
+            or any(u in self.before and u not in inside for u in self.graph.users[x])
+        }
         needed = [x for x in segment if x not in stays and self.readers(x)]
         if not needed:
             return None

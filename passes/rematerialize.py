@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lazytorch.errors import VerifyError
 from lazytorch.ir import Const, Graph, Input, Node, Write, with_inputs
 from lazytorch.ops.after import After
 from lazytorch.segments import Again, forward
@@ -41,6 +42,7 @@ class Repeats:
     def rebuilt(self) -> Graph:
         """The graph whose backward reads what is computed again."""
         stack: list[Key] = [(x, False) for x in reversed(self.graph.nodes)]
+        waiting: set[Key] = set()
         while stack:
             key = stack[-1]
             missing = [x for x in self.needs(key) if x not in self.done]
@@ -48,10 +50,13 @@ class Repeats:
                 stack.pop()
             if key in self.done:
                 continue
-            if missing:
-                stack += reversed(missing)
-            else:
+            if not missing:
                 self.done[key] = self.made(key)
+                continue
+            if key in waiting:
+                raise VerifyError(f"{key[0].op.name()} is to wait for itself", where=key[0].where)
+            waiting.add(key)
+            stack += reversed(missing)
         return self.graph.replace({x: self.done[x, False] for x in self.graph.nodes})
 
     def operands(self, key: Key) -> list[Key]:

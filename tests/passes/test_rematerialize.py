@@ -1,17 +1,19 @@
 """rematerialize: the backward computes values again, which changes no value; draws happen once."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
+from lazytorch.errors import VerifyError
 from lazytorch.interpret import interpret
 from lazytorch.ir import Graph
 from lazytorch.ops.after import After
 from lazytorch.passes import REWRITES, check_signature, optimize
 from lazytorch.passes.cse import cse
 from lazytorch.passes.rematerialize import rematerialize
-from lazytorch.segments import choices
+from lazytorch.segments import Again, choices
 from lazytorch.verify import verify
 
 WIDTH, DEEP = 8, 4
@@ -63,3 +65,36 @@ def test_choices_are_the_same_for_equal_graphs_and_free_what_they_say() -> None:
     assert [(len(x.made), x.freed) for x in one] == [(len(x.made), x.freed) for x in two]
     assert all(x.freed > 0 for x in one)
     assert not any(node.op.effect for x in one for node in x.made)
+
+
+class Fire(nn.Module):
+    """SqueezeNet's block: narrow, then two kinds of convolutions side by side."""
+
+    def __init__(self, ins: int, squeezed: int, outs: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(ins, squeezed, 1)
+        self.one, self.three = nn.Conv2d(squeezed, outs, 1), nn.Conv2d(squeezed, outs, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.one(x).relu(), self.three(x).relu()], 1)
+
+
+def test_what_a_later_segment_reads_too_is_not_computed_again() -> None:
+    """On a GPU a view of the next convolution's weight ended a segment, and waited for itself."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), Fire(8, 4, 8), Fire(16, 4, 8), Fire(16, 8, 16))
+    example = torch.zeros(4, 3, 32, 32), torch.zeros(4, 32, 30, 30)
+    sgd = lambda ps: torch.optim.SGD(ps, 0.1)  # noqa: E731
+    loss = functional.mse_loss
+    free = lt.plan(net, example, device="h200", loss_fn=loss, optimizer=sgd)
+    with pytest.raises(lt.BudgetError) as refusal:
+        lt.plan(net, example, device="h200", loss_fn=loss, optimizer=sgd, max_bytes=1)
+    assert refusal.value.smallest < free.peak_bytes
+
+
+def test_a_value_that_would_wait_for_itself_is_refused() -> None:
+    graph, _ = recorded()
+    gradient = graph.outputs[1]
+    first = next(x for x in choices(graph)[0].made)
+    with pytest.raises(VerifyError, match="wait for itself"):
+        rematerialize(graph, lambda g: [Again(frozenset([first]), gradient, 1)])

@@ -1,0 +1,147 @@
+"""Training steps that compute cheap values again: their peaks and times, beside the steps without.
+
+    python benchmarks/recompute.py FOLDER [--device cuda] [--batch 32] [--slower 0.02] MODEL ...
+
+For each model the smallest `max_bytes` is looked for whose plan is estimated to take at most so
+much longer than the plan without a bound: plans alone, nothing runs. Then both steps are measured:
+the most bytes that one call allocates beyond what was there, run directly without CUDA graphs, and
+milliseconds, the two in turns; and what eager allocates. Several processes may plan at the same
+time: a lock lets one after the other measure. One JSON a model, those that are there are left.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from memory import Call, built, direct
+from torch import nn
+
+import lazytorch as lt
+from lazytorch import zoo
+from lazytorch.bench.case import MeanSquare
+from lazytorch.bench.machine import machine, parse_device
+from lazytorch.forecast import plan
+from lazytorch.frontend import trees
+from lazytorch.lower.memory_plan import MemoryPlan
+from lazytorch.runtime.allocations import peak
+
+PLANS = 5
+"""Budgets that are planned for: the smallest is known to 2 % of a step's values then."""
+
+LEAST = 0.4
+"""The part of a step's values below which no budget is looked for."""
+
+WARM, TIMED = 6, 30
+
+
+def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any]:
+    """The smallest budget whose estimate is at most so much above that without one."""
+    model, args, kwargs = built(name, batch, "meta", train=True)
+    adam = torch.optim.AdamW
+
+    def planned(budget: float | None) -> MemoryPlan:
+        net = MeanSquare(model)
+        return plan(net, args, device=device, kwargs=kwargs, optimizer=adam, max_bytes=budget)
+
+    free = planned(None)
+    assert free.seconds is not None, "a device whose rates are known"
+    low, high, best = LEAST, 1.0, free
+    for _ in range(PLANS):
+        part = (low + high) / 2
+        try:
+            found = planned(free.peak_bytes - (1 - part) * free.values)
+        except lt.BudgetError:
+            low = part
+            continue
+        if found.seconds is not None and found.seconds <= free.seconds * (1 + slower):
+            high, best = part, found
+        else:
+            low = part
+    return {
+        "budget": best.peak_bytes,
+        "planned": best.values,
+        "planned_without": free.values,
+        "estimated_slowdown": (best.seconds or 0) / free.seconds,
+    }
+
+
+class Side:
+    """A model with an optimizer, and its training step, with or without a budget."""
+
+    def __init__(self, call: Call, device: torch.device, budget: int | None) -> None:
+        self.device = device
+        self.model, self.args, self.kwargs = call
+        net: nn.Module = MeanSquare(self.model)
+        adam = torch.optim.AdamW(self.model.parameters(), 1e-6)
+        self.step = lt.train_step(net, None, adam, wait=True, max_bytes=budget)
+        for _ in range(WARM):
+            self.milliseconds()
+        if self.step.refused:
+            raise RuntimeError(f"eager's own: {self.step.refused}")
+
+    def milliseconds(self) -> float:
+        """The time of one step."""
+        began = time.perf_counter()
+        float(self.step(*self.args, **self.kwargs))  # which waits for the device
+        return 1e3 * (time.perf_counter() - began)
+
+    def highest(self) -> int:
+        """The most bytes that a call allocates."""
+        self.step.hold()
+        leaves = trees.flatten(((self.step.settings(), self.args, self.kwargs), {}))[0]
+        return peak(lambda: direct(self.step.compiled, leaves), self.device)
+
+    def eager(self) -> int:
+        """The most bytes that eager's own step allocates."""
+        return peak(lambda: self.step.eager(self.args, self.kwargs), self.device)
+
+
+def measured(name: str, batch: int, device: torch.device, budget: int) -> dict[str, Any]:
+    """Bytes and milliseconds of both steps."""
+    sides = {
+        "without": Side(built(name, batch, str(device), train=True), device, None),
+        "within": Side(built(name, batch, str(device), train=True), device, budget),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(TIMED):
+        for side, one in sides.items():
+            times[side].append(one.milliseconds())
+    return {
+        "ms": {side: statistics.median(some) for side, some in times.items()},
+        "peak_bytes": {side: one.highest() for side, one in sides.items()},
+        "eager_peak_bytes": sides["without"].eager(),
+    }
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("models", nargs="+")
+    asked.add_argument("--device", default="cuda")
+    asked.add_argument("--batch", type=int, default=32)
+    asked.add_argument("--slower", type=float, default=0.02, help="part of the step's time")
+    given = asked.parse_intermixed_args()
+    zoo._ready_for_torchvision()
+    device = parse_device(given.device)
+    folder: Path = given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in given.models:
+        file = folder / f"{device.type}_{name}_b{given.batch}.json"
+        if file.exists():
+            continue
+        found = smallest(name, given.batch, given.device, given.slower)
+        if device.type == "cpu" or torch.cuda.is_available():
+            with FileLock(folder / "measuring.lock"):
+                found |= measured(name, given.batch, device, found["budget"])
+        text = {"model": name, "batch": given.batch, **found, "machine": machine(device)}
+        file.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        print(name, found, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -122,20 +122,21 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("folder", type=Path)
     asked.add_argument("models", nargs="+")
-    asked.add_argument("--device", default="cuda")
+    asked.add_argument("--device", default="cuda", help="h200 and such: plans alone, without one")
     asked.add_argument("--batch", type=int, default=32)
     asked.add_argument("--slower", type=float, default=0.02, help="part of the step's time")
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
-    device = parse_device(given.device)
+    here = given.device == "cpu" or torch.cuda.is_available()
+    device = parse_device(given.device if here else "cpu")
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in given.models:
-        file = folder / f"{device.type}_{name}_b{given.batch}.json"
+        file = folder / f"{given.device}_{name}_b{given.batch}.json"
         if file.exists():
             continue
         found = smallest(name, given.batch, given.device, given.slower)
-        if device.type == "cpu" or torch.cuda.is_available():
+        if here:
             with FileLock(folder / "measuring.lock"):
                 found |= measured(name, given.batch, device, found["budget"])
         text = {"model": name, "batch": given.batch, **found, "machine": machine(device)}

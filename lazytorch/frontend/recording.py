@@ -38,6 +38,7 @@ from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Node, input
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise
+from lazytorch.ops.certain import certain
 from lazytorch.ops.create import Literal as TensorLiteral
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, TensorType, Type, carries
@@ -238,7 +239,8 @@ class Recording(Recorder):
         return self.number(x, float if kind.is_floating_point else int)
 
     def number(self, x: LazyTensor, kind: type) -> Any:
-        """The value: what was recorded so far is run, and the recording cut."""
+        """The value: if it is not certain, what was recorded so far is run, and the recording
+        cut."""
         if x.typed.numel != 1:
             raise LazyTorchError(
                 "Boolean value of Tensor with more than one value is ambiguous"
@@ -250,7 +252,8 @@ class Recording(Recorder):
         value = self.read(x)
         if isinstance(value.op, TensorLiteral):
             return kind(value.op.data.tensor.item())
-        return self.decided(value, kind)
+        answer = certain(value)
+        return self.decided(value, kind) if answer is None else kind(answer)
 
     def decided(self, value: Node, kind: type) -> Any:
         """Cut here, and go on knowing what a tensor's element or a number is."""

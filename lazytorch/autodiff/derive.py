@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import torch
 from typing_extensions import override
 
+from lazytorch.autodiff.devices import on_cpu, placed
 from lazytorch.data import Data
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend.alias import Cell
@@ -27,6 +28,7 @@ from lazytorch.frontend.recorder import Recorder
 from lazytorch.frontend.tensor import LazyTensor, make
 from lazytorch.ir import Const, Graph, Item, Node, Op, constant, input
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.aten_backward import AtenBackward
 from lazytorch.ops.calculus import Calculus
 from lazytorch.ops.copies import Clone
 from lazytorch.ops.create import Literal
@@ -38,13 +40,16 @@ from lazytorch.types import ScalarType, TensorType, TupleType, Type
 if TYPE_CHECKING:
     from lazytorch.frontend.recording import Recording
 
-CPU = torch.device("cpu")
 INCLUDED = torch._C._dispatch_tls_local_include_set()
 EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
 class ValueNeededError(UnsupportedError):
     """torch's formula looks at a value in Python or in C++."""
+
+
+class OpaqueError(UnsupportedError):
+    """What torch's formula does cannot be in a graph; torch's engine can still do it."""
 
 
 class ConstantError(UnsupportedError):
@@ -64,6 +69,10 @@ class Deriving(Recorder):
     def refused(self, what: str) -> NoReturn:
         """Why there is no graph of the derivative."""
         raise UnsupportedError(f"the derivative of {described(self.op)} {what}")
+
+    def opaque(self, what: str) -> NoReturn:
+        """Why only torch's engine has the derivative."""
+        raise OpaqueError(f"the derivative of {described(self.op)} {what}")
 
     @override
     def bind(self, tensor: torch.Tensor, typed: TensorType) -> Node:
@@ -94,17 +103,17 @@ class Deriving(Recorder):
 
     @override
     def eager(self, call: Callable[..., Any], operands: list[Node], what: str) -> Any:
-        self.refused(f"needs values: {what}")
+        self.opaque(f"needs values: {what}")
 
     @override
     def observed(self, op: Aten, operands: list[Node]) -> Any:
         if isinstance(self.op, Aten) and op == self.op.with_attributes(observed=None):
             return self.b(self.op, *operands)
-        self.refused(f"needs values: the size of {op.overload}'s result")
+        self.opaque(f"needs values: the size of {op.overload}'s result")
 
     @override
     def force(self, x: LazyTensor) -> NoReturn:
-        self.refused("needs values")
+        self.opaque("needs values")
 
     @override
     def number(self, x: LazyTensor, kind: type) -> NoReturn:
@@ -181,6 +190,10 @@ def derived(
         rule = recorded(op, operands, tuple(needs), asked)
     except ConstantError:
         rule = recorded(op, operands, moving(op, operands, tuple(needs), asked), asked)
+    except OpaqueError as error:
+        if type(op) is not Aten:
+            raise
+        return by_engine(s, node, op, given, needs, str(error).splitlines()[0])
     known: dict[Node, Node] = dict(zip(rule.operands, node.inputs, strict=True))
     seeds = [x for x in given if x is not None]
     known.update({x: laid_out(s, g, x) for x, g in zip(rule.cotangents, seeds, strict=True)})
@@ -194,6 +207,18 @@ def derived(
     return [None if x is None else known[x] for x in rule.gradients]
 
 
+def by_engine(
+    s: Calculus, node: Node, op: Aten, given: Sequence[Node | None], needs: Sequence[bool], why: str
+) -> list[Node | None]:
+    """The cotangents of a node's inputs by torch's engine at every call; they have no derivative
+    themselves, for the reason `why`."""
+    asked = tuple([x is not None for x in given])
+    back = AtenBackward(op.overload, tuple(needs), asked, op.args, op.kwargs)
+    pulled = s(back, *node.inputs, *[x for x in given if x is not None])
+    numbers = iter(range(sum(needs)))
+    return [once(s, s(Item(next(numbers)), pulled), why) if need else None for need in needs]
+
+
 def laid_out(s: Calculus, x: Node, like: Node) -> Node:
     """A value as it lay when a rule was recorded, which may see pairs of numbers as complex ones;
     rules for real numbers read no memory."""
@@ -201,33 +226,6 @@ def laid_out(s: Calculus, x: Node, like: Node) -> Node:
     assert isinstance(like.type, TensorType)
     pairs = x.type.dtype.is_complex or like.type.shape[-1:] == (2,)
     return s(Clone(like.type.strides), x) if pairs and x.type.strides != like.type.strides else x
-
-
-def placed(op: Op, node: Node) -> Op:
-    """An operation recorded on the CPU, on the device of `node`."""
-    device = device_of(node)
-    if device is None or device == CPU or not any(v == CPU for _, v in op.attributes()):
-        return op
-    return op.with_attributes(**{k: device for k, v in op.attributes() if v == CPU})
-
-
-def device_of(node: Node) -> torch.device | None:
-    """The device that a node computes on."""
-    types = [node.type, *[x.type for x in node.inputs]]
-    for typed in types:
-        for part in typed.items if isinstance(typed, TupleType) else (typed,):
-            if isinstance(part, TensorType):
-                return part.device
-    return None
-
-
-def on_cpu(typed: Type) -> Type:
-    """The same type on the CPU, where rules are recorded."""
-    if isinstance(typed, TensorType):
-        return TensorType(typed.shape, typed.dtype, CPU, typed.strides)
-    if isinstance(typed, TupleType):
-        return TupleType(tuple([on_cpu(x) for x in typed.items]))
-    return typed
 
 
 @contextmanager

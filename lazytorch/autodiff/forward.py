@@ -15,14 +15,8 @@ import torch
 from torch.autograd import forward_ad
 from typing_extensions import override
 
-from lazytorch.autodiff.derive import (
-    Deriving,
-    above_autograd,
-    lazily,
-    missing,
-    on_cpu,
-    stand_in,
-)
+from lazytorch.autodiff.derive import Deriving, above_autograd, lazily, missing, stand_in
+from lazytorch.autodiff.devices import on_cpu
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Const, Node, Op, constant, input

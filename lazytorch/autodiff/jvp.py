@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lazytorch.autodiff.derive import laid_out, placed
+from lazytorch.autodiff.derive import laid_out
+from lazytorch.autodiff.devices import placed
 from lazytorch.autodiff.forward import Pushed, by_formula
 from lazytorch.autodiff.rules import own, rule
 from lazytorch.autodiff.vjp import active, fitted, vjp, zeros

@@ -173,6 +173,7 @@ class Sums:
         batch, number, *size = typed(item).shape
         whole = identity(typed(item).shape)
         apart = follow(whole, Reshape((batch, self.heads, number // self.heads, *size)))
+        sums = [((2,), apart)] + ([((1,), whole)] if self.heads == 1 else [])
         stack: list[tuple[Node, IndexMap | None, tuple[Op, ...]]] = [(item, whole, ())]
         while stack:
             value, found, casts = stack.pop()
@@ -183,7 +184,7 @@ class Sums:
                     further = found if cast else follow(found, user.op)
                     stack.append((user, further, (*casts, user.op) if cast else casts))
                     self.passed.add(user)
-                elif isinstance(user.op, Sum) and user.op.dims == (2,) and found == apart:
+                elif isinstance(user.op, Sum) and (user.op.dims, found) in sums:
                     self.found[user] = Casted(item, casts)
                 else:
                     self.read_otherwise = True

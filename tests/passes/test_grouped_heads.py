@@ -107,6 +107,28 @@ def test_plain_attention_takes_groups_where_nothing_masks() -> None:
     assert grouped_heads(masked) is masked
 
 
+def test_one_head_for_all_is_expanded_alone() -> None:
+    head, query = f"bf16[2, 1, 5, 8]{WHERE}", f"bf16[2, 6, 5, 8]{WHERE}"
+    graph = parse(f"""
+    graph(%q: {query}, %k: {head}, %g: {query}) {{
+      %e = expand{{shape=(2, 6, 5, 8)}} %k
+      %0 = attention_saving{{kernel="flash"}} %q %e %e
+      %1 = item{{index=1}} %0
+      %2 = item{{index=0}} %0
+      %3 = attention_backward{{kernel="flash"}} %g %q %e %e %2 %1
+      %4 = item{{index=1}} %3
+      %5 = sum{{dims=(1,), keepdim=True}} %4
+      %6 = item{{index=2}} %3
+      %7 = sum{{dims=(1,)}} %6
+      return %2, %5, %7
+    }}
+    """)
+    found = verify(grouped_heads(graph))
+    assert attentions(found) == [(2, 1, 5, 8)] * 2
+    assert " sum" not in str(found)
+    assert_same_values(on_cpu(graph), on_cpu(found), close=2e-2)
+
+
 def on_cpu(found: Graph) -> Graph:
     """The same on a CPU, with types as they are there."""
     made = untyped(str(found).replace(WHERE, "").replace('kernel="flash"', 'kernel="cpu"'))

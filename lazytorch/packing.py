@@ -117,6 +117,11 @@ class Search:
         return max(self.bounds.enough, self.least)
 
     @property
+    def middle(self) -> int:
+        """Half-way from the best layout to one that is low enough."""
+        return (self.goal + self.best.height) // 2
+
+    @property
     def done(self) -> bool:
         """Whether the best layout is low enough, proven, or the bounds are reached."""
         return self.best.height <= self.goal or self.bounds.spent
@@ -124,22 +129,20 @@ class Search:
     def run(self) -> Layout:
         """The best layout when the search is done.
 
-        The fixed orders look for the least height at once: the less room there is, the sooner a
-        search sees that it went wrong. For drawn orders half-way capacities come first, and are
-        easy at first; once one failed, the least height and one that is low enough take turns
-        with them.
+        Half-way capacities come first, and are easy at first. Once one failed, the fixed orders
+        look for the least height: the less room there is, the sooner a search sees that it went
+        wrong. Then all capacities take turns, in drawn orders.
         """
+        while not self.done and self.attempt(self.middle, TRY, self.priorities.drawn(self.failed)):
+            pass
         for order in self.priorities.fixed():
             if not self.done:
                 self.attempt(self.least, FIRST, order)
-        tries, easy = 0, True
+        tries = 0
         while not self.done:
             tries += 1
-            middle = (self.goal + self.best.height) // 2
-            turn = self.random.choice((self.least, self.goal, middle))
-            order = self.priorities.drawn(self.failed)
-            found = self.attempt(middle if easy else turn, TRY * luby(tries), order)
-            easy = easy and found
+            capacity = self.random.choice((self.least, self.goal, self.middle))
+            self.attempt(capacity, TRY * luby(tries), self.priorities.drawn(self.failed))
         return self.best
 
     def attempt(self, capacity: int, steps: int, order: list[int]) -> bool:

@@ -89,6 +89,7 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
     return (
         *REWRITES,
         scale_batch_norm,  # after the rewrites: a norm of constants is a constant
+        copies_in_kernels,  # before fuse, which joins a clone with what it clones
         *repeated(again),
         fuse,  # after all others: it hides operations in bodies, where no other pass looks
         horizontal,  # after fuse: it joins whole groups
@@ -97,10 +98,8 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
 
 
 def repeated(again: Choose | None) -> tuple[Pass, ...]:
-    """Right before fuse: what is computed again is what runs, and joins what reads it; so do the
-    copies that are left."""
-    chosen = (partial(rematerialize, choose=again),) if again is not None else ()
-    return (copies_in_kernels, *chosen)
+    """Right before fuse: what is computed again is what runs, and joins what reads it."""
+    return (partial(rematerialize, choose=again),) if again is not None else ()
 
 
 DEFAULT: tuple[Pass, ...] = default()
@@ -144,6 +143,7 @@ def gpu_pipeline(
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
+        copies_in_kernels,  # before fuse, which joins a clone with what it clones
         *repeated(again),
         fuse,
         horizontal,

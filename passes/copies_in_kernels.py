@@ -21,27 +21,23 @@ from lazytorch.types import Strides, TensorType, contiguous_strides
 
 def copies_in_kernels(graph: Graph) -> Graph:
     """The graph whose elementwise results are cloned where they are made."""
+    clones = {x: op for x in graph.nodes if x not in graph.steady and (op := clone(x))}
+    if not clones:
+        return graph
     done: dict[Node, Node] = {x: x for x in graph.inputs}
-    changed = False
     for node in graph.nodes:
-        if node in done:
-            continue
-        done[node] = with_inputs(node, [done[x] for x in node.inputs])
-        found = None if node in graph.steady else permuted(node)
-        if found is None:
-            continue
-        source, perm = found
-        shape = tuple([typed(source).shape[p] for p in perm])
-        b = Builder(node.where)
-        clone = b(Clone(inverse(contiguous_strides(shape), perm)), done[source])
-        if obstacle(clone) is None:
-            done[node] = b(Reshape(typed(node).shape), b(Permute(perm), clone))
-            changed = True
-    return rerooted(graph, done) if changed else graph
+        if node in clones:
+            view = node.inputs[0]
+            made = Builder(node.where)(clones[node], done[view.inputs[0]])
+            done[node] = with_inputs(node, [with_inputs(view, [made])])
+        elif node not in done:
+            done[node] = with_inputs(node, [done[x] for x in node.inputs])
+    return rerooted(graph, done)
 
 
-def permuted(node: Node) -> tuple[Node, tuple[int, ...]] | None:
-    """What a copy permutes, if a generated kernel makes it, and how."""
+def clone(node: Node) -> Clone | None:
+    """For a copy of what a generated kernel makes, permuted: the clone that it could be a view of,
+    if a kernel can write that."""
     if not isinstance(node.op, Reshape) or not is_copy(node):
         return None
     view = node.inputs[0]
@@ -49,8 +45,10 @@ def permuted(node: Node) -> tuple[Node, tuple[int, ...]] | None:
         return None
     source, perm = view.inputs[0], view.op.perm
     in_runs = typed(source).strides[-1] == 1 and perm[-1] == len(perm) - 1
-    elementwise = isinstance(source.op, Pointwise) and obstacle(source) is None
-    return (source, perm) if in_runs and elementwise else None
+    if not in_runs or not isinstance(source.op, Pointwise) or obstacle(source) is not None:
+        return None
+    op = Clone(inverse(contiguous_strides(typed(view).shape), perm))
+    return op if obstacle(Builder()(op, source)) is None else None
 
 
 def inverse(strides: Strides, perm: tuple[int, ...]) -> Strides:

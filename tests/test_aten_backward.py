@@ -1,5 +1,7 @@
 """Overloads whose derivative looks at values: torch's engine gives it, at every call anew."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,6 +36,28 @@ def back(ctx: torch.autograd.function.FunctionCtx, g: torch.Tensor) -> tuple[tor
 
 
 cut.register_autograd(back, setup_context=keep)
+
+
+@torch.library.custom_op("lazytorch_tests::gate", mutates_args=())
+def gate(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Three times the rows where the first of `ends` is even."""
+    return x * 3 if ends[0].item() % 2 == 0 else x.clone()
+
+
+@gate.register_fake
+def _(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def gate_back(
+    ctx: torch.autograd.function.FunctionCtx, g: torch.Tensor
+) -> tuple[torch.Tensor, None]:
+    """One number, looked at in Python, decides."""
+    (ends,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    return g * 3 if ends[0].item() % 2 == 0 else g, None
+
+
+gate.register_autograd(gate_back, setup_context=keep)
 ENDS = (torch.tensor([2, 5]), torch.tensor([0, 5]), torch.tensor([4, 5]))
 
 
@@ -42,12 +66,16 @@ def loss(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("strided", [False, True])
-def test_the_gradient_follows_the_values(strided: bool) -> None:
-    g = lt.compile(lt.grad(loss), wait=True)
-    for ends in ENDS:
+@pytest.mark.parametrize("op", [cut, gate])
+def test_the_gradient_follows_the_values(op: Any, strided: bool) -> None:
+    def f(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        return op(x.tanh(), ends).square().sum()
+
+    g = lt.compile(lt.grad(f), wait=True)
+    for ends in (*ENDS, torch.tensor([3, 5])):
         x = torch.randn(3, 5).T if strided else torch.randn(5, 3)
         leaf = x.clone().requires_grad_()
-        (expected,) = torch.autograd.grad(loss(leaf, ends), leaf)
+        (expected,) = torch.autograd.grad(f(leaf, ends), leaf)
         torch.testing.assert_close(g(x, ends), expected)
 
 
@@ -73,7 +101,14 @@ def test_a_training_step_is_one_graph() -> None:
         other.step()
         torch.testing.assert_close(step(x, ends), expected.detach())
     assert not step.refused
+    assert "lazytorch_tests.cut.default, derived by torch's engine" in step.explain()
     torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
+
+
+def test_a_plan_for_a_device_that_is_not_here() -> None:
+    sgd = lambda ps: torch.optim.SGD(ps, 0.1)  # noqa: E731
+    plan = lt.plan(Net(), (torch.randn(5, 4), ENDS[0]), device="h200", optimizer=sgd)
+    assert plan.unknown["aten_backward"] == 1
 
 
 def test_a_second_derivative_says_what_is_missing() -> None:

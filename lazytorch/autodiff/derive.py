@@ -44,12 +44,12 @@ INCLUDED = torch._C._dispatch_tls_local_include_set()
 EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
-class ValueNeededError(UnsupportedError):
-    """torch's formula looks at a value in Python or in C++."""
-
-
 class OpaqueError(UnsupportedError):
     """What torch's formula does cannot be in a graph; torch's engine can still do it."""
+
+
+class ValueNeededError(OpaqueError):
+    """torch's formula looks at a value in Python or in C++."""
 
 
 class ConstantError(UnsupportedError):

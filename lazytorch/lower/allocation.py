@@ -24,6 +24,7 @@ from lazytorch.interpret import storage
 from lazytorch.ir import Item, Node, Op
 from lazytorch.lower.call import KernelCall, LibraryCall
 from lazytorch.ops.aten import fake_value
+from lazytorch.ops.aten_backward import AtenBackward
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.chains import is_copy
 from lazytorch.ops.loss import BinaryCrossEntropy, MseLoss, SmoothL1Loss
@@ -65,6 +66,8 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
         return made(node.type, generated=True)
     if isinstance(site, LibraryCall):
         op = site.chosen
+    if isinstance(op, AtenBackward):
+        return made(node.type)  # torch's engine would ask for the device, which need not be here
     types = tuple([x.type for x in node.inputs])
     if isinstance(op, ScaledDotProductAttention) and on_gpu(types[0]):
         return replace(made(node.type), scratch=row_sums(types[0]))

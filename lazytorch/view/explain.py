@@ -16,6 +16,7 @@ from lazytorch.lower.call import TORCH, KernelCall, LibraryCall, Measured
 from lazytorch.lower.kernel import describe
 from lazytorch.lower.prologue import split
 from lazytorch.ops.aten import Aten
+from lazytorch.ops.aten_backward import AtenBackward
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.options import Options
@@ -202,8 +203,13 @@ def apart(graph: Graph) -> Iterator[str]:
 
 
 def overloads(graph: Graph) -> Iterator[str]:
-    """How often each overload was kept as it is."""
+    """How often each overload was kept as it is, and had torch's engine for a derivative."""
     found = Counter(node.op.overload for node in graph.nodes if isinstance(node.op, Aten))
+    found.update(
+        f"{node.op.overload}, derived by torch's engine"
+        for node in graph.nodes
+        if isinstance(node.op, AtenBackward)
+    )
     rows = found.most_common()
     for overload, n in rows[:LISTED]:
         yield f"{n:4} x {overload}"

@@ -8,7 +8,13 @@ from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
-from lazytorch.ops.attention_backward import MASK_ALIGNMENT, spread
+from lazytorch.ops.attention_backward import (
+    MASK_ALIGNMENT,
+    AttentionSaving,
+    heads_inside,
+    spread,
+)
+from lazytorch.types import TensorType, tensor_type
 
 BATCH, HEADS, LENGTH, SIZE = 3, 2, 37, 16
 
@@ -63,6 +69,15 @@ def test_rows_begin_where_the_kernel_reads(mask: torch.Tensor) -> None:
     assert found is not None and found.stride(-1) == 1
     assert all(step % MASK_ALIGNMENT == 0 for step in found.stride()[:-1])
     torch.testing.assert_close(found, mask.expand(found.shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["heads inside", "heads outside"])
+def test_the_derivative_finds_attention_where_its_kernel_reads(inside: bool) -> None:
+    shape = (BATCH, HEADS, LENGTH, SIZE)
+    x = tensor_type(shape, torch.bfloat16, torch.device("cuda", 0))
+    x = x.with_strides(heads_inside(x)) if inside else x
+    kept = AttentionSaving("efficient").infer(x, x, x).items[0]
+    assert isinstance(kept, TensorType) and kept.strides == heads_inside(x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

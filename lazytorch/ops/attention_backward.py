@@ -77,7 +77,11 @@ def placed(x: torch.Tensor, strides: Strides) -> torch.Tensor:
 
 class AttentionSaving(Op):
     """(attention, logarithms of the sums of its exponentials); a fourth operand is the mask. Groups
-    of query heads may share a head of key and value (`GROUPING`)."""
+    of query heads may share a head of key and value (`GROUPING`).
+
+    The efficient kernel's derivative assumes that attention lies with its heads inside, whatever
+    its strides say. Source: ATen/native/transformers/cuda/mem_eff_attention/kernel_backward.h.
+    """
 
     kernel: Kernel
     is_causal: bool = False
@@ -89,6 +93,7 @@ class AttentionSaving(Op):
         batch, heads, length, _ = query.shape
         out = query.dense()
         if self.kernel == "efficient":
+            out = out.with_strides(heads_inside(out))
             length = -(-length // LOG_SUM_BLOCK) * LOG_SUM_BLOCK
         wide = torch.promote_types(query.dtype, torch.float32)
         sums = tensor_type((batch, heads, length), wide, query.device)
@@ -192,6 +197,7 @@ class AttentionBackward(Op):
                 *operands, out, sums.unsqueeze(-1), *draws, None, None, None, *lengths, 0.0,
                 self.is_causal, scale=self.scale,
             )  # fmt: skip
+        out = placed(out, heads_inside(typed(out)))
         return aten._scaled_dot_product_efficient_attention_backward(
             *operands, spread(bias, query, key), out, sums, *draws, 0.0,
             [True, True, True, False], self.is_causal, scale=self.scale,

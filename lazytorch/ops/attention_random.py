@@ -170,6 +170,7 @@ class RandomAttentionBackward(Op):
                 *operands, out, sums.unsqueeze(-1), *drawn, bias, None, None, *lengths, *more,
                 **named,
             )  # fmt: skip
+        out = placed(out, heads_inside(typed(out)))
         # This kernel's state is on the host, unless a graph is captured.
         place = "cuda" if torch.cuda.is_current_stream_capturing() else "cpu"
         return aten._scaled_dot_product_efficient_attention_backward(

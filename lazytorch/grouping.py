@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,29 +102,49 @@ def levels(graph: Graph, kinds: dict[Node, Kind]) -> dict[Node, int]:
     """How often, at most, a path to the node left the node's kind and came back.
 
     What an operation reads at other places than its own lies outside as well. Each node carries a
-    count per kind; a kind is forgotten after its last node.
+    count per kind, shared with its operand where nothing changes; a kind is forgotten after its
+    last node.
     """
     last = {kind: i for i, (_, kind) in enumerate(kinds.items())}
     position = {node: i for i, node in enumerate(kinds)}
     reached = 0
-    counts: dict[Node, dict[Kind, int]] = {}
+    counts: dict[Node, Mapping[Kind, int]] = {}
     level: dict[Node, int] = {}
     for node in graph.nodes:
         kind = kinds.get(node)
-        merged: dict[Kind, int] = {}
         apart = elsewhere(node)
+        found: Mapping[Kind, int] = NOTHING
         for x in node.inputs:
-            left = kinds.get(x)
-            for other, count in counts[x].items():
-                if other is left and (other is not kind or apart):
-                    count += 1
-                if last[other] >= reached and merged.get(other, -1) < count:
-                    merged[other] = count
+            given, left = counts[x], kinds.get(x)
+            if left is not None and (left is not kind or apart):
+                given = {**given, left: given[left] + 1}
+            if found is NOTHING:
+                found = given
+            elif given is not found and given:
+                found = larger(found, given, last, reached)
         if kind is not None:
             reached = position[node]
-            level[node] = merged.setdefault(kind, 0)
-        counts[node] = merged
+            if kind not in found:
+                found = {**found, kind: 0}
+            level[node] = found[kind]
+        counts[node] = found
     return level
+
+
+NOTHING: Mapping[Kind, int] = {}
+
+
+def larger(
+    a: Mapping[Kind, int], b: Mapping[Kind, int], last: Mapping[Kind, int], reached: int
+) -> Mapping[Kind, int]:
+    """The larger of two counts of each kind that is still to come."""
+    if len(a) < len(b):
+        a, b = b, a
+    found = {kind: count for kind, count in a.items() if last[kind] >= reached}
+    for kind, count in b.items():
+        if found.get(kind, -1) < count and last[kind] >= reached:
+            found[kind] = count
+    return found
 
 
 def sink(graph: Graph, kinds: dict[Node, Kind], level: dict[Node, int]) -> None:

@@ -333,6 +333,27 @@ def test_a_search_plans_a_step_a_few_times(monkeypatch: pytest.MonkeyPatch) -> N
             assert made[-1].estimate(again) >= footprint(steps[-1][2]).call
 
 
+def test_what_was_found_for_a_step_is_not_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Search[Any]] = []
+    begin = Search.__init__
+
+    def seen(search: Search[Any], *given: Any) -> None:
+        made.append(search)
+        begin(search, *given)
+
+    budget = int(1.05 * refusal("images", 1000).smallest)
+    monkeypatch.setattr(Search, "__init__", seen)
+    run = Run("images", budget)
+    _, peaks = run.steps()
+    before, gradients, later = made
+    assert len(before.plans) > 1 and len(gradients.plans) > 1
+    (again,) = later.plans
+    assert again in before.plans and later.plans[again].peak_bytes <= budget
+    assert max(peaks) <= budget
+
+
 def test_layers_that_are_the_same_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts: list[int] = []
     graphs: list[Graph] = []

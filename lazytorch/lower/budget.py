@@ -24,6 +24,15 @@ from lazytorch.segments import Again, choices
 PATIENCE = 3
 """Last choices that may be worse than those before them, when the smallest peak is looked for."""
 
+FEW = 4 * PATIENCE
+"""So few choices are not halved before the smallest peak is looked for."""
+
+MANY = 256
+"""Searches whose results are remembered."""
+
+FOUND: dict[tuple[int, int], int] = {}
+"""How many choices were taken for a graph, by its hash, and a limit."""
+
 
 class Programs(Protocol):
     """What a plan is made of."""
@@ -53,9 +62,17 @@ def within(
     observe: Observer | None = None,
 ) -> P:
     """What `made` gives with as few choices as the plan's peak allows; BudgetError, with the
-    smallest peak there is, where none stays within `limit`."""
-    search = Search(made, planned)
-    best = search.fewest(limit)
+    smallest peak there is, where none stays within `limit`.
+
+    A step is planned before its first call and again at its second: what was found is tried first.
+    """
+    search, key = Search(made, planned), (hash(graph), limit)
+    best = FOUND.get(key, 0)
+    if not best or search.peak(best) > limit:
+        best = search.fewest(limit)
+    FOUND[key] = best
+    while len(FOUND) > MANY:
+        FOUND.pop(next(iter(FOUND)))
     if observe is not None:
         observe("budget", graph, graph)  # the time of the search
         for step in search.steps[best]:
@@ -107,33 +124,39 @@ class Search(Generic[P]):
         """The smallest number that fits, as far as estimates tell.
 
         What is looked at first does not depend on the limit, or moves down as that grows, so that
-        more bytes never mean more work.
+        more bytes never mean more work. Where half of the choices are enough, nothing is planned
+        to find out how low the peak can get.
         """
         if self.peak(0) <= limit:
             return 0
-        high = self.lowest()
-        if self.peak(high) > limit:
-            raise over(self.plans[high], limit, self.plans[0].peak_bytes)
-        at = self.guessed(limit, high)
+        half = self.most() // 2 if self.most() >= FEW else 0
+        at = self.guessed(limit - self.beyond(0))
+        while at < half and self.peak(at) > limit:
+            at += 1
+        if at >= half:
+            lowest = self.lowest(half)
+            if self.peak(lowest) > limit:
+                raise over(self.plans[lowest], limit, self.plans[0].peak_bytes)
+            at = min(at, lowest)
         while self.peak(at) > limit:
             at += 1
         while at > 1 and self.promises(at - 1, limit) and self.peak(at - 1) <= limit:
             at -= 1
         return at
 
-    def lowest(self) -> int:
-        """The number with the lowest peak: the last choices may have made it higher again. By the
-        estimates first, then by the plans of those that they cannot tell from it."""
-        best = self.descended(self.most(), self.estimate)
+    def lowest(self, least: int) -> int:
+        """The number, of those from `least` on, with the lowest peak: the last choices may have
+        made it higher again. By the estimates first, then by the plans of those that they cannot
+        tell from it."""
+        best = self.descended(self.most(), self.estimate, lambda at: at >= least)
         error = abs(self.beyond(best) - self.beyond(0))
         alike = self.estimate(best) + error
-        return self.descended(best, self.peak, lambda at: self.estimate(at) <= alike)
+        return self.descended(
+            best, self.peak, lambda at: at >= least and self.estimate(at) <= alike
+        )
 
     def descended(
-        self,
-        best: int,
-        height: Callable[[int], int],
-        among: Callable[[int], bool] = lambda at: True,
+        self, best: int, height: Callable[[int], int], among: Callable[[int], bool]
     ) -> int:
         """The lowest of some numbers in a row, from the last on."""
         at = best
@@ -143,18 +166,15 @@ class Search(Generic[P]):
                 best = at
         return best
 
-    def guessed(self, limit: int, high: int) -> int:
-        """The smallest number up to `high` that fits, if estimates are wrong by as much as that
-        one's."""
-        room = limit - self.beyond(high)
-        low = 0
-        middle = min([at for at in self.estimates if 0 < at < high], default=high // 2)  # known
+    def guessed(self, room: int) -> int:
+        """The smallest number whose estimate fits, of those that halving finds; else the last."""
+        low, high = 0, self.most()
         while high - low > 1:
+            middle = (low + high) // 2
             if self.estimate(middle) <= room:
                 high = middle
             else:
                 low = middle
-            middle = (low + high) // 2
         return high
 
     def beyond(self, again: int) -> int:

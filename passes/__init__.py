@@ -52,6 +52,7 @@ from lazytorch.verify import signature, verify
 
 Pass = Callable[[Graph], Graph]
 Fits = Callable[[TensorType], bool]
+Attends = Callable[[TensorType, TensorType], bool]
 Memo = dict[tuple[int, object], tuple[Graph, Graph]]
 """Graphs before and after passes that were run, by the first graph's id and the pass."""
 
@@ -128,7 +129,7 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
 
 
 def gpu_pipeline(
-    fits: Fits, half: Fits, attends: Fits, again: Choose | None = None
+    fits: Fits, half: Fits, attends: Attends, again: Choose | None = None
 ) -> tuple[Pass, ...]:
     """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
     `half` which products tensor cores compute, `attends` which attentions gain by cuDNN."""

@@ -16,13 +16,13 @@ from lazytorch.ir import Graph, Item, Node, with_inputs
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.types import TensorType
 
-Fits = Callable[[TensorType], bool]
+Fits = Callable[[TensorType, TensorType], bool]
 
 LARGEST = 128  # elements of a head
 
 
 def cudnn_attention(graph: Graph, fits: Fits) -> Graph:
-    """The graph whose attentions are cuDNN's; `fits` says for which queries."""
+    """The graph whose attentions are cuDNN's; `fits` says for which queries and keys."""
     chosen = {x for x in graph.nodes if suits(x, graph, fits)}
     if not chosen:
         return graph
@@ -44,8 +44,8 @@ def suits(node: Node, graph: Graph, fits: Fits) -> bool:
     op = node.op
     if not isinstance(op, AttentionSaving) or op.kernel != "flash":
         return False
-    query = node.inputs[0].type
-    assert isinstance(query, TensorType)
+    query, key = [x.type for x in node.inputs[:2]]
+    assert isinstance(query, TensorType) and isinstance(key, TensorType)
     items = graph.users[node]
     roots = {*graph.outputs, *graph.effects}
     sums = [x for x in items if isinstance(x.op, Item) and x.op.index == 1]
@@ -58,5 +58,5 @@ def suits(node: Node, graph: Graph, fits: Fits) -> bool:
             for x in sums
             for user in graph.users[x]
         )
-        and fits(query)
+        and fits(query, key)
     )

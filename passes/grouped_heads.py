@@ -5,9 +5,9 @@ they have there. The flash kernels take the heads as they are, and their derivat
 to them, summed over each group. Casts on the way are made of the heads before they are repeated.
 
 Declines on other kernels, which want a head of key and value for each of the query's, where
-elements of a head do not lie side by side, and where anything but sums over the groups reads what
-a derivative gives. Safe within the accuracy rule: the kernel adds in float32 and rounds the sum
-once, where its summands were rounded before.
+elements of a head do not lie side by side or rows begin anywhere, and where anything but sums over
+the groups reads what a derivative gives. Safe within the accuracy rule: the kernel adds in float32
+and rounds the sum once, where its summands were rounded before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from lazytorch.ir import Builder, Graph, Item, Node, Op, with_inputs
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving, kernel_for
+from lazytorch.ops.base import View
 from lazytorch.ops.chains import IndexMap, follow, identity, is_link
 from lazytorch.ops.copies import rerooted
 from lazytorch.ops.layout import Expand, Reshape
@@ -127,12 +128,24 @@ def heads_of(x: Node, number: int) -> Casted | None:
         chain.append(x)
         x = x.inputs[0]
         heads = typed(x).shape[1] if typed(x).rank == 4 else number
-        if heads and heads < number and number % heads == 0 and typed(x).strides[-1] == 1:
+        if heads and heads < number and number % heads == 0 and readable(x):
             links = [link.op for link in reversed(chain) if not isinstance(link.op, Cast)]
             if mapped(typed(x).shape, links) == repeated(typed(x).shape, number // heads):
                 casts = [cast.op for cast in reversed(chain) if isinstance(cast.op, Cast)]
                 return Casted(x, tuple(casts))
     return None
+
+
+def readable(x: Node) -> bool:
+    """Whether elements of a head lie side by side, and rows begin on 16-byte boundaries."""
+    first, base = 0, x
+    while isinstance(base.op, View):
+        first += base.op.offset(typed(base.inputs[0]))
+        base = base.inputs[0]
+    found = typed(x)
+    steps = [s for n, s in zip(found.shape[:-1], found.strides[:-1], strict=True) if n > 1]
+    boundary = 16 // min(found.dtype.itemsize, 16)
+    return found.strides[-1] == 1 and all(step % boundary == 0 for step in (first, *steps))
 
 
 def mapped(shape: Shape, links: Sequence[Op]) -> IndexMap | None:

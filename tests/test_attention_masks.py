@@ -11,6 +11,7 @@ import lazytorch as lt
 from lazytorch.ops.attention_backward import (
     MASK_ALIGNMENT,
     AttentionSaving,
+    as_query,
     heads_inside,
     spread,
 )
@@ -78,6 +79,67 @@ def test_the_derivative_finds_attention_where_its_kernel_reads(inside: bool) -> 
     x = x.with_strides(heads_inside(x)) if inside else x
     kept = AttentionSaving("efficient").infer(x, x, x).items[0]
     assert isinstance(kept, TensorType) and kept.strides == heads_inside(x)
+
+
+def hiding(dtype: torch.dtype) -> torch.Tensor:
+    """A mask whose second row lets nothing through."""
+    mask = torch.zeros(4, 4, dtype=dtype)
+    mask[1] = -math.inf
+    return mask == 0 if dtype is torch.bool else mask
+
+
+def attention(*xs: torch.Tensor) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(*xs).square().sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_nothing_flows_to_a_row_of_a_mask_that_lets_nothing_through(dtype: torch.dtype) -> None:
+    xs = [torch.randn(1, 2, 4, 8, dtype=dtype) for _ in range(3)]
+    mask = hiding(dtype)
+    got = lt.grad(attention, 3)(*xs, mask)
+    leaf = mask.clone().requires_grad_()
+    (want,) = torch.autograd.grad(attention(*xs, leaf), leaf)
+    near = 1e-2 if dtype is torch.float16 else 1e-5
+    torch.testing.assert_close(got, want, rtol=near, atol=near)
+    assert not got[1].any()
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float64], ids=["conditions", "numbers"])
+def test_second_derivatives_of_a_hidden_row_are_numbers(kind: torch.dtype) -> None:
+    xs = [torch.randn(1, 2, 4, 8, dtype=torch.float64) for _ in range(3)]
+    mask = hiding(torch.float64) == 0 if kind is torch.bool else hiding(kind)
+
+    def size(*given: torch.Tensor) -> torch.Tensor:
+        return sum(g.square().sum() for g in lt.grad(attention, (0, 1, 2))(*given, mask))
+
+    got = lt.grad(size, (0, 1, 2))(*xs)
+    leaves = [x.clone().requires_grad_() for x in xs]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        first = torch.autograd.grad(attention(*leaves, mask), leaves, create_graph=True)
+        want = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+    torch.testing.assert_close(list(got), list(want))
+
+
+def test_attention_without_heads_has_a_gradient() -> None:
+    x = torch.randn(2, 0, 6, 8)
+    assert lt.grad(lambda q: functional.scaled_dot_product_attention(q, q, q).sum())(x).shape == (
+        2, 0, 6, 8,
+    )  # fmt: skip
+
+
+def test_cotangents_lie_as_the_query_for_cudnn() -> None:
+    shape = (BATCH, HEADS, LENGTH, SIZE)
+    query = torch.randn(BATCH, LENGTH, HEADS, SIZE).transpose(1, 2)
+    wide = torch.randn(BATCH, LENGTH, 3 * HEADS * SIZE)[..., : HEADS * SIZE]
+    for g in (
+        torch.randn(shape),
+        torch.randn(1, HEADS, LENGTH, SIZE).expand(shape),
+        wide.unflatten(2, (HEADS, SIZE)).transpose(1, 2),
+    ):
+        (moved, same, _), out = as_query((g, query, query), torch.randn(shape))
+        assert same is query and moved.stride() == out.stride() == query.stride()
+        assert torch.equal(moved, g)
+    assert as_query((query, query), query)[0][0] is query
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

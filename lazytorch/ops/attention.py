@@ -15,7 +15,7 @@ from lazytorch.errors import ShapeError
 from lazytorch.ir import Item, Op
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving, kernel_for
 from lazytorch.ops.checks import check_alike, check_devices, optional
-from lazytorch.ops.reduce import Softmax
+from lazytorch.ops.reduce import Amax, Softmax
 from lazytorch.ops.reduction import tensor
 from lazytorch.types import Shape, TensorType, broadcast, tensor_type
 
@@ -154,8 +154,8 @@ class ScaledDotProductAttention(Op):
     def keeping(self, *xs: TensorType) -> AttentionSaving | None:
         """What also keeps what the derivative needs; None where scores are held in memory."""
         query, key, value, mask = optional(xs, True, True, True, len(xs) > 3)
-        if not self.fused(query, key, value, mask):
-            return None
+        if not self.fused(query, key, value, mask) or not query.numel or not key.numel:
+            return None  # the kernels divide by the number of heads
         kernel = kernel_for(query, key, mask, self.is_causal)
         return None if kernel is None else AttentionSaving(kernel, self.is_causal, self.scale)
 
@@ -196,7 +196,9 @@ class ScaledDotProductAttention(Op):
         scale = 1 / math.sqrt(tensor(query).shape[-1]) if self.scale is None else self.scale
         scores = s.add(s.matmul(s.scaled(query, scale), s.transpose(key)), mask)
         last = tensor(scores).rank - 1
-        weights = s(Softmax(last), scores)
+        hidden = s.eq(s(Amax((last,), True), scores), -math.inf)  # rows that let nothing through
+        weights = s(Softmax(last), s.choose(hidden, 0.0, scores))
+        weights = s.choose(hidden, 0.0, weights)
         by_weights = s.matmul(g, s.transpose(value))
         total = s.sum(s.mul(by_weights, weights), (last,), True)
         return s.mul(weights, s.sub(by_weights, total))

@@ -23,6 +23,9 @@ LOG_SUM_BLOCK = 32
 MASK_ALIGNMENT = 8
 """Elements: rows of the masks that the efficient kernel reads begin at multiples of this."""
 
+WIDE = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities with room for the flash kernel's derivative of heads above 192."""
+
 GROUPING = ("cpu", "flash", "cudnn")
 """The kernels that let groups of query heads share a head of key and value; on a GPU their
 derivatives do, too."""
@@ -51,10 +54,20 @@ def kernel_for_each(
     square = not causal or query.shape[2] == key.shape[2]
     if query.device.type != "cuda" or not square or query.shape[3] % aligned:
         return None
-    if half and mask is None and query.shape[3] <= 256:
+    if half and mask is None and flashes(query):
         return "flash"
     fits = mask is None or mask.dtype in (query.dtype, torch.bool)
     return "efficient" if fits and query.dtype is not torch.float64 else None
+
+
+def flashes(query: TensorType) -> bool:
+    """Whether the flash kernel and its derivative run on the GPU; of one that is not here that is
+    assumed. Source: ATen/native/transformers/cuda/sdp_utils.cpp."""
+    size = query.shape[3]
+    if size > 256 or not torch.cuda.is_available():
+        return size <= 256
+    capability = torch.cuda.get_device_capability(query.device)
+    return capability >= (8, 0) and (size <= 192 or capability in WIDE)
 
 
 def heads_inside(x: TensorType) -> Strides:
@@ -71,8 +84,9 @@ def numbers(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | No
 
 
 def placed(x: torch.Tensor, strides: Strides) -> torch.Tensor:
-    """`x` with these strides, itself if it has them."""
-    return x if tuple(x.stride()) == strides else relaid(x, strides)
+    """`x` with these strides, itself if it has them where there is a step to take."""
+    same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), strides, strict=True))
+    return x if same else relaid(x, strides)
 
 
 class AttentionSaving(Op):
@@ -193,6 +207,7 @@ class AttentionBackward(Op):
             )  # fmt: skip
         if self.kernel == "cudnn":
             lengths = (query.shape[2], key.shape[2])
+            operands, out = as_query(operands, out)
             return aten._scaled_dot_product_cudnn_attention_backward(
                 *operands, out, sums.unsqueeze(-1), *draws, None, None, None, *lengths, 0.0,
                 self.is_causal, scale=self.scale,
@@ -202,6 +217,17 @@ class AttentionBackward(Op):
             *operands, spread(bias, query, key), out, sums, *draws, 0.0,
             [True, True, True, False], self.is_causal, scale=self.scale,
         )[:3]  # fmt: skip
+
+
+def as_query(
+    operands: tuple[torch.Tensor, ...], out: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """The operands and the result of cuDNN's attention with cotangent and result lying as the query
+    does: torch keeps a plan for the strides of query, key and value, and runs it whatever the
+    others' are. Source: ATen/native/cudnn/MHA.cpp."""
+    g, query, *others = operands
+    strides = typed(query).dense().strides
+    return (placed(g, strides), query, *others), placed(out, strides)
 
 
 def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -231,6 +257,14 @@ def scores(
     return found
 
 
+def softmax(scores: torch.Tensor, masked: bool) -> torch.Tensor:
+    """The softmax of rows, 0 where a row lets nothing through; also in its derivatives."""
+    if not masked:
+        return scores.softmax(-1)
+    hidden = (scores == -math.inf).all(-1, keepdim=True)
+    return scores.masked_fill(hidden, 0.0).softmax(-1).masked_fill(hidden, 0.0)
+
+
 def from_scores(
     g: torch.Tensor,
     query: torch.Tensor,
@@ -243,7 +277,7 @@ def from_scores(
 ) -> tuple[torch.Tensor, ...]:
     """The cotangents of query, key, value and scores with every score in memory; `kept` is what
     the weights are multiplied by."""
-    weights = scores(query, key, bias, causal, scale).softmax(-1)
+    weights = softmax(scores(query, key, bias, causal, scale), bias is not None)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     by_weights = torch.matmul(g, value.transpose(-2, -1))
     by_weights = by_weights if kept is None else by_weights * kept

@@ -18,11 +18,13 @@ from lazytorch.ir import Item, Op
 from lazytorch.ops.attention_backward import (
     AttentionSaving,
     Kernel,
+    as_query,
     from_scores,
     heads_inside,
     numbers,
     placed,
     scores,
+    softmax,
     spread,
     typed,
 )
@@ -97,7 +99,8 @@ class RandomAttentionSaving(Op):
         """The same with every score in memory."""
         found = scores(query, key, bias, self.is_causal, self.scale)
         seed = torch.randint(1 << 62, ())
-        out = torch.matmul(found.softmax(-1) * kept(seed, found, self.dropout_p), value)
+        weights = softmax(found, bias is not None)
+        out = torch.matmul(weights * kept(seed, found, self.dropout_p), value)
         wide = torch.promote_types(query.dtype, torch.float32)
         sums = found.logsumexp(-1).to(wide)
         return out, sums, seed, torch.zeros((), dtype=torch.int64)
@@ -166,6 +169,7 @@ class RandomAttentionBackward(Op):
                 *operands, out, sums, None, None, *lengths, *more, *drawn, **named
             )
         if self.kernel == "cudnn":
+            operands, out = as_query(operands, out)
             return aten._scaled_dot_product_cudnn_attention_backward(
                 *operands, out, sums.unsqueeze(-1), *drawn, bias, None, None, *lengths, *more,
                 **named,

@@ -6,11 +6,20 @@ On tensors that are not on a GPU they do the same by parts, so that every graph 
 from __future__ import annotations
 
 import torch
+from torch.backends.cudnn import version as cudnn_version
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
 from lazytorch.ops.conv import Convolution, Sizes, channels_last
 from lazytorch.types import TensorType
+
+TILE = 128
+"""Lengths that are no multiple of this are read past their end by a cuDNN up to `ANY_LENGTH`."""
+
+ANY_LENGTH = 91500
+
+MOST = 65535
+"""Batches or heads that cuDNN's attention takes."""
 
 
 def on_gpu(x: TensorType) -> bool:
@@ -27,13 +36,19 @@ def tensor_cores(x: TensorType) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
-def attends(x: TensorType) -> bool:
-    """Whether cuDNN's attention is the fastest for such a query, on a GPU that is here."""
+def attends(query: TensorType, key: TensorType) -> bool:
+    """Whether cuDNN's attention is the fastest for such operands, on a GPU that is here, and torch
+    would not refuse it. Source: ATen/native/transformers/cuda/sdp_utils.cpp."""
+    lengths = (query.shape[2], key.shape[2])
     return (
-        on_gpu(x)
+        on_gpu(query)
         and torch.cuda.is_available()
-        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and torch.cuda.get_device_capability(query.device) >= (9, 0)
         and torch.backends.cuda.cudnn_sdp_enabled()
+        and not torch.are_deterministic_algorithms_enabled()
+        and min(lengths) > 1
+        and max(query.shape[:2]) <= MOST
+        and (all(n % TILE == 0 for n in lengths) or (cudnn_version() or 0) > ANY_LENGTH)
     )
 
 
@@ -93,6 +108,7 @@ class CudnnConvolutionRelu(Op):
         if not x.is_cuda:
             y = by_parts(x, weight, bias, self.stride, self.padding, self.dilation)
             return torch.relu(y if residual is None else y + residual)
+        bias = bias.contiguous()  # torch's cache of plans does not know its strides
         if residual is None:
             return torch.cudnn_convolution_relu(
                 x, weight, bias, self.stride, self.padding, self.dilation, 1

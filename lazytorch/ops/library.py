@@ -82,6 +82,11 @@ def blocked(weight: TensorType, groups: int = 1) -> int:
     return padded * weight.nbytes // max(out * into, 1)
 
 
+def dense(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """A bias as oneDNN's calls read it, which is without a look at its strides."""
+    return None if bias is None else bias.contiguous()
+
+
 class PackedWeight(Op):
     """A convolution's weight reordered by oneDNN for one input shape and number of threads.
 
@@ -149,7 +154,7 @@ class PackedConvolution(OneDnnConvolution):
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         return torch.ops.mkldnn._convolution_pointwise.default(
-            x, weight, bias, *self.sizes, self.activation, [], ""
+            x, weight, dense(bias), *self.sizes, self.activation, [], ""
         )
 
 
@@ -177,7 +182,7 @@ class PackedConvolutionAdd(OneDnnConvolution):
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, weight, bias, *self.sizes, "add", 1.0, None, [], None
+            x, other, weight, dense(bias), *self.sizes, "add", 1.0, None, [], None
         )
 
     def overwrite(
@@ -188,7 +193,7 @@ class PackedConvolutionAdd(OneDnnConvolution):
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            other, x, weight, bias, *self.sizes, "add", 1.0, None, [], None
+            other, x, weight, dense(bias), *self.sizes, "add", 1.0, None, [], None
         )
 
 
@@ -246,7 +251,7 @@ class PackedLinear(Op):
     ) -> torch.Tensor:
         if self.library == "mkl":
             return torch.ops.mkl._mkl_linear.default(x, packed, weight, bias, self.rows)
-        return torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, packed, dense(bias), "none", [], "")
 
 
 class OneDnnLinear(Op):
@@ -265,4 +270,4 @@ class OneDnnLinear(Op):
     def run(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, dense(bias), "none", [], "")

@@ -10,7 +10,7 @@ from lazytorch.passes import cudnn_attention
 from lazytorch.text import parse
 from lazytorch.verify import verify
 
-everywhere = partial(cudnn_attention, fits=lambda x: True)
+everywhere = partial(cudnn_attention, fits=lambda *_: True)
 
 
 def graph(kernel: str = "flash", size: int = 64, returned: str = "%4") -> Graph:
@@ -51,4 +51,4 @@ def test_declines(declined: Graph) -> None:
 
 def test_declines_where_nothing_gains() -> None:
     found = graph()
-    assert cudnn_attention(found, fits=lambda x: False) is found
+    assert cudnn_attention(found, fits=lambda *_: False) is found

@@ -1,0 +1,80 @@
+"""A library's call with a bias that does not lie in one piece: read where it lies, or copied."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lazytorch as lt
+
+OUT = 300
+BIASES: dict[str, Callable[[], torch.Tensor]] = {
+    "every second": lambda: torch.randn(2 * OUT)[::2],
+    "one for all": lambda: torch.randn(1).expand(OUT),
+    "a column": lambda: torch.randn(OUT, 3)[:, 1],
+}
+Call = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+CALLS: dict[str, tuple[Call, tuple[int, ...], tuple[int, ...]]] = {
+    "linear": (F.linear, (256, 256), (OUT, 256)),
+    "linear and relu": (lambda x, w, b: F.linear(x, w, b).relu(), (256, 256), (OUT, 256)),
+    "addmm": (lambda x, w, b: torch.addmm(b, x, w.t()), (256, 256), (OUT, 256)),
+    "1x1": (F.conv2d, (2, 16, 9, 9), (OUT, 16, 1, 1)),
+    "3x3": (F.conv2d, (2, 16, 9, 9), (OUT, 16, 3, 3)),
+    "3x3 and silu": (lambda x, w, b: F.silu(F.conv2d(x, w, b)), (2, 16, 9, 9), (OUT, 16, 3, 3)),
+    "3x3 and sum": (lambda x, w, b: F.conv2d(x, w, b) + x.sum(), (2, 16, 9, 9), (OUT, 16, 3, 3)),
+}
+
+
+class Layer(nn.Module):
+    """A call whose weight and bias are the module's."""
+
+    def __init__(self, call: Call, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.call = call
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("name", CALLS)
+def test_results_are_eagers(name: str, bias: str, freeze: bool) -> None:
+    torch.manual_seed(0)
+    call, size, shape = CALLS[name]
+    x, w, b = torch.randn(size), torch.randn(shape), BIASES[bias]()
+    with torch.no_grad():
+        want = call(x, w, b)
+        given = lt.compile(call, freeze=freeze, wait=True)
+        kept = lt.compile(Layer(call, w, b), freeze=freeze, wait=True)
+        for _ in range(2):
+            torch.testing.assert_close(given(x, w, b), want, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(kept(x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_training_follows_eager() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(OUT, 256) / 16)
+            self.table = nn.Parameter(torch.randn(OUT, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(x, self.weight, self.table[:, 0])
+
+    x, y = torch.randn(1024, 256), torch.randn(1024, OUT)
+    ours, theirs = Net(), Net()
+    step = lt.train_step(ours, F.mse_loss, torch.optim.SGD(ours.parameters(), 0.5))
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.5)
+    for _ in range(4):
+        loss = F.mse_loss(theirs(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(step(x, y), loss.detach())
+    torch.testing.assert_close(ours.table, theirs.table)

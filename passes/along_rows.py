@@ -3,12 +3,12 @@
 A reduction over the last dimensions becomes one over the last, between two reshapes that are views:
 in that form it joins what is around it in one kernel. On a GPU one over other dimensions becomes
 one of rows that lie beside each other; where these are few and long, of parts of them first. Cross
-entropy of class numbers becomes one number for each row, and their sum, on a GPU; on the CPU
-torch's own says which class there is not.
+entropy of class numbers becomes one number for each row, and their sum; on the CPU after a look
+whether there are such classes, which torch's own would say.
 
-Declines where a reshape would copy, on operations without such a kernel (see
-`obstacle`), on cross entropy with weights, smoothing or probabilities. The same arithmetic, summed
-in another order.
+Declines where a reshape would copy, on operations without such a kernel (see `obstacle`), on cross
+entropy with weights, smoothing or probabilities, and on the CPU on a small one. The same
+arithmetic, summed in another order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from lazytorch.ir import Builder, Graph, Node
 from lazytorch.ops.compare import Ne
 from lazytorch.ops.generated import obstacle
 from lazytorch.ops.layout import Permute, Reshape, view_strides
-from lazytorch.ops.loss import CrossEntropyLoss, RowCrossEntropy
+from lazytorch.ops.loss import CheckedClasses, CrossEntropyLoss, RowCrossEntropy
 from lazytorch.ops.pointwise import Cast, Div
 from lazytorch.ops.reduce import Reduction, Sum
 from lazytorch.types import TensorType
+
+LARGE = 1 << 20
+"""Elements from which on the CPU's own cross entropy, which keeps all logarithms, is slower."""
 
 
 def along_rows(graph: Graph) -> Graph:
@@ -94,13 +97,16 @@ def cross_entropy(node: Node, op: CrossEntropyLoss) -> Node:
         len(node.inputs) != 2
         or op.label_smoothing
         or x.rank != 2
-        or x.device.type != "cuda"
         or target.shape != x.shape[:1]
         or target.dtype is not torch.int64
     ):
         return node
-    b = Builder(node.where)
-    classes = b(Reshape((x.shape[0], 1)), node.inputs[1])
+    b, numbers = Builder(node.where), node.inputs[1]
+    if x.device.type != "cuda":
+        if x.numel < LARGE:
+            return node
+        numbers = b(CheckedClasses(x.shape[1], op.ignore_index), numbers)
+    classes = b(Reshape((x.shape[0], 1)), numbers)
     losses = b(RowCrossEntropy(op.ignore_index), node.inputs[0], classes)
     if obstacle(losses):
         return node
@@ -108,7 +114,7 @@ def cross_entropy(node: Node, op: CrossEntropyLoss) -> Node:
     if op.reduction:
         found = b(Sum((0,), True), found)
     if op.reduction == 1:
-        counted = b(Cast(torch.float32), b(Ne(), node.inputs[1], op.ignore_index))
+        counted = b(Cast(torch.float32), b(Ne(), numbers, op.ignore_index))
         found = b(Div(), found, b(Sum((0,), True), counted))
     assert isinstance(found.type, TensorType)
     found = found if found.type.dtype is typed.dtype else b(Cast(typed.dtype), found)

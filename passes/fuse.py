@@ -42,6 +42,7 @@ from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
+from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import RmsNorm
 from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Reduction
@@ -82,8 +83,8 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
     On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins
-    and windows are slower; on the CPU torch's root mean square norm is. So is its arithmetic where
-    operands lie in different orders.
+    and windows are slower; on the CPU torch's root mean square norm and cross entropy are. So is
+    its arithmetic where operands lie in different orders.
     """
     op, typed = group[0].op, group[0].inputs[0].type
     if len(group) >= minimum or not isinstance(typed, TensorType):
@@ -99,7 +100,7 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             return crosswise(group[0]) or (gpu and reads)
         case Clone():
             return gpu and crosswise(group[0])
-        case RmsNorm():
+        case RmsNorm() | RowCrossEntropy():
             return True
         case _:
             return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)

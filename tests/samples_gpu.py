@@ -1,4 +1,4 @@
-"""Samples of a GPU's library calls, which run by parts elsewhere."""
+"""Samples of what passes make: a GPU's library calls, which run by parts elsewhere, and losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
-from lazytorch.ops.loss import RowCrossEntropy
+from lazytorch.ops.loss import CheckedClasses, RowCrossEntropy
 
 SIZES = ((2, 1), (1, 0), (1, 1))
 
@@ -56,5 +56,6 @@ SAMPLES = [
     ),
     Sample(LinearActivation("gelu"), (ROWS, MATRIX, BIAS), activated, imported=False),
     Sample(LinearActivation("relu"), (ROWS, MATRIX, BIAS), rectified_linear, imported=False),
+    Sample(CheckedClasses(11), (CLASSES,), torch.clone, imported=False),
     Sample(RowCrossEntropy(), (SCORES, CLASSES), row_losses, imported=False),
 ]

@@ -241,7 +241,7 @@ CONSTANT = {
     *("bernoulli", "exponential", "normal", "random_integer", "uniform"),
 }
 """Operations without a derivative: they have no floating operand or no floating result."""
-CHOSEN = {"row_cross_entropy", "attention_saving"}
+CHOSEN = {"row_cross_entropy", "checked_classes", "attention_saving"}
 """What passes make of operations that were differentiated before, and what rules make."""
 LIBRARY = ("library", "cudnn", "cublas")
 

@@ -128,6 +128,26 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         return (s.mul(g, slope), s.mul(g, by_target), *rest)
 
 
+class CheckedClasses(Op):
+    """The numbers of classes, once each is one of 0 to `classes` or ignored; IndexError, as torch's
+    losses on the CPU raise it, where one is not."""
+
+    classes: int
+    ignore_index: int = -100
+
+    def infer(self, target: TensorType) -> TensorType:
+        return target.dense()
+
+    def run(self, target: torch.Tensor) -> torch.Tensor:
+        if target.numel():
+            lowest, highest = [int(x) for x in torch.aminmax(target)]
+            if lowest < 0 or highest >= self.classes:
+                wrong = ((target < 0) | (target >= self.classes)) & (target != self.ignore_index)
+                if wrong.any():
+                    raise IndexError(f"Target {int(target[wrong][0])} is out of bounds.")
+        return target.clone()
+
+
 class RowCrossEntropy(Rowwise):
     """Negative log likelihood of softmax over the last dimension, for each row; 0 if ignored.
 

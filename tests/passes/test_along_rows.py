@@ -5,7 +5,9 @@
 import pytest
 import torch
 from check import Check
+from torch.nn import functional
 
+import lazytorch as lt
 from lazytorch.interpret import interpret
 from lazytorch.passes import along_rows
 from lazytorch.text import parse
@@ -112,3 +114,40 @@ def test_sums_in_float64_have_no_parts_in_float32() -> None:
 
     assert parts("") == 2
     assert parts(", dtype=f64") == 1
+
+
+ROWS, COLUMNS = 1100, 1000  # more than torch's own cross entropy on the CPU is fast for
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_large_losses_on_the_cpu_are_torchs(reduction: str, dtype: torch.dtype) -> None:
+    x = torch.randn(ROWS, COLUMNS, dtype=dtype)[:, torch.randperm(COLUMNS)]
+    target = torch.randint(COLUMNS, (ROWS,))
+    target[::7] = -100
+
+    def loss(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(x, target, reduction=reduction)
+
+    got = lt.compile(loss, wait=True)(x, target)
+    want, exact = loss(x, target), loss(x.double(), target)
+    assert got.dtype is want.dtype and got.shape == want.shape
+    off = (want.double() - exact).abs().max() + 1e-6 * exact.abs().max()
+    assert (got.double() - exact).abs().max() <= 2 * off
+
+
+def test_a_class_that_is_not_there_is_named_on_the_cpu() -> None:
+    x, target = torch.randn(ROWS, COLUMNS), torch.randint(COLUMNS, (ROWS,))
+    loss = lt.compile(functional.cross_entropy, wait=True)
+    for wrong in (COLUMNS, -3):
+        target[5] = wrong
+        with pytest.raises(IndexError, match=f"Target {wrong} is out of bounds"):
+            loss(x, target)
+    target[5] = -100
+    torch.testing.assert_close(loss(x, target), functional.cross_entropy(x, target))
+
+
+def test_nothing_keeps_all_logarithms_of_a_large_loss_on_the_cpu() -> None:
+    x, target = torch.randn(ROWS, COLUMNS), torch.randint(COLUMNS, (ROWS,))
+    loss = lt.compile(functional.cross_entropy, wait=True)
+    assert loss.memory(x, target).activations < x.nbytes / 10

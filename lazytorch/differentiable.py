@@ -42,10 +42,13 @@ def differentiable(
 ) -> tuple[Stage, tuple[Any, ...]]:
     """Run under an autograd node whose backward is compiled, or torch's own on the saved inputs."""
     first = plan.stage
-    arguments = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.requires_grad]
-    ids = {id(leaves[i]) for i in arguments}
-    state = [t for t in tensors if t.requires_grad and id(t) not in ids]
-    saved = [leaves[i] for i in arguments] + state
+    places: dict[int, list[int]] = {}
+    for i, x in enumerate(leaves):
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            places.setdefault(id(x), []).append(i)
+    arguments = list(places.values())
+    state = [t for t in tensors if t.requires_grad and id(t) not in places]
+    saved = [leaves[i] for i, *_ in arguments] + state
     written = written_inputs(first, leaves)
     refuse_written(written)
     call = Call(
@@ -64,11 +67,12 @@ def differentiable(
             call.inputs = stage.state.inputs(leaves, None)
         call.fills = recorded.fills
         graph = stage.piece.graph
-        call.results = [
-            i
+        one = {
+            leaf.output: i
             for i, leaf in enumerate(recorded.leaves)
             if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
-        ]
+        }
+        call.results = list(one.values())
         carried = [cast(int, recorded.leaves[i].output) for i in call.results]
         return (*[outputs[k] for k in carried], outputs)
 

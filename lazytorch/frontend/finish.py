@@ -59,7 +59,7 @@ def finish(r: Recording, result: Any) -> Recorded:
             index = number[cell.initial]
             same = id(x) in shadows and x.window is None
             alias = Alias("input", index) if same else place(x).alias("input", index)
-        elif len(owners[cell]) > 1:
+        elif len(owners[cell]) > 1 and not hidden(owners[cell]):
             if cell not in bases:
                 bases[cell] = len(outputs)
                 outputs.append(cell.value)
@@ -74,6 +74,13 @@ def finish(r: Recording, result: Any) -> Recorded:
         aliases.append(alias)
     last = piece(r, outputs, aliases, None)
     return Recorded(last, made, spec, r.notes, r.cuts, assumed=r.assumed)
+
+
+def hidden(results: list[LazyTensor]) -> bool:
+    """Whether results that carry gradients show memory that is itself no result: what would have
+    the history is then nobody's, so that each is a result of its own."""
+    whole = results[0].window is None and results[0].requires_grad
+    return not whole and any(x.requires_grad for x in results)
 
 
 def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:

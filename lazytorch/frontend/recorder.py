@@ -160,7 +160,8 @@ class Recorder:
             self.storages[key] = (cell, tensor)
         else:
             cell, first = entry
-            if not self.is_shared(key) and not same_geometry(first, tensor):
+            alone = first.requires_grad or tensor.requires_grad  # each has a gradient of its own
+            if not self.is_shared(key) and (alone or not same_geometry(first, tensor)):
                 self.overlap(tensor)
         if self.is_shared(key):
             if tensor.dtype is not cell.typed.dtype:

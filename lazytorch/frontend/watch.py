@@ -23,6 +23,7 @@ from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.known import Change, Known, content, put
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Holder, Reach
+from lazytorch.frontend.tensor import LazyTensor
 
 _DEEP = 20
 
@@ -165,7 +166,8 @@ class Watch:
             change
             for known in self.groups
             for change in known.changes(known.base)
-            if not self.found_again(change) and not self.equals(change.old, change.new)
+            if (isinstance(change.new, LazyTensor) or not self.found_again(change))
+            and not self.equals(change.old, change.new)
         ]
         for known in self.groups:
             known.restore(known.base)

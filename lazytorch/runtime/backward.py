@@ -33,7 +33,7 @@ class Call:
     fn: Callable[..., Any]
     leaves: list[Any]
     spec: trees.Spec
-    arguments: list[int]  # leaves that require grad
+    arguments: list[list[int]]  # leaves that require grad, those that are one tensor together
     state: list[torch.Tensor]  # parameters that require grad
     written: list[tuple[Source, torch.Tensor]]  # what the forward writes, with its values before
     results: list[int]  # leaves of the result that carry gradients
@@ -49,8 +49,9 @@ class Call:
     def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The differentiable results, computed by eager with gradients on."""
         leaves = list(self.leaves)
-        for i, tensor in zip(self.arguments, tensors, strict=False):
-            leaves[i] = tensor
+        for places, tensor in zip(self.arguments, tensors, strict=False):
+            for i in places:
+                leaves[i] = tensor
         with ExitStack() as stack:
             stack.enter_context(self.recalled())
             for source, before in self.written:

@@ -1,0 +1,114 @@
+"""Results that show one memory, arguments that do, and tensors that a forward puts elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lazytorch as lt
+from lazytorch.errors import LazyTorchError
+
+RESULTS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "chunks": lambda y: y.chunk(2, 1),
+    "parts": lambda y: (y[:, :2], y[:, 2:]),
+    "rows": lambda y: y.unbind(0),
+    "a list": lambda y: list(y.split(1, 1)),
+    "views that overlap": lambda y: (y.t(), y[0]),
+    "the whole last": lambda y: (y[:2], y),
+    "the whole first": lambda y: (y, y[:2]),
+    "without history first": lambda y: (y.detach(), y),
+    "a part without history": lambda y: (y[:2], y.detach()),
+    "twice": lambda y: (y, y),
+    "by name": lambda y: {"a": y, "b": [y]},
+    "twice and a part": lambda y: (y, y, y[1:]),
+}
+
+
+def each(result: Any) -> list[torch.Tensor]:
+    return torch.utils._pytree.tree_leaves(result)
+
+
+@pytest.mark.parametrize("case", RESULTS)
+def test_every_result_carries_its_gradient(case: str) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(8, 4), torch.randn(3, 8, requires_grad=True)
+
+    def run(x: torch.Tensor) -> Any:
+        return RESULTS[case](layer(x).tanh())
+
+    fast = lt.compile(run, wait=True)
+    for _ in range(2):
+        got, want = each(fast(x)), each(run(x))
+        assert [y.requires_grad for y in got] == [y.requires_grad for y in want]
+        torch.testing.assert_close(got, want)
+        grads: list[Any] = []
+        for results in (got, want):
+            loss = sum((k + 1) * y.square().sum() for k, y in enumerate(results))
+            grads.append(torch.autograd.grad(loss, [x, layer.weight, layer.bias]))  # type: ignore[arg-type]
+        torch.testing.assert_close(grads[0], grads[1])
+    with torch.no_grad():
+        torch.testing.assert_close(each(fast(x)), each(run(x)))
+
+
+def pair(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x.sin() * y.exp()).sum()
+
+
+@pytest.mark.parametrize("requires", [False, True])
+def test_arguments_on_one_memory_have_gradients_of_their_own(requires: bool) -> None:
+    fast = lt.compile(pair, wait=True)
+    x = torch.linspace(0, 1, 3).requires_grad_()
+    y = x.detach().requires_grad_(requires)
+    for _ in range(2):
+        found: list[Any] = []
+        for run in (fast, pair):
+            x.grad = y.grad = None
+            run(x, y).backward()
+            found.append([x.grad, y.grad])
+        torch.testing.assert_close(found[0][0], found[1][0])
+        assert (found[0][1] is None) == (not requires)
+        if requires:
+            torch.testing.assert_close(found[0][1], found[1][1])
+    x.grad = None
+    fast(x, x).backward()
+    (want,) = torch.autograd.grad(pair(x, x), x)
+    torch.testing.assert_close(x.grad, want)
+
+
+class Remembers(nn.Module):
+    """A forward that puts what it computed in the place of what it read."""
+
+    def __init__(self, buffer: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(4, 4)
+        if buffer:
+            self.register_buffer("mean", torch.zeros(4))
+        else:
+            self.mean = torch.zeros(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        return y - self.mean
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+def test_what_a_forward_puts_elsewhere_is_refused_or_eagers(buffer: bool) -> None:
+    fast = lt.compile(Remembers(buffer), wait=True)
+    with pytest.raises(LazyTorchError, match="mean"), torch.no_grad():
+        fast(torch.randn(3, 4))
+    ours, theirs = Remembers(buffer), Remembers(buffer)
+    step = lt.train_step(ours, F.mse_loss, torch.optim.SGD(ours.parameters(), 0.1))
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
+    for _ in range(4):
+        x, y = torch.randn(5, 4), torch.randn(5, 4)
+        loss = F.mse_loss(theirs(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(step(x, y), loss.detach())
+        torch.testing.assert_close(ours.mean, theirs.mean)

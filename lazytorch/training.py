@@ -178,7 +178,13 @@ class TrainStep:
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
     def check(self) -> None:
-        """Gradients left from elsewhere would be added to in eager and be lost here."""
+        """Gradients left from elsewhere would be added to in eager and be lost here; what the last
+        step left of a parameter that is frozen since goes, or the optimizer would use it."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        for group in groups if self.keep_grads else ():
+            for p in group["params"]:
+                if not p.requires_grad:
+                    p.grad = None
         if not self.keep_grads and any(p.grad is not None for p in self.parameters()):
             raise LazyTorchError(
                 "a parameter has a gradient before the step",

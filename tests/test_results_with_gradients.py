@@ -1,6 +1,7 @@
 """Results that show one memory, arguments that do, and tensors that a forward puts elsewhere."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -112,3 +113,59 @@ def test_what_a_forward_puts_elsewhere_is_refused_or_eagers(buffer: bool) -> Non
         optimizer.zero_grad()
         torch.testing.assert_close(step(x, y), loss.detach())
         torch.testing.assert_close(ours.mean, theirs.mean)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_draws_that_are_written_beside_a_result_keep_its_gradient(
+    training: bool, inplace: bool
+) -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return F.rrelu(x * 1, training=training, inplace=inplace).square().sum()
+
+    x = torch.randn(9, requires_grad=True)
+    fast = lt.compile(run, wait=True)
+    for _ in range(2):
+        found: list[torch.Tensor] = []
+        for call in (fast, run):
+            torch.manual_seed(3)
+            found += torch.autograd.grad(call(x), x)
+        torch.testing.assert_close(*found)
+
+
+def test_two_draws_are_two() -> None:
+    x = torch.randn(200)
+    fast = lt.compile(lambda x: F.rrelu(x, training=True) - F.rrelu(x, training=True), wait=True)
+    torch.manual_seed(3)
+    got, after = fast(x), torch.rand(1)
+    torch.manual_seed(3)
+    want = F.rrelu(x, training=True) - F.rrelu(x, training=True)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    torch.testing.assert_close(after, torch.rand(1), rtol=0, atol=0)
+    assert want.any()
+
+
+def test_a_draw_in_place_whose_derivative_would_draw_again_is_refused() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return F.rrelu(x * 1, training=True, inplace=True).sum()
+
+    with pytest.raises(LazyTorchError, match="draws random numbers"):
+        lt.grad(run)(torch.randn(9))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_parameter_that_is_frozen_later_stays(optimizer: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    made = optimizer(net.parameters(), 0.1)
+    step = lt.train_step(net, F.mse_loss, made, keep_grads=True)
+    for _ in range(2):
+        step(torch.randn(6, 4), torch.randn(6, 4))
+    frozen = net[0].weight
+    frozen.requires_grad_(False)
+    before, state = frozen.clone(), deepcopy(made.state[frozen])
+    for _ in range(3):
+        step(torch.randn(6, 4), torch.randn(6, 4))
+    assert torch.equal(frozen, before) and frozen.grad is None
+    for name, x in state.items():
+        torch.testing.assert_close(made.state[frozen][name], x, rtol=0, atol=0)

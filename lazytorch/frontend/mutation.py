@@ -13,9 +13,9 @@ from lazytorch.frontend.alias import copied, fitted
 from lazytorch.frontend.geometry import resize
 from lazytorch.frontend.imports import IMPORTERS
 from lazytorch.frontend.tensor import LazyTensor, Traced
-from lazytorch.frontend.values import differentiable, items, nodes, static_argument
+from lazytorch.frontend.values import differentiable, draws, items, nodes, static_argument
 from lazytorch.ir import Node
-from lazytorch.ops.aten import AtenMutating
+from lazytorch.ops.aten import AtenMutating, AtenMutatingRandom
 from lazytorch.ops.layout import Kept
 from lazytorch.types import TensorType, TupleType
 
@@ -131,7 +131,8 @@ def call_functionalized(
     named = tuple((k, static_argument(r, v, operands)) for k, v in kwargs.items())
     written = [r.lazy(x) for x in changed]
     positions = tuple(operands.index(r.read(x)) for x in written)
-    result = r.b(AtenMutating(str(func), static, named, None, positions), *operands)
+    kind = AtenMutatingRandom if draws(func, args, kwargs) else AtenMutating
+    result = r.b(kind(str(func), static, named, None, positions), *operands)
     values = items(r.b, result)
     for x, value in zip(written, values[len(values) - len(written) :], strict=True):
         r.write(x, fitted(r.b, value, x.typed, func._opname))
@@ -141,7 +142,9 @@ def call_functionalized(
     aliased = [x.alias_info for x in func._schema.returns]
     if aliased and all(info is not None for info in aliased):
         return changed[0] if len(changed) == 1 else tuple(changed)
-    wrapped = tuple(r.wrap(x, False) for x in returned)
+    needed, enabled = differentiable(func, args, kwargs)
+    kept = [r.detached(x) if needed and not enabled else x for x in returned]
+    wrapped = tuple(r.wrap(x, enabled) for x in kept)
     return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
 
 

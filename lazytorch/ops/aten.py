@@ -102,6 +102,12 @@ class AtenMutating(Aten):
         return (*listed, *[values[i] for i in self.mutated])
 
 
+class AtenMutatingRandom(AtenMutating):
+    """One that also draws from torch's generator."""
+
+    effect: ClassVar[bool] = True
+
+
 def fill(value: Attribute, xs: tuple[Any, ...]) -> Any:
     """`value` with every `Operand` replaced by the operand it names."""
     if value.__class__ is Operand:

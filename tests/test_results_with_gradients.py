@@ -169,3 +169,64 @@ def test_a_parameter_that_is_frozen_later_stays(optimizer: Any) -> None:
     assert torch.equal(frozen, before) and frozen.grad is None
     for name, x in state.items():
         torch.testing.assert_close(made.state[frozen][name], x, rtol=0, atol=0)
+
+
+def unseen(write: Callable[[torch.Tensor], object]) -> Callable[[torch.Tensor], object]:
+    """A write that autograd is told not to look at."""
+
+    def done(y: torch.Tensor) -> object:
+        with torch.no_grad():
+            return write(y)
+
+    return done
+
+
+WRITES: dict[str, Callable[[torch.Tensor], object]] = {
+    "data times": lambda y: y.data.mul_(2),
+    "data within": lambda y: y.data.clamp_(-0.1, 0.1),
+    "data masked": lambda y: y.data.masked_fill_(torch.eye(3, 4).bool(), 3.0),
+    "a row of data": lambda y: y.data[0].zero_(),
+    "detached, copied to": lambda y: y.detach().copy_(torch.ones(3, 4)),
+    "detached, an element": lambda y: y.detach().__setitem__((0, 1), 5.0),
+    "a part, detached": lambda y: y[1:].detach().mul_(3),
+    "transposed data": lambda y: y.t().data.mul_(3),
+    "unseen, whole": unseen(lambda y: y.mul_(2)),
+    "unseen, a row": unseen(lambda y: y[0].zero_()),
+    "unseen, an element": unseen(lambda y: y.__setitem__((0, 1), 5.0)),
+    "unseen, a view": unseen(lambda y: y.view(-1)[::2].mul_(3)),
+    "seen": lambda y: y.mul_(2),
+    "seen, a row": lambda y: y[0].mul_(2),
+    "seen, then not": lambda y: (y[0].mul_(2), y.data[1:].mul_(3)),
+    "not, then seen": lambda y: (y.data.mul_(3), y[0].mul_(2)),
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_a_write_that_autograd_does_not_see_leaves_the_history(case: str) -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        WRITES[case](y)
+        return (y * x).sum()
+
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, requires_grad=True)
+    (want,) = torch.autograd.grad(run(x), x)
+    fast = lt.compile(run, wait=True)
+    for _ in range(2):
+        torch.testing.assert_close(fast(x), run(x))
+        torch.testing.assert_close(torch.autograd.grad(fast(x), x)[0], want)
+    torch.testing.assert_close(lt.grad(run)(x.detach()), want)
+
+
+def test_what_is_put_into_a_new_tensor_has_its_gradient() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        y = torch.zeros(4)
+        y[0] = x[0] * 2
+        with torch.no_grad():
+            y[1] = 5.0
+        y[2:] = x[2:].exp()
+        return y.square().sum()
+
+    x = torch.randn(4)
+    (want,) = torch.autograd.grad(run(leaf := x.clone().requires_grad_()), leaf)
+    torch.testing.assert_close(lt.grad(run)(x), want)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from lazytorch.errors import DTypeError, LazyTorchError, ShapeError
 from lazytorch.ir import Builder, Node
 from lazytorch.ops.base import View
-from lazytorch.ops.layout import Expand, written
+from lazytorch.ops.layout import Detach, Expand, written
 from lazytorch.ops.pointwise import Cast
 from lazytorch.types import TensorType, dtype_name
 
@@ -42,7 +42,8 @@ def chain(window: Window | None) -> list[Window]:
 class Cell:
     """One storage: its present value, and how often it was written."""
 
-    __slots__ = ("__weakref__", "initial", "offset", "shared", "typed", "value", "version")
+    __slots__ = ("__weakref__", "carries", "initial", "offset", "shared", "typed", "value",
+                 "version")  # fmt: skip
 
     def __init__(self, value: Node, offset: int = 0) -> None:
         assert isinstance(value.type, TensorType)
@@ -52,6 +53,7 @@ class Cell:
         self.offset = offset  # elements before the value's first one in the real storage
         self.version = 0
         self.shared = False  # whether more than one tensor may show it
+        self.carries = False  # whether a tensor on it has, or had, a history
 
     def read(self, b: Builder, window: Window | None) -> Node:
         """The node of what `window` shows at present."""
@@ -73,6 +75,11 @@ class Cell:
         value = written(b, bases, [one.step for one in windows], value)
         self.value = value
         self.version += 1
+
+
+def detached(window: Window | None) -> bool:
+    """Whether a window shows its cell without the cell's history."""
+    return any(isinstance(one.step, Detach) for one in chain(window))
 
 
 def fitted(b: Builder, value: Node, target: TensorType, operation: str) -> Node:

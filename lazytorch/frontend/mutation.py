@@ -61,6 +61,7 @@ def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool
     r.stored(target, x)
     if enabled and isinstance(x, Traced) and x.typed.dtype.is_floating_point and target is x:
         x.differentiable, x.leaf = True, False
+        x.cell.carries = True
 
 
 @cache

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError, Where
 from lazytorch.frontend import dispatch, geometry
-from lazytorch.frontend.alias import Cell, Window
+from lazytorch.frontend.alias import Cell, Window, detached
 from lazytorch.frontend.place import Place, place
 from lazytorch.frontend.refuse import refuse_unusual
 from lazytorch.frontend.tensor import LazyTensor, Traced, make
@@ -20,7 +20,7 @@ from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise, View
-from lazytorch.ops.layout import AsStrided, Detach
+from lazytorch.ops.layout import AsStrided, Detach, Kept
 from lazytorch.types import NOTHING, ScalarType, TensorType, TupleType, tensor_type
 
 
@@ -173,6 +173,7 @@ class Recorder:
             step = AsStrided(typed.shape, typed.strides, int(tensor.storage_offset()))
             window = Window(None, step, typed)
         cell.shared = True  # with code outside
+        cell.carries = cell.carries or tensor.requires_grad
         at = int(tensor.storage_offset())
         shadow = make(self.kind, self, cell, window, typed, at, tensor.requires_grad)
         if isinstance(shadow, Traced):
@@ -190,8 +191,13 @@ class Recorder:
         return x.cell.value if x.window is None else x.cell.read(self.b, x.window)
 
     def write(self, x: LazyTensor, value: Node) -> None:
-        """Store a fitted value through `x`; every tensor on its memory sees it."""
-        x.cell.write(self.b, x.window, value)
+        """Store a fitted value through `x`; every tensor on its memory sees it, and keeps the
+        history that it has where autograd does not see the write."""
+        cell, before = x.cell, x.cell.value
+        cell.write(self.b, x.window, value)
+        seen = torch.is_grad_enabled() and not detached(x.window)
+        if x.window is not None and cell.carries and not seen:
+            cell.value = self.b(Kept(), before, cell.value)
 
     def operand(self, value: Any) -> Any:
         """An argument as importers take it: tensors become nodes, also inside lists."""
@@ -229,7 +235,9 @@ class Recorder:
         assert isinstance(typed, TensorType)
         if differentiable and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
             differentiable = False
-        return make(self.kind, self, Cell(node), None, typed, 0, differentiable)
+        cell = Cell(node)
+        cell.carries = differentiable
+        return make(self.kind, self, cell, None, typed, 0, differentiable)
 
     def view(self, x: LazyTensor, steps: Sequence[View], differentiable: bool) -> LazyTensor:
         """A window on the memory of `x`."""

@@ -68,7 +68,8 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
             (multiplies(node, graph, cpu) and is_float32(node)) or large(node)
         ):
             x, weight, bias = linear_operands(found)
-            found = Builder(node.where)(OneDnnLinear(), x, weight, *bias)
+            if apart(typed(weight)):
+                found = Builder(node.where)(OneDnnLinear(), x, weight, *bias)
         done[node] = found
     return rerooted(graph, done)
 
@@ -204,6 +205,12 @@ def transposed(x: Node) -> Node:
             return Builder(x.where)(Permute((1, 0)), x)
 
 
+def apart(matrix: TensorType) -> bool:
+    """Whether no two rows or columns share memory, but for repeats of one: oneDNN takes no others."""
+    (m, n), (far, near) = matrix.shape, matrix.strides
+    return not far or not near or far > (n - 1) * near or near > (m - 1) * far
+
+
 def rows(x: Node) -> int:
     """How many rows a linear layer's input has in all."""
     return typed(x).numel // typed(x).shape[-1]
@@ -241,7 +248,8 @@ def unpacked(node: Node, cpu: Libraries) -> Node:
     n, _, height, width = image.shape
     matrix = b(Reshape((out, into)), weight)
     if not row_major:
-        linear = OneDnnLinear() if cpu.products == "onednn" else Linear()
+        onednn = cpu.products == "onednn" and apart(typed(matrix))
+        linear = OneDnnLinear() if onednn else Linear()
         product = b(linear, b(Permute((0, 2, 3, 1)), x), matrix, *bias)
         return b(Permute((0, 3, 1, 2)), product)
     left, right = b(Expand((n, out, into)), matrix), b(Reshape((n, into, height * width)), x)

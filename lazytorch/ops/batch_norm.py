@@ -105,7 +105,7 @@ class BatchNormTrain(Op):
         return (result, *stats)
 
     def saving(self, *xs: TensorType) -> Op | None:
-        return self.keeping()
+        return self.keeping() if xs[0].numel else None
 
     def keeping(self) -> BatchNormSaving:
         """What also keeps the statistics that the derivative needs."""
@@ -114,6 +114,9 @@ class BatchNormTrain(Op):
     def vjp(self, s: Calculus, g: list[Node | None], out: Node, x: Node, *xs: Node) -> Cotangents:
         if g[0] is None:
             return [None for _ in (x, *xs)]
+        if not tensor(x).numel:  # which the kernels that keep statistics refuse
+            own = xs[: self.weight + self.bias]
+            return [*s.zeros(x, *own), *[None for _ in xs[len(own) :]]]
         kept = s(self.keeping(), x, *xs)
         first = 3 if self.stats else 1
         weight = xs[:1] if self.weight else ()

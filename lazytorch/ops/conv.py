@@ -66,6 +66,15 @@ def removed(x: TensorType, dim: int) -> TensorType:
     )
 
 
+def settled(weight: torch.Tensor) -> torch.Tensor:
+    """A weight that lies channels last with the strides that say so, where sizes of 1 leave them
+    open: oneDNN reads one of several groups wrongly otherwise."""
+    if weight.dim() != 4 or not weight.is_contiguous(memory_format=torch.channels_last):
+        return weight
+    strides = channels_last(tuple(weight.shape))
+    return weight if weight.stride() == strides else weight.as_strided(weight.shape, strides)
+
+
 class Convolution(Op):
     """Cross-correlation of x (N, C, ...), or (C, ...), with weight (O, C / groups, ...).
 
@@ -186,7 +195,7 @@ class Convolution(Op):
         batched = x.dim() == weight.dim()
         result = torch.convolution(
             x if batched else x.unsqueeze(0),
-            weight,
+            settled(weight) if self.groups > 1 else weight,
             bias,
             self.stride,
             self.padding,

@@ -11,7 +11,7 @@ import torch
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
-from lazytorch.ops.conv import Convolution, Sizes, channels_last
+from lazytorch.ops.conv import Convolution, Sizes, channels_last, settled
 from lazytorch.ops.linalg import Linear
 from lazytorch.types import OpaqueType, Shape, TensorType
 
@@ -103,7 +103,12 @@ class PackedWeight(Op):
     def run(self, weight: torch.Tensor) -> torch.Tensor:
         c = self.convolution
         return torch.ops.mkldnn._reorder_convolution_weight(
-            weight.detach(), c.padding, c.stride, c.dilation, c.groups, list(self.input_shape)
+            settled(weight.detach()),
+            c.padding,
+            c.stride,
+            c.dilation,
+            c.groups,
+            list(self.input_shape),
         )
 
 

@@ -1,4 +1,4 @@
-"""A library's call with a bias that does not lie in one piece: read where it lies, or copied."""
+"""Library calls on operands that lie in memory as few do: read where they lie, or copied."""
 
 from collections.abc import Callable
 
@@ -78,3 +78,64 @@ def test_training_follows_eager() -> None:
         optimizer.zero_grad()
         torch.testing.assert_close(step(x, y), loss.detach())
     torch.testing.assert_close(ours.table, theirs.table)
+
+
+def test_a_grouped_weight_whose_strides_are_open_is_read_right() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 7, 4)
+    for shape, order in (((4, 8, 2, 1), None), ((8, 2, 2, 1), (4, 1, 2, 3))):
+        w = torch.randn(shape)
+        if order is None:
+            w = w.to(memory_format=torch.channels_last).transpose(2, 3)
+        else:
+            w = w.flatten().as_strided(shape, order)
+        groups = x.shape[1] // w.shape[1]
+        want = F.conv2d(x.double(), w.double(), groups=groups).float()
+        for freeze in (False, True):
+            layer = Layer(
+                lambda x, w, b, n=groups: F.conv2d(x, w, b, groups=n), w, torch.zeros(len(w))
+            )
+            with torch.no_grad():
+                got = lt.compile(layer, freeze=freeze, wait=True)(x)
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_weight_whose_rows_overlap_is_multiplied(freeze: bool) -> None:
+    torch.manual_seed(0)
+    rows, kernels = torch.randn(600).unfold(0, 256, 1)[:256], torch.randn(40).unfold(0, 16, 1)[:8]
+    cases = (
+        (F.linear, torch.randn(4, 256), rows),
+        (F.conv2d, torch.randn(2, 16, 5, 5), kernels[:, :, None, None]),
+    )
+    for call, x, w in cases:
+        layer = Layer(call, w, torch.randn(len(w)))
+        with torch.no_grad():
+            got = lt.compile(layer, freeze=freeze, wait=True)(x)
+            torch.testing.assert_close(got, layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_of_windows_that_overlap() -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 2, 30).unfold(-1, 16, 1)
+    k, v = torch.randn(2, 2, 8, 16), torch.randn(2, 2, 8, 16)
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return (q @ k.transpose(-2, -1) * 0.25).softmax(-1) @ v
+
+    got = lt.compile(run, wait=True)(q, k, v)
+    torch.testing.assert_close(got, run(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [True, False])
+def test_the_norm_of_an_empty_batch_has_gradients(weight: bool) -> None:
+    x = torch.randn(0, 4, 3, requires_grad=True)
+    own = [torch.randn(4, requires_grad=True) for _ in range(2)] if weight else [None, None]
+
+    def run(x: torch.Tensor, w: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor:
+        return F.batch_norm(x, None, None, w, b, True)
+
+    leaves = [y for y in (x, *own) if y is not None]
+    want = torch.autograd.grad(run(x, *own).sum(), leaves)
+    got = torch.autograd.grad(lt.compile(run, wait=True)(x, *own).sum(), leaves)
+    torch.testing.assert_close(got, want)

@@ -206,7 +206,7 @@ def transposed(x: Node) -> Node:
 
 
 def apart(matrix: TensorType) -> bool:
-    """Whether no two rows or columns share memory, but for repeats of one: oneDNN takes no others."""
+    """Whether no two rows or columns share memory, but for repeats: oneDNN takes no others."""
     (m, n), (far, near) = matrix.shape, matrix.strides
     return not far or not near or far > (n - 1) * near or near > (m - 1) * far
 

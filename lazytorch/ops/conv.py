@@ -69,10 +69,15 @@ def removed(x: TensorType, dim: int) -> TensorType:
 def settled(weight: torch.Tensor) -> torch.Tensor:
     """A weight that lies channels last with the strides that say so, where sizes of 1 leave them
     open: oneDNN reads one of several groups wrongly otherwise."""
-    if weight.dim() != 4 or not weight.is_contiguous(memory_format=torch.channels_last):
+    if weight.is_contiguous() or not is_channels_last(weight):
         return weight
     strides = channels_last(tuple(weight.shape))
     return weight if weight.stride() == strides else weight.as_strided(weight.shape, strides)
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether images or a weight of theirs lie channels last."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class Convolution(Op):
@@ -195,7 +200,7 @@ class Convolution(Op):
         batched = x.dim() == weight.dim()
         result = torch.convolution(
             x if batched else x.unsqueeze(0),
-            settled(weight) if self.groups > 1 else weight,
+            settled(weight) if self.groups > 1 and is_channels_last(x) else weight,
             bias,
             self.stride,
             self.padding,

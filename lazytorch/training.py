@@ -122,6 +122,8 @@ class TrainStep:
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
         self.check()
+        if self.keep_grads:
+            self.forget()
         first = not self.started and not all(map(self.optimizer.state.get, self.parameters()))
         if first and self.options.max_bytes is not None:
             loss = first_step(self, self.options, (batch, named))
@@ -178,18 +180,18 @@ class TrainStep:
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
     def check(self) -> None:
-        """Gradients left from elsewhere would be added to in eager and be lost here; what the last
-        step left of a parameter that is frozen since goes, or the optimizer would use it."""
-        groups: list[dict[str, Any]] = self.optimizer.param_groups
-        for group in groups if self.keep_grads else ():
-            for p in group["params"]:
-                if not p.requires_grad:
-                    p.grad = None
+        """Gradients left from elsewhere would be added to in eager and be lost here."""
         if not self.keep_grads and any(p.grad is not None for p in self.parameters()):
             raise LazyTorchError(
                 "a parameter has a gradient before the step",
                 hint="call optimizer.zero_grad() first: train_step computes its own",
             )
+
+    def forget(self) -> None:
+        """Drop what a step left of a parameter that is frozen since: the optimizer would use it."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        for p in [p for group in groups for p in group["params"] if not p.requires_grad]:
+            p.grad = None
 
     def settings(self) -> list[dict[str, Any]]:
         """The optimizer's numbers by group: arguments, so that schedulers may change them; then

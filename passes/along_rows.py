@@ -28,7 +28,7 @@ from lazytorch.ops.reduce import Reduction, Sum
 from lazytorch.types import TensorType
 
 LARGE = 1 << 20
-"""Elements from which on the CPU's own cross entropy, which keeps all logarithms, is slower."""
+"""Elements from which on torch's own on the CPU, which keeps all logarithms, is slower."""
 
 
 def along_rows(graph: Graph) -> Graph:

@@ -19,7 +19,7 @@ from lazytorch.ir import Builder, Graph, Item, Node, Op, with_inputs
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving, kernel_for
 from lazytorch.ops.base import View
-from lazytorch.ops.chains import IndexMap, follow, identity, is_link
+from lazytorch.ops.chains import IndexMap, aligned, follow, identity, is_link
 from lazytorch.ops.copies import rerooted
 from lazytorch.ops.layout import Expand, Reshape
 from lazytorch.ops.pointwise import Cast
@@ -142,10 +142,7 @@ def readable(x: Node) -> bool:
     while isinstance(base.op, View):
         first += base.op.offset(typed(base.inputs[0]))
         base = base.inputs[0]
-    found = typed(x)
-    steps = [s for n, s in zip(found.shape[:-1], found.strides[:-1], strict=True) if n > 1]
-    boundary = 16 // min(found.dtype.itemsize, 16)
-    return found.strides[-1] == 1 and all(step % boundary == 0 for step in (first, *steps))
+    return typed(x).strides[-1] == 1 and aligned(typed(x), first)
 
 
 def mapped(shape: Shape, links: Sequence[Op]) -> IndexMap | None:

@@ -29,6 +29,7 @@ from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.chains import (
     Factor,
     IndexMap,
+    aligned,
     applied,
     follow,
     identity,
@@ -309,12 +310,6 @@ READERS = tuple(READS)
 
 LAID_OUT_AS_READ = (ScaledDotProductAttention, AttentionSaving)
 """Operations whose results lie in memory as their first operand does, without a copy."""
-
-
-def aligned(x: TensorType, first: int) -> bool:
-    """Whether every row starts on a 16-byte boundary, as the fast kernels need."""
-    apart = [s for n, s in zip(x.shape, x.strides, strict=True) if n > 1 and s != 1]
-    return all(step * x.dtype.itemsize % 16 == 0 for step in (first, *apart))
 
 
 def in_rows(source: Node, found: IndexMap) -> Rows | None:

@@ -201,10 +201,18 @@ WRITES: dict[str, Callable[[torch.Tensor], object]] = {
 }
 
 
+MADE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "clone": torch.clone,
+    "elementwise": lambda x: x * 2,
+    "reduced": lambda x: x.cumsum(0),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("case", WRITES)
-def test_a_write_that_autograd_does_not_see_leaves_the_history(case: str) -> None:
+def test_a_write_that_autograd_does_not_see_leaves_the_history(case: str, made: str) -> None:
     def run(x: torch.Tensor) -> torch.Tensor:
-        y = x.clone()
+        y = MADE[made](x)
         WRITES[case](y)
         return (y * x).sum()
 

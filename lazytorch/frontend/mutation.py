@@ -60,8 +60,7 @@ def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool
     """An in-place operation with a differentiable operand makes the target require grad."""
     r.stored(target, x)
     if enabled and isinstance(x, Traced) and x.typed.dtype.is_floating_point and target is x:
-        x.differentiable, x.leaf = True, False
-        x.cell.carries = True
+        x.differentiable, x.leaf, x.cell.carries = True, False, True
 
 
 @cache

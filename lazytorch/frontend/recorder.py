@@ -160,8 +160,8 @@ class Recorder:
             self.storages[key] = (cell, tensor)
         else:
             cell, first = entry
-            alone = first.requires_grad or tensor.requires_grad  # each has a gradient of its own
-            if not self.is_shared(key) and (alone or not same_geometry(first, tensor)):
+            apart = first.requires_grad or tensor.requires_grad  # each has a gradient of its own
+            if not self.is_shared(key) and (apart or not same_geometry(first, tensor)):
                 self.overlap(tensor)
         if self.is_shared(key):
             if tensor.dtype is not cell.typed.dtype:
@@ -173,7 +173,6 @@ class Recorder:
             step = AsStrided(typed.shape, typed.strides, int(tensor.storage_offset()))
             window = Window(None, step, typed)
         cell.shared = True  # with code outside
-        cell.carries = cell.carries or tensor.requires_grad
         at = int(tensor.storage_offset())
         shadow = make(self.kind, self, cell, window, typed, at, tensor.requires_grad)
         if isinstance(shadow, Traced):
@@ -235,9 +234,7 @@ class Recorder:
         assert isinstance(typed, TensorType)
         if differentiable and not (typed.dtype.is_floating_point or typed.dtype.is_complex):
             differentiable = False
-        cell = Cell(node)
-        cell.carries = differentiable
-        return make(self.kind, self, cell, None, typed, 0, differentiable)
+        return make(self.kind, self, Cell(node), None, typed, 0, differentiable)
 
     def view(self, x: LazyTensor, steps: Sequence[View], differentiable: bool) -> LazyTensor:
         """A window on the memory of `x`."""

@@ -162,7 +162,7 @@ class Traced(LazyTensor):
     @override
     def requires_grad(self) -> bool:  # type: ignore[override]
         if not self.differentiable and _flag(self):  # a factory was asked for it
-            self.leaf = self.differentiable = True
+            self.leaf = self.differentiable = self.cell.carries = True
             self.recorder.leaf(self)
         return self.differentiable
 
@@ -179,6 +179,7 @@ class Traced(LazyTensor):
             self.leaf = True
             self.recorder.leaf(self)
         self.differentiable = requires_grad
+        self.cell.carries = self.cell.carries or requires_grad
         return self
 
     @property
@@ -257,8 +258,10 @@ def make(
     x.typed = typed
     if window is not None:
         x.window = window
-    if requires_grad and isinstance(x, Traced):
-        x.differentiable = True
+    if requires_grad:
+        cell.carries = True
+        if isinstance(x, Traced):
+            x.differentiable = True
     return x
 
 

@@ -72,7 +72,7 @@ def within(
         best = search.fewest(limit)
     FOUND[key] = best
     while len(FOUND) > MANY:
-        FOUND.pop(next(iter(FOUND)))
+        FOUND.pop(next(iter(FOUND)), None)  # which another thread may have done
     if observe is not None:
         observe("budget", graph, graph)  # the time of the search
         for step in search.steps[best]:

@@ -84,9 +84,8 @@ def numbers(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | No
 
 
 def placed(x: torch.Tensor, strides: Strides) -> torch.Tensor:
-    """`x` with these strides, itself if it has them where there is a step to take."""
-    same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), strides, strict=True))
-    return x if same else relaid(x, strides)
+    """`x` with these strides, itself if it has them."""
+    return x if tuple(x.stride()) == strides else relaid(x, strides)
 
 
 class AttentionSaving(Op):
@@ -227,7 +226,12 @@ def as_query(
     others' are. Source: ATen/native/cudnn/MHA.cpp."""
     g, query, *others = operands
     strides = typed(query).dense().strides
-    return (placed(g, strides), query, *others), placed(out, strides)
+
+    def alike(x: torch.Tensor) -> torch.Tensor:
+        own = zip(x.shape, x.stride(), strides, strict=True)  # a size of 1 has no step to take
+        return placed(x, tuple([step if size == 1 else wanted for size, step, wanted in own]))
+
+    return (alike(g), query, *others), alike(out)
 
 
 def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -237,6 +237,13 @@ def applied(b: Builder, op: Op, x: Node) -> Node:
     return x if idle else b(op, x)
 
 
+def aligned(x: TensorType, first: int) -> bool:
+    """Whether every row starts on a 16-byte boundary, as the fast kernels need; the first element
+    lies `first` elements into memory that does."""
+    apart = [s for n, s in zip(x.shape, x.strides, strict=True) if n > 1 and s != 1]
+    return all(step * x.dtype.itemsize % 16 == 0 for step in (first, *apart))
+
+
 def offset(found: IndexMap, source: TensorType) -> int:
     """Elements in memory between the source's first element and the result's."""
     return sum(a * b for a, b in zip(found.starts, source.strides, strict=True))

@@ -274,6 +274,7 @@ def number_cases() -> Iterator[Case]:
             op_body(op, number)
             for op in (Add(), Mul(), Div(), ClampMin(), ClampMax(), Gt(), Eq())
             for number in (0, -0.0, 1, True, 0.1, -2.5, 1e-40, math.inf, -math.inf, math.nan)
+            if op != Div() or number != 1e-40  # torch's own kernels differ: 1 / 1e-40 is infinite
         ]
         yield from at_once(f"numbers with {dtype}", bodies, lambda d=dtype: grid(d))
     for dtype in (torch.int32, torch.int64):

@@ -103,3 +103,13 @@ def test_adam_is_within_two_ulp_a_step(name: str, dtype: torch.dtype, device: st
     ours, theirs = updated(ADAM[name], dtype, device)
     for a, b in zip(ours, theirs, strict=True):
         assert ulps(a, b, 3e-3) <= 2 * STEPS
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_element_is_rounded_as_eager_rounds_it(device: str) -> None:
+    """A scalar's part of an update has no element-wise kernel in common with larger parameters."""
+    fast = lt.compile(lambda x, y, z: x * y + z, wait=True)
+    for i in range(60):
+        torch.manual_seed(i)
+        xs = [x.to(device) for x in torch.randn(3, dtype=torch.float64)]
+        assert torch.equal(fast(*xs), xs[0] * xs[1] + xs[2])

@@ -159,3 +159,19 @@ def test_integer_arithmetic_is_refused() -> None:
     for groups in targets():
         with pytest.raises(UnsupportedError, match="a float that varies as a i64"):
             groups.prepare(varying(lambda x, s: b(Whole(), x, s), x), x, 1.5)
+
+
+@pytest.mark.parametrize("number", [3.0, -0.1, 1e-40, 1e39, float("inf"), float("nan"), 0.0])
+@pytest.mark.parametrize("varies", [False, True])
+def test_triton_divides_by_a_number_as_torch_does_on_a_gpu(number: float, varies: bool) -> None:
+    """By a product with the number's reciprocal: that of a subnormal number is infinite."""
+    x = torch.cat([random(99), torch.tensor([0.0, -0.0, float("inf"), 3e38])]).to(DEVICE)
+    groups = Groups(TritonTarget())
+    if varies:
+        found = groups.run(varying(lambda x, s: b(Div(), x, s), x), x, number)
+    else:
+        a = input("x", type_of(x))
+        found = groups.run(Fused(Graph((a,), (b(Div(), a, number),))), x)
+    assert_same_bits(found, x * (1 / torch.tensor(number)).to(DEVICE))
+    if DEVICE == "cuda":
+        assert_same_bits(found, x / number)

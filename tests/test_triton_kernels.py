@@ -38,7 +38,6 @@ from lazytorch.lower.triton import TritonTarget
 from lazytorch.lower.triton import kernel as kernels
 from lazytorch.lower.triton.binary import interpreting
 from lazytorch.lower.triton.kernel import Walk, choose_walk
-from lazytorch.lower.triton.launch import LAUNCHERS, launched
 from lazytorch.ops.activation import Relu
 from lazytorch.ops.elementary import Exp
 from lazytorch.ops.fused import Fused
@@ -314,39 +313,6 @@ def test_without_triton_building_is_a_compiler_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(CompilerError, match="triton cannot be imported"):
         target.build([found.kernel])
-
-
-class Recorder:
-    """Stands for Triton's compiled kernel, and keeps what it is launched with."""
-
-    def __init__(self, function: int) -> None:
-        self.function = function
-        self.packed_metadata = (4, 1, 0)
-        self.run = self
-        self.calls: list[tuple[object, ...]] = []
-
-    def launch(self, *arguments: object) -> None:
-        self.calls.append(arguments)
-
-
-@pytest.mark.parametrize("version", LAUNCHERS)
-def test_only_aligned_tensors_take_the_kernel_with_wide_loads(
-    version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("triton.__version__", f"{version}.0")
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda i: 40 + i, raising=False)
-    aligned, other = Recorder(1), Recorder(2)
-    space: dict[str, object] = {}
-    lines = launched(aligned, lambda: other, 0, 7, ["x", "y"], (100, 3), space)
-    memory = torch.empty(64, dtype=torch.uint8)
-    start = -memory.data_ptr() % 16
-    for x, y in ((0, 16), (0, 4), (8, 16)):
-        values = {"x": memory[start + x :], "y": memory[start + y :]}
-        exec("\n".join(lines), space | values)
-    assert [call[:5] for call in aligned.calls] == [(7, 1, 1, 40, f) for f in (1, 2, 2)]
-    pointers = [memory.data_ptr() + start + k for k in (0, 4)]
-    flat = aligned.calls[1][-1] if version == "3.7" else aligned.calls[1][-4:]
-    assert flat == (*pointers, 100, 3)
 
 
 COMPILED = """

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import DispatchKey
+from torch.nn.attention import sdpa_kernel
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
+from lazytorch.frontend.attention_choice import chosen
 from lazytorch.frontend.geometry import (
     call_as_strided,
     call_compatible,
@@ -204,9 +206,10 @@ def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     kind = args[0].device.type
     dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
     draws = isinstance(dropout, float) and dropout > 0
-    written = draws and (kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()))
-    whole = call_composite if written else call_value
-    return whole(r, func, args, kwargs)
+    if draws and kind == "cuda" and torch.cuda.is_available():
+        with sdpa_kernel(chosen(args, kwargs)):
+            return call_composite(r, func, args, kwargs)
+    return (call_composite if draws and kind == "cpu" else call_value)(r, func, args, kwargs)
 
 
 def call_lift_fresh(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -110,8 +110,11 @@ def named(hint: str, source: str, variant: int = 0, contract: bool = True) -> Ke
 
 
 def contracts(body: Graph) -> bool:
-    """Whether products and sums of a group may be contracted: no operation rounds as torch does."""
-    return not any([isinstance(n.op, Pointwise) and n.op.eagers for n in body.nodes])
+    """Whether products and sums of a group may be contracted: no operation rounds as torch does,
+    and there is more than one element, or nothing would be gained."""
+    exact = any([isinstance(n.op, Pointwise) and n.op.eagers for n in body.nodes])
+    shapes = [x.type.shape for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
+    return not exact and any(shapes)
 
 
 def describe(body: Graph) -> str:

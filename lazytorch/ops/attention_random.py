@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Item, Op
 from lazytorch.ops.attention_backward import (
     AttentionSaving,
@@ -169,6 +170,8 @@ class RandomAttentionBackward(Op):
                 *operands, out, sums, None, None, *lengths, *more, *drawn, **named
             )
         if self.kernel == "cudnn":
+            if self.by_mask:
+                raise UnsupportedError("cuDNN's attention has no derivative by its mask")
             operands, out = as_query(operands, out)
             return aten._scaled_dot_product_cudnn_attention_backward(
                 *operands, out, sums.unsqueeze(-1), *drawn, bias, None, None, *lengths, *more,
@@ -194,6 +197,8 @@ def droppable(
     kernel: Kernel, query: Node, key: Node, value: Node, mask: Node | None = None
 ) -> bool:
     """Whether a call of a kernel with dropout can be recorded as `RandomAttentionSaving`."""
+    fits = mask is None or tensor(mask).dtype in (tensor(query).dtype, torch.bool)
     if kernel == "efficient":
-        return mask is None or tensor(mask).dtype in (tensor(query).dtype, torch.bool)
-    return mask is None and tensor(query).shape[3] == tensor(value).shape[3]
+        return fits
+    same = tensor(query).shape[3] == tensor(value).shape[3]
+    return same and (mask is None if kernel == "flash" else fits)

@@ -66,7 +66,9 @@ class Profiled:
 def profiled() -> Generator[Profiled]:
     """Around what runs on the CPU; filled in behind it."""
     found = Profiled()
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    kinds = [ProfilerActivity.CPU]
+    # With `acc_events` torch does not warn that a profile holds one cycle.
+    with quiet(), profile(activities=kinds, profile_memory=True, acc_events=True) as profiler:
         yield found
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results

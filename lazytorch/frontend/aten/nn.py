@@ -116,9 +116,10 @@ def cudnn_attention(
     scale: float | None = None,
 ) -> Any:
     """Torch's choice of kernel where attention drops weights, on the newer GPUs."""
-    if return_debug_mask or attn_bias is not None:
+    if return_debug_mask:
         return NotImplemented
-    found = dropping(b, "cudnn", (query, key, value), dropout_p, is_causal, scale)
+    bias = () if attn_bias is None else (attn_bias,)
+    found = dropping(b, "cudnn", (query, key, value, *bias), dropout_p, is_causal, scale)
     if found is NotImplemented:
         return found
     out, sums, seed, offset = found

@@ -138,7 +138,7 @@ def launched(
         "notes": getattr(run, "arg_annotations", None),
         "kinds": getattr(run, "kernel_signature", None),
     }
-    pointers = [f"p{k}" for k in range(len(tensors))]
+    pointers = [f"address{k}" for k in range(len(tensors))]
     arguments = LAUNCHERS[version].format(arguments=", ".join([*pointers, *map(str, numbers)]))
     return [
         *(f"{p} = {x}.data_ptr()" for p, x in zip(pointers, tensors, strict=True)),

@@ -208,6 +208,8 @@ class TritonPrinter(Printer):
         match name:
             case "reciprocal":
                 return divide.format(one, codes[0])
+            case "true_divide" if operands[1].number is not None or operands[1].varies:
+                return f"{codes[0]} * {divide.format(one, codes[1])}"  # as torch's kernel for CUDA
             case "sigmoid":
                 exp = table.get("exp", "libdevice.exp({0})").format(f"{codes[0]} * -1.0")
                 return divide.format(one, f"(1.0 + {exp})")

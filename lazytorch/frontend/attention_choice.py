@@ -1,0 +1,43 @@
+"""Which of its attention kernels torch would choose, were the operands its own.
+
+The choice depends on which of them require gradients (no derivative of cuDNN's is by the mask),
+which a recorded tensor does not tell torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch._C import DispatchKey
+from torch.nn.attention import SDPBackend
+
+
+class Described(torch.Tensor):
+    """A tensor without memory of which torch's own code sees shape, strides, dtype, device and
+    whether it requires a gradient."""
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Described:
+        """What is known of `x` without its values."""
+        make: Any = torch.Tensor._make_wrapper_subclass
+        return make(
+            cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device,
+            requires_grad=x.requires_grad,
+        )  # fmt: skip
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any) -> NoReturn:  # type: ignore[override]
+        raise AssertionError(f"{func} of a tensor that is only described")
+
+
+def chosen(args: Iterable[Any], kwargs: Mapping[str, Any]) -> SDPBackend:
+    """Torch's kernel on a GPU for a call of `scaled_dot_product_attention`."""
+
+    def described(x: Any) -> Any:
+        return Described.of(x) if isinstance(x, torch.Tensor) else x
+
+    choose = torch.ops.aten._fused_sdp_choice.default
+    given = {name: described(x) for name, x in kwargs.items()}
+    return SDPBackend(choose._op_dk(DispatchKey.CUDA, *map(described, args), **given))

@@ -1,15 +1,18 @@
 """Every sample of torch's operator database, differentiated once and twice: `docs/operators.md`.
 
-`python benchmarks/operators.py [--jobs 2] [NAME ...]`: with names, those are only printed.
+`python benchmarks/operators.py [--jobs 2] [--device cuda] [NAME ...]`: with names, or on another
+device than the CPU, results are only printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,17 +54,18 @@ class Row:
         return "; ".join(said).replace("|", "\\|")
 
 
-def survey(name: str) -> Row:
+def survey(name: str, device: torch.device) -> Row:
     """All samples of an operation."""
     torch.set_num_threads(1)
-    op = next(op for op in op_db.operations() if op_db.called(op) == name)
+    torch.backends.cudnn.allow_tf32 = False  # another order of operations is another float32
+    op = next(op for op in op_db.operations(device) if op_db.called(op) == name)
     row = Row(name)
     for order, dtype in ORDERS.items():
         if order == 2 and not op.supports_gradgrad:
             continue
         counts = row.verdicts[order] = Counter[str]()
         with op_db.Used() as used:
-            for case in op_db.cases(op, dtype):
+            for case in op_db.cases(op, dtype, device):
                 outcome = op_db.check(case, order, dtype)
                 counts[outcome.verdict] += 1
                 if outcome.verdict != "ok":
@@ -126,17 +130,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=op_db.CPU)
     given = parser.parse_args()
-    names = given.names or [op_db.called(op) for op in op_db.operations()]
+    names = given.names or [op_db.called(op) for op in op_db.operations(given.device)]
     rows: list[Row] = []
-    with ProcessPoolExecutor(given.jobs) as pool:
-        for i, row in enumerate(pool.map(survey, names)):
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not live through a fork
+    with ProcessPoolExecutor(given.jobs, spawn) as pool:
+        for i, row in enumerate(pool.map(partial(survey, device=given.device), names)):
             rows.append(row)
             if given.names or i % 20 == 0 or row.why():
                 print(f"{i + 1}/{len(names)} {row.operation}: {row.cell(1)}, {row.cell(2)}  "
                       f"{row.why()[:200]}", flush=True)  # fmt: skip
     print("\n".join(summary(rows)))
-    if not given.names:
+    if not given.names and given.device == op_db.CPU:
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(table(rows))
 

@@ -35,6 +35,8 @@ database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
 STEP = 1e-5
 """Of finite differences."""
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -68,7 +70,7 @@ class Case:
         """The weighted sum of tensors; its real part, of complex ones."""
         total = None
         for i, y in enumerate(values):
-            part = (y * self.weight((name, i, y.dtype, tuple(y.shape)))).sum()
+            part = (y * self.weight((name, i, y.dtype, tuple(y.shape), y.device))).sum()
             part = part.real if part.is_complex() else part
             total = part if total is None else total + part
         assert total is not None
@@ -77,7 +79,7 @@ class Case:
     def weight(self, key: tuple[Any, ...]) -> torch.Tensor:
         """Numbers of both signs, the same for eager, which makes them, and for us."""
         if key not in self.weights:
-            _, i, dtype, shape = key
+            _, i, dtype, shape, device = key
             assert isinstance(shape, tuple)
             count = torch.Size(shape).numel()
             angle = torch.arange(count, dtype=torch.float64) * 1.7 + i + 0.4
@@ -85,7 +87,7 @@ class Case:
                 value = torch.complex(angle.sin() + 0.3, (angle * 1.3).cos())
             else:
                 value = angle.sin() + 0.3
-            self.weights[key] = value.to(dtype).reshape(shape)
+            self.weights[key] = value.to(dtype).reshape(shape).to(device)
         return self.weights[key]
 
 
@@ -94,12 +96,12 @@ def differentiable(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.requires_grad
 
 
-def operations() -> list[Any]:
+def operations(device: torch.device = CPU) -> list[Any]:
     """The operations that torch differentiates in float32."""
     return [
         op
         for op in database.op_db
-        if op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
+        if op.supports_autograd and torch.float32 in op.supported_backward_dtypes(device.type)
     ]
 
 
@@ -108,12 +110,12 @@ def called(op: Any) -> str:
     return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
 
 
-def cases(op: Any, dtype: torch.dtype) -> Iterator[Case]:
+def cases(op: Any, dtype: torch.dtype, device: torch.device = CPU) -> Iterator[Case]:
     """The samples of an operation."""
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+        samples = list(op.sample_inputs(device.type, dtype, requires_grad=True))
     for sample in samples:
         leaves, spec = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         tensors = tuple({id(x): x for x in leaves if isinstance(x, torch.Tensor)}.values())
@@ -129,7 +131,7 @@ def fresh(x: torch.Tensor) -> torch.Tensor:
         return x.clone()
     if any(s == 0 for s in x.stride()):
         return x.clone()
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(x)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def flipped(x: torch.Tensor) -> torch.Tensor:
@@ -344,7 +346,9 @@ def torchs_fault(case: Case, values: Tensors, ours: Tensors, theirs: Tensors) ->
     says, and not as eager's does."""
     generator = torch.Generator().manual_seed(SEED)
     by = [values[i] for i in case.variables]
-    along = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in by]
+    along = [
+        torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device) for x in by
+    ]
     if any(x.dtype is not torch.float64 for x in by):
         return False
 

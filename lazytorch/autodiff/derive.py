@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import torch
 from typing_extensions import override
 
-from lazytorch.autodiff.devices import on_cpu, placed
+from lazytorch.autodiff.devices import CPU, on, placed, relocated
 from lazytorch.data import Data
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend.alias import Cell
@@ -245,10 +245,11 @@ def recorded(
     op: Op, given: tuple[Type | Const, ...], needs: tuple[bool, ...], asked: tuple[bool, ...]
 ) -> Derived:
     """The rule of `op` on operands of such types; UnsupportedError where torch has none."""
+    op = relocated(op, CPU)
     r = Deriving(op)
     operands = tuple(
         [
-            constant(x.value) if isinstance(x, Const) else input(f"x{i}", on_cpu(x))
+            constant(x.value) if isinstance(x, Const) else input(f"x{i}", on(x, CPU))
             for i, x in enumerate(given)
         ]
     )

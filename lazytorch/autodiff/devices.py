@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lazytorch.ir import Node, Op
-from lazytorch.types import TensorType, TupleType, Type
+from lazytorch.types import TensorType, TupleType
 
 CPU = torch.device("cpu")
 
@@ -13,9 +15,29 @@ CPU = torch.device("cpu")
 def placed(op: Op, node: Node) -> Op:
     """An operation recorded on the CPU, on the device of `node`."""
     device = device_of(node)
-    if device is None or device == CPU or not any(v == CPU for _, v in op.attributes()):
-        return op
-    return op.with_attributes(**{k: device for k, v in op.attributes() if v == CPU})
+    return op if device is None or device == CPU else relocated(op, device)
+
+
+def relocated(op: Op, device: torch.device) -> Op:
+    """An operation with another device in the place of any that its attributes name."""
+    attributes = dict(op.attributes())
+    there = {name: on(value, device) for name, value in attributes.items()}
+    return op if there == attributes else op.with_attributes(**there)
+
+
+def on(value: Any, device: torch.device) -> Any:
+    """A type or another attribute, on a device."""
+    match value:
+        case torch.device():
+            return device
+        case tuple():
+            return tuple([on(x, device) for x in value])
+        case TensorType():
+            return TensorType(value.shape, value.dtype, device, value.strides)
+        case TupleType():
+            return TupleType(tuple([on(x, device) for x in value.items]))
+        case _:
+            return value
 
 
 def device_of(node: Node) -> torch.device | None:
@@ -26,12 +48,3 @@ def device_of(node: Node) -> torch.device | None:
             if isinstance(part, TensorType):
                 return part.device
     return None
-
-
-def on_cpu(typed: Type) -> Type:
-    """The same type on the CPU, where rules are recorded."""
-    if isinstance(typed, TensorType):
-        return TensorType(typed.shape, typed.dtype, CPU, typed.strides)
-    if isinstance(typed, TupleType):
-        return TupleType(tuple([on_cpu(x) for x in typed.items]))
-    return typed

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from typing_extensions import override
 
 from lazytorch.autodiff.derive import Deriving, above_autograd, lazily, missing, stand_in
-from lazytorch.autodiff.devices import on_cpu
+from lazytorch.autodiff.devices import CPU, on, relocated
 from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Const, Node, Op, constant, input
@@ -92,11 +92,11 @@ FACTORS = {aten.mul.Tensor: 2, aten.div.Tensor: 1}
 @lru_cache(maxsize=16384)
 def by_formula(op: Op, given: tuple[Type | Const, ...], moves: tuple[bool, ...]) -> Pushed:
     """The rule of `op` on operands of such types; UnsupportedError where torch has none."""
-    op = op.recordable()
+    op = relocated(op.recordable(), CPU)
     r = Pushing(op)
     operands = tuple(
         [
-            constant(x.value) if isinstance(x, Const) else input(f"x{i}", on_cpu(x))
+            constant(x.value) if isinstance(x, Const) else input(f"x{i}", on(x, CPU))
             for i, x in enumerate(given)
         ]
     )

@@ -27,8 +27,9 @@ class Expression:
     """A value in generated source: its text, and the dtype that torch would give it.
 
     A 16-bit float is held in float32 and is rounded only where `Printer.convert` says so.
-    `number` is the Python number that a literal stands for; with `varies` it is such a number
-    too, known at run time only. As torch does, neither is rounded to 16 bits before it is used.
+    `number` is the Python number that a literal stands for; with `varies`, its text in float64, it
+    is such a number too, known at run time only. As torch does, neither is rounded to 16 bits
+    before it is used.
     """
 
     __slots__ = ("code", "dtype", "number", "printer", "varies")
@@ -39,7 +40,7 @@ class Expression:
         code: str,
         dtype: torch.dtype,
         number: Number | None = None,
-        varies: bool = False,
+        varies: str = "",
     ) -> None:
         self.printer = printer
         self.code = code
@@ -205,7 +206,8 @@ class Printer(ABC):
 
     def varying(self, x: Expression) -> Expression:
         """A loaded value as a Python float: what a number is that is known at run time only."""
-        return Expression(self, self.to(x, torch.float64).code, torch.float64, varies=True)
+        code = self.to(x, torch.float64).code
+        return Expression(self, code, torch.float64, varies=code)
 
     def to(self, x: Expression, dtype: torch.dtype) -> Expression:
         """`x` in another dtype; itself when it has that dtype."""
@@ -217,14 +219,9 @@ class Printer(ABC):
                 raise UnsupportedError(f"a float that varies as a {dtype_name(dtype)}")
             wide = torch.float32 if dtype in HALVES else dtype
             if x.dtype in (*HALVES, torch.float32) and wide is torch.float32:
-                return Expression(self, x.code, dtype, varies=True)
-            return Expression(
-                self,
-                self.bind(self.conversion(x.code, x.dtype, wide), wide).code,
-                dtype,
-                None,
-                True,
-            )
+                return Expression(self, x.code, dtype, varies=x.varies)
+            code = self.bind(self.conversion(x.code, x.dtype, wide), wide).code
+            return Expression(self, code, dtype, varies=x.varies)
         return self.bind(self.conversion(x.code, x.dtype, dtype), dtype)
 
     def round16(self, x: Expression) -> Expression:

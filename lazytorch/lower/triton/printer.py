@@ -208,8 +208,10 @@ class TritonPrinter(Printer):
         match name:
             case "reciprocal":
                 return divide.format(one, codes[0])
-            case "true_divide" if operands[1].number is not None or operands[1].varies:
-                return f"{codes[0]} * {divide.format(one, codes[1])}"  # as torch's kernel for CUDA
+            case "true_divide" if operands[1].number is not None:  # as torch's kernels for CUDA
+                return f"{codes[0]} * {self.literal(inverse(operands[1].number.real), dtype)}"
+            case "true_divide" if operands[1].varies:
+                return f"{codes[0]} * (1.0 / {operands[1].varies}).to({LOCAL[dtype]})"
             case "sigmoid":
                 exp = table.get("exp", "libdevice.exp({0})").format(f"{codes[0]} * -1.0")
                 return divide.format(one, f"(1.0 + {exp})")
@@ -221,6 +223,11 @@ class TritonPrinter(Printer):
                 return f"libdevice.{name}({', '.join(codes)})"
             case _:
                 return entry(REAL, name, dtype).format(*codes, local=LOCAL[dtype])
+
+
+def inverse(number: float) -> float:
+    """1 / number, as C computes it."""
+    return 1 / number if number else math.copysign(math.inf, number)
 
 
 def entry(table: dict[str, str], name: str, dtype: torch.dtype) -> str:

@@ -35,6 +35,8 @@ def difference(
     """
     truth: Any = None
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a.device != b.device:
+            return f"gradient {i}: on {a.device}, not on {b.device}"
         relative, absolute = TOLERANCE.get(b.dtype, TOLERANCE[dtype])
         finite = b.abs()[b.isfinite()] if b.numel() else b.abs()
         bound = absolute + relative * (float(finite.max()) if finite.numel() else 0.0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from lazytorch.errors import CompilerError
 from lazytorch.lower.kernel import Kernel
@@ -106,10 +109,26 @@ class Binaries:
                 driver.active.get_current_target()
             with torch.cuda.device(index):  # of this thread
                 compiled = compile_kernel(module, function, aligned, target=None)
-                compiled.run  # noqa: B018  # loads it, and builds its launcher
+                with launcher_lock(module.SIGNATURE):
+                    compiled.run  # noqa: B018  # loads it, and builds its launcher
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
         return compiled
+
+
+def launcher_lock(signature: dict[str, str]) -> FileLock:
+    """Held while a kernel's launcher is built: Triton compiles one for each list of types.
+
+    Threads and processes that want the same one would each run the C compiler, and replace a
+    library that others have loaded: where a file system then gives its number away, the next
+    library is taken for the one that was replaced.
+    """
+    from triton import knobs
+
+    folder = Path(knobs.cache.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    types = hashlib.sha256(" ".join(signature.values()).encode()).hexdigest()
+    return FileLock(folder / f"launcher_{types[:32]}.lock")
 
 
 @cache

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +14,10 @@ import torch
 os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imported
 pytest.importorskip("triton")
 
+from triton.runtime import driver
+
+from lazytorch.lower.kernel import Kernel
+from lazytorch.lower.triton import binary
 from lazytorch.lower.triton.launch import LAUNCHERS, launched
 
 
@@ -58,3 +66,27 @@ def test_operands_may_have_any_names(
     call = kernel.calls[0][-1]
     found = call if isinstance(call, tuple) else kernel.calls[0][-2:]
     assert found == tuple([x.data_ptr() for x in tensors])
+
+
+def test_launchers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that Python loads at once are one module to it: either may get the other's function."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    class Compiled:
+        @property
+        def run(self) -> None:
+            inside.append(1)
+            time.sleep(0.01)
+            most.append(len(inside))
+            inside.pop()
+
+    monkeypatch.setattr(binary, "interpreting", lambda: False)
+    monkeypatch.setattr(binary, "compile_kernel", lambda *_, **__: Compiled())
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: None))
+    kernels = [Kernel(f"k{i}", f"def k{i}(): pass") for i in range(6)]
+    each = [binary.Binaries(), binary.Binaries()]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: each[i % 2].load(kernels[i], 0), range(6)))
+    assert most == [1] * 6

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from lazytorch.errors import CompilerError
 from lazytorch.lower.kernel import Kernel
 from lazytorch.lower.triton.ahead import AHEAD, Gpu
 from lazytorch.lower.triton.source import compile_kernel, run_source
+
+LOADING = threading.Lock()
+"""Held while a kernel's launcher is loaded. Triton gives the libraries of all launchers one module
+name, and Python one module object to all that it loads again: another thread's launcher would be
+found in it. Built they are before, by a process of its own (`server`)."""
 
 
 def interpreting() -> bool:
@@ -109,26 +111,11 @@ class Binaries:
                 driver.active.get_current_target()
             with torch.cuda.device(index):  # of this thread
                 compiled = compile_kernel(module, function, aligned, target=None)
-                with launcher_lock(module.SIGNATURE):
+                with LOADING:
                     compiled.run  # noqa: B018  # loads it, and builds its launcher
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise CompilerError(f"triton refused kernel {kernel.name}: {error}") from error
         return compiled
-
-
-def launcher_lock(signature: dict[str, str]) -> FileLock:
-    """Held while a kernel's launcher is built: Triton compiles one for each list of types.
-
-    Threads and processes that want the same one would each run the C compiler, and replace a
-    library that others have loaded: where a file system then gives its number away, the next
-    library is taken for the one that was replaced.
-    """
-    from triton import knobs
-
-    folder = Path(knobs.cache.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    types = hashlib.sha256(" ".join(signature.values()).encode()).hexdigest()
-    return FileLock(folder / f"launcher_{types[:32]}.lock")
 
 
 @cache

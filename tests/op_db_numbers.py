@@ -42,7 +42,8 @@ def difference(
         bound = absolute + relative * (float(finite.max()) if finite.numel() else 0.0)
         if error(a, b) <= bound:
             continue
-        if dtype is torch.float32 and a.shape == b.shape and a.dtype == b.dtype:
+        narrow = torch.float32 in (dtype, b.dtype)
+        if narrow and a.shape == b.shape and a.dtype == b.dtype:
             truth = precise() if truth is None else truth
             exact = truth[i].to(widest(a).dtype)
             if error(widest(a), exact) <= 3 * error(widest(b), exact) + bound:

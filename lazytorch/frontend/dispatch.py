@@ -233,6 +233,9 @@ _SPECIAL: dict[Any, Handler] = {
     aten.lift_fresh.default: call_lift_fresh,
     aten.lift.default: call_lift_fresh,
     aten.detach_.default: call_detach,
+    # Torch's own kernel has a derivative for any device; cuDNN's gives the same loss.
+    aten._use_cudnn_ctc_loss.default: lambda r, f, a, k: False,
+    aten._use_cudnn_ctc_loss.Tensor: lambda r, f, a, k: False,
     aten._has_compatible_shallow_copy_type.default: call_compatible,
     aten.is_same_size.default: lambda r, f, a, k: tuple(a[0].shape) == tuple(a[1].shape),
     **dict.fromkeys(_NUMBERS, call_number),

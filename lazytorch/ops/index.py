@@ -10,6 +10,7 @@ from lazytorch.errors import BoundsError, DTypeError, ShapeError
 from lazytorch.ir import Op, Operand
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import elementwise_strides
+from lazytorch.ops.copies import ToDevice
 from lazytorch.ops.create import Full
 from lazytorch.ops.layout import Expand, Reshape
 from lazytorch.ops.reduction import tensor
@@ -240,7 +241,8 @@ def by_mask(s: Calculus, g: Node, value: TensorType, before: int, mask: Node) ->
         args = (Operand(0), (*[None] * before, Operand(1)))
         return s(Aten("aten.index.Tensor", args, observed=typed), g, mask)
     # One value for all that are chosen, whose number is not known.
-    spread = s.reshape(mask, (1,) * before + tensor(mask).shape + (1,) * after)
+    here = mask if tensor(mask).device == t.device else s(ToDevice(t.device), mask)
+    spread = s.reshape(here, (1,) * before + tensor(mask).shape + (1,) * after)
     total = s.sum(s.choose(spread, g, 0.0), tuple(range(before, before + covered)))
     return s.reshape(total, (*t.shape[:before], 1, *t.shape[before + covered :]))
 

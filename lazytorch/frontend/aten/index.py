@@ -8,7 +8,8 @@ import torch
 
 from lazytorch.frontend.aten.layout import typed
 from lazytorch.frontend.imports import imports
-from lazytorch.ir import Builder, Node
+from lazytorch.ir import Builder, Node, Operand
+from lazytorch.ops.aten import Aten
 from lazytorch.ops.copies import wrapped
 from lazytorch.ops.index import (
     INDICES,
@@ -92,6 +93,14 @@ def index_put(
     if not given or any(typed(i).dtype not in INDICES + MASKS for i in given):
         return NotImplemented
     return b(IndexPut(places(indices), accumulate), self, values, *given)
+
+
+@imports("cudnn_grid_sampler.default")
+def cudnn_grid_sampler(b: Builder, self: Node, grid: Node) -> Node:
+    """By torch's own kernel, whose derivative any device has: bilinear, zeros outside, the corners
+    in the middle of pixels."""
+    arguments = (Operand(0), Operand(1), 0, 0, True)
+    return b(Aten("aten.grid_sampler_2d.default", arguments), self, grid)
 
 
 def places(indices: Sequence[Node | None]) -> tuple[bool, ...]:

@@ -135,3 +135,23 @@ def test_the_norm_of_an_empty_batch_has_gradients(weight: bool) -> None:
     want = torch.autograd.grad(run(x, *own).sum(), leaves)
     got = torch.autograd.grad(lt.compile(run, wait=True)(x, *own).sum(), leaves)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pointwise_convolution_lies_as_eagers_whatever_the_threads(
+    threads: int, batch: int, stride: int
+) -> None:
+    """Torch has oneDNN compute it only where one thread is not all there is, or there is more."""
+    x = torch.randn(batch, 4, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    w = torch.randn(6, 4, 1, 1, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        want = torch.conv3d(x, w, stride=stride)
+        found = lt.compile(lambda x, w: torch.conv3d(x, w, stride=stride), wait=True)(x, w)
+    finally:
+        torch.set_num_threads(before)
+    assert found.stride() == want.stride()
+    torch.testing.assert_close(found, want)

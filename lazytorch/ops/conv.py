@@ -138,8 +138,7 @@ class Convolution(Op):
     def by_onednn(self, x: TensorType, weight: TensorType) -> bool:
         """Whether oneDNN computes it on the CPU; in 3-d torch's own kernel is row-major only.
 
-        Source: ATen/native/Convolution.cpp, `use_mkldnn`, on a processor with 16-bit support and
-        more than one thread.
+        Source: ATen/native/Convolution.cpp, `use_mkldnn`, on a processor with 16-bit support.
         """
         if self.transposed and any(
             extra >= stride for extra, stride in zip(self.output_padding, self.stride, strict=True)
@@ -147,7 +146,13 @@ class Convolution(Op):
             return False
         if x.dtype in (torch.bfloat16, torch.float16):
             return True
-        return x.dtype is torch.float32 and (
+        worth = (
+            max(*self.stride, *self.dilation) > 1
+            or x.shape[0] >= 16
+            or weight.shape[-2:] != (1, 1)
+            or torch.get_num_threads() > 1
+        )
+        return (x.dtype is torch.float32 and worth) and (
             self.groups > 1
             or x.shape[0] > 1
             or min(weight.shape[-2:]) > 3

@@ -339,7 +339,9 @@ class Compiled:
         computed or kept. `lt.plan` is for devices that are not here, and for training steps."""
         leaves, spec = trees.flatten((args, kwargs))
         varying = self.numbers.varying(spec)
-        setting = Setting.of(self.name, Watch(self.fn, leaves), leaves)
+        setting = Setting.of(
+            self.name, Watch(self.fn, leaves), leaves, still=self.options.static_inputs
+        )
         with torch.no_grad():
             for plan in self.plans.get(signature(leaves, spec, varying), ()):
                 if plan.holds(leaves) and plan.stage.cut is None:

@@ -83,7 +83,7 @@ def fail_early(step: TrainStep, options: Options, batch: Batch) -> None:
     try:  # what is named as enough must be enough for the first step's gradients, too
         leaves, spec = trees.flatten((batch, {}))
         fn, name = gradients_only(step), "the first step's gradients"
-        setting = Setting.of(name, Watch(fn, leaves), leaves, device)
+        setting = Setting.of(name, Watch(fn, leaves), leaves, device, options.static_inputs)
         predict(fn, leaves, spec, options, setting, measured=True)
     except BudgetError as error:
         failed = max(failed, error, key=lambda e: e.smallest)

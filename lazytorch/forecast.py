@@ -110,7 +110,8 @@ def plan_call(
     made = StandIns(device.torch_device)
     copy = made.module(model) if isinstance(model, nn.Module) else model
     leaves, spec = trees.flatten(made.tree(inputs, sizes(inputs, batch)))
-    setting = Setting.of(type(model).__name__, Watch(copy, leaves), leaves, device)
+    name, still = type(model).__name__, options.static_inputs
+    setting = Setting.of(name, Watch(copy, leaves), leaves, device, still)
     return predict(copy, leaves, spec, options, setting, around=standing(made, amp))
 
 
@@ -145,7 +146,7 @@ def plan_step(
         leaves, spec = trees.flatten(((step.settings(), args, named), {}))
     fn, chosen = step.compiled.fn, step.compiled.options
     name = f"a training step of {type(model).__name__}"
-    setting = Setting.of(name, Watch(fn, leaves), leaves, device)
+    setting = Setting.of(name, Watch(fn, leaves), leaves, device, chosen.static_inputs)
     around = standing(made, None)
     return predict(fn, leaves, spec, chosen, setting, around=around, measured=measured)
 

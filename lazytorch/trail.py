@@ -37,7 +37,7 @@ class Trail:
         self.leaves = leaves
         self.watch = watch
         self.varying = varying
-        self.setting = Setting.of(owner.name, watch, leaves)
+        self.setting = Setting.of(owner.name, watch, leaves, still=owner.options.static_inputs)
         self.assumed: list[Assumed] = []
         self.relied: tuple[Relied, ...] = ()
         self.failure = ""

@@ -24,6 +24,7 @@ from lazytorch.lower.caching import CachingAllocator
 from lazytorch.lower.memory_plan import size
 from lazytorch.lower.program import lower
 from lazytorch.lower.timeline import timeline
+from lazytorch.lower.workspaces import workspaces
 from lazytorch.runtime.allocations import peak
 from lazytorch.text import parse
 
@@ -360,3 +361,15 @@ def test_a_plan_is_drawn_with_every_name_escaped(tmp_path: Path) -> None:
     assert "linear" in text and html.escape(planned.name) in text
     with pytest.raises(LazyTorchError, match="html"):
         lt.view(planned, tmp_path / "memory.svg")
+
+
+def test_what_a_cuda_graph_keeps_is_in_the_plan() -> None:
+    """It reads copies of the arguments, and its stream has a workspace of cuBLAS's of its own."""
+    model, x = nn.Linear(64, 32, device="meta"), torch.empty(1024, 64, device="meta")
+    moving = lt.plan(model, x, device="h200")
+    still = lt.plan(model, x, device="h200", static_inputs=True)
+    assert (moving.copies, still.copies) == (x.nbytes, 0)
+    assert moving.peak_bytes - still.peak_bytes == x.nbytes
+    assert "copies of them" in str(moving) and "copies of them" not in str(still)
+    assert moving.stays == still.stays == 2 * workspaces(DEVICES["h200"]).stays > 0
+    assert lt.plan(model, x, device="cpu").copies == 0

@@ -19,7 +19,8 @@ class MemoryPlan:
 
     `parameters` are all tensors that it holds between calls (parameters, buffers, an optimizer's
     state), `arguments` those that a call is given. The `timeline` is that of the prologue, whose
-    values stay, and of one call. `stays` is what libraries keep once they were called.
+    values stay, and of one call. `stays` is what libraries keep once they were called, `copies`
+    what a CUDA graph reads in the place of the arguments, which may be elsewhere at each call.
     `unknown` counts the library calls whose workspace is not known, by operation: with such calls
     the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`).
     """
@@ -32,6 +33,7 @@ class MemoryPlan:
     prologue_lines: int
     stays: int = 0
     seconds: float | None = None
+    copies: int = 0
     levels: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class MemoryPlan:
     @property
     def peak_bytes(self) -> int:
         """The most that is ever alive at once, everything counted."""
-        return self.held + self.stays + max(self.levels, default=0)
+        return self.held + self.stays + self.copies + max(self.levels, default=0)
 
     @property
     def values(self) -> int:
@@ -111,6 +113,8 @@ class MemoryPlan:
         yield f"{self.name} on {self.device.name}: {most} at the peak{self.share()}"
         yield f"  {size(self.parameters):>12}  parameters, buffers, an optimizer's state"
         yield f"  {size(self.arguments):>12}  arguments"
+        if self.copies:
+            yield f"  {size(self.copies):>12}  copies of them, which a CUDA graph reads"
         yield f"  {size(self.prologue):>12}  kept by the prologue"
         yield f"  {size(self.activations):>12}  a call's values at the peak"
         yield f"  {size(self.workspaces):>12}  workspaces{self.bound()}"

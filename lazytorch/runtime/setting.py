@@ -17,28 +17,40 @@ from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import workspaces
 from lazytorch.runtime.measured import measured_too
 
+STREAMS = 2
+"""Of a GPU, that libraries keep workspaces for: the caller's, and the one on which graphs are
+captured."""
+
 
 @dataclass(frozen=True)
 class Setting:
     """A function by name, the modules and closures that hold its state, and its arguments' bytes.
 
-    `device` is where its tensors are, or a device that need not be here.
+    `device` is where its tensors are, or a device that need not be here. Arguments that are `still`
+    are promised to stay at their addresses.
     """
 
     name: str
     device: Device | torch.device
     watch: Watch | None
     arguments: int
+    still: bool = False
 
     @staticmethod
-    def of(name: str, watch: Watch, leaves: Sequence[Any], device: Device | None = None) -> Setting:
+    def of(
+        name: str,
+        watch: Watch,
+        leaves: Sequence[Any],
+        device: Device | None = None,
+        still: bool = False,
+    ) -> Setting:
         """The setting of a call; what an argument and the state share counts as state."""
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         state = list(held(watch))
         where = next((x.device for x in [*tensors, *state]), torch.device("cpu"))
         known = storages(state)
         arguments = sum(n for key, n in storages(tensors).items() if key not in known)
-        return Setting(name, device or where, watch, arguments)
+        return Setting(name, device or where, watch, arguments, still)
 
     def device_of(self) -> Device:
         """What is known of the device."""
@@ -60,8 +72,9 @@ class Setting:
             self.arguments,
             allocated(joined(first, second)),
             len(first.lines),
-            known.stays,
+            known.stays * STREAMS,
             seconds(main, device),
+            self.arguments if device.kind == "cuda" and not self.still else 0,
         )
 
 

@@ -32,7 +32,7 @@ def foreach_source(op: Foreach, rounding: bool) -> str:
     """A tile of one member, and the exported function that walks all members."""
     reads, outputs = types(op)
     along = (*strides(reads), *strides(outputs))
-    tile = tile_source(steps(op.body, FLAT), op.body, reads, outputs, along, rounding)
+    tile = tile_source(steps(op.body, FLAT), op.body, reads, outputs, along, (), rounding)
     return tile + EXPORTED.format(name=NAME, count=len(along))
 
 

@@ -15,7 +15,7 @@ from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.rows import row_source
-from lazytorch.lower.cpp.tile import tile_source
+from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
@@ -49,18 +49,23 @@ BLOCK = 4096
 ACROSS = 64
 """Elements of a row walked at a time when an operand lies across the rows."""
 
+FEWEST = 16
+"""Rows, and elements of a row, for which it is worth to put what lies across them beside first."""
+
 QUICK = 32768
 """Kernels of fewer elements keep Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Which loop becomes SIMD code, and how the others are walked (see loops.h)."""
+    """Which loop becomes SIMD code, and how the others are walked (see loops.h). Operands that are
+    `swapped` lie across the rows: what a row reads of them is put side by side first."""
 
     loops: Loops
     vector: int
     row: int | None
     block: int
+    swapped: tuple[int, ...] = ()
 
     @property
     def steps(self) -> Strides:
@@ -82,11 +87,12 @@ class Walk:
         return described
 
 
-def choose_walk(loops: Loops) -> Walk:
+def choose_walk(loops: Loops, reads: int) -> Walk:
     """The innermost loop in memory becomes the vector loop, unless it is short and another is not.
 
     Then the short loop becomes the rows, which interleave. Long rows interleave too where an
-    operand lies across them, so that what is read of it stays in the cache for the next row.
+    operand lies across them, so that what is read of it stays in the cache for the next row, and
+    where they would not fit into a buffer. The first `reads` operands are read, the others written.
     """
     sizes = loops.sizes
     last = len(sizes) - 1
@@ -96,6 +102,11 @@ def choose_walk(loops: Loops) -> Walk:
         long = [i for i in range(last) if sizes[i] >= SHORT]
         if long:
             return Walk(loops, long[-1], last, max(BLOCK // sizes[last], 64))
+    swapped = tuple(
+        [k for k, s in enumerate(loops.strides[:reads]) if s[last - 1] == 1 and s[last] > 1]
+    )
+    if swapped and len(swapped) <= MOST and min(sizes[last - 1 :]) >= FEWEST:
+        return Walk(loops, last, last - 1, WIDTH if sizes[last] > WIDTH else 0, swapped)
     across = any(0 < s[last - 1] < s[last] for s in loops.strides)
     return Walk(loops, last, last - 1, ACROSS if across and sizes[last] > 4 * ACROSS else 0)
 
@@ -134,9 +145,11 @@ class CppTarget:
             along = row_walk(whole, reads, outputs).steps
             source = row_source(found, op.body, reads, outputs, along, self.rounding)
         else:
-            along = choose_walk(kernel_loops(reads, outputs)).steps
-            tile = tile_source(found, op.body, reads, outputs, along, self.rounding)
-            source = kernel_source(tile, len(along))
+            walk = choose_walk(kernel_loops(reads, outputs), len(reads))
+            tile = tile_source(
+                found, op.body, reads, outputs, walk.steps, walk.swapped, self.rounding
+            )
+            source = kernel_source(tile, len(walk.steps))
         return named(describe(op.body), source, contract=contracts(op.body))
 
     def foreach(self, op: Foreach, operands: tuple[Operand, ...]) -> Kernel:
@@ -191,7 +204,7 @@ class CppTarget:
         if shape is not None:
             described = row_arguments(row_walk(shape, reads, outputs), itemsizes)
         else:
-            described = choose_walk(kernel_loops(reads, outputs)).arguments(itemsizes)
+            described = choose_walk(kernel_loops(reads, outputs), len(reads)).arguments(itemsizes)
         elements = math.prod(shape or outputs[0].shape)
         address = self.addresses[kernel.name]
         return make_launch(address, described, elements, operands, outputs, into)

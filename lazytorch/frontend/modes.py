@@ -44,6 +44,11 @@ class RecordingMode(TorchDispatchMode):
         return self.recorder.call(func, args, kwargs or {})
 
 
+def in_torch_func() -> bool:
+    """Whether this thread runs inside a transform of torch.func, whose tensors have no memory."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+
+
 @contextmanager
 def below_autograd() -> Generator[None]:
     """Calls go past autograd, so that composites (linear, layer_norm, attention) arrive whole.

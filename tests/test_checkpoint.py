@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # by checkpoint's first call, if not here: it would be inside a recording
 from comparison import same
 from torch import nn
 from torch.utils.checkpoint import checkpoint

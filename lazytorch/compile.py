@@ -26,7 +26,8 @@ def compile(**options: Any) -> Callable[[Callable[..., Any]], Compiled]: ...
 def compile(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function or an `nn.Module`; a decorator too, with and without arguments.
 
-    Nothing happens until the first call. Options are the fields of `Options`.
+    Nothing happens until the first call; inside the transforms of torch.func a call is eager.
+    Options are the fields of `Options`.
     """
     chosen = Options.of(**options)
     if fn is None:

@@ -19,7 +19,7 @@ from lazytorch.errors import LazyTorchError
 from lazytorch.fastpath import FastPath
 from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
-from lazytorch.frontend.modes import uncollected
+from lazytorch.frontend.modes import in_torch_func, uncollected
 from lazytorch.frontend.record import UnsettledError, argument_labels, changing
 from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
 from lazytorch.frontend.tensor import LazyTensor, Traced
@@ -88,7 +88,9 @@ class Compiled:
             return self.call(args, kwargs)  # which meets it again
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that is not like the last one."""
+        """A call that is not like the last one; inside torch.func's transforms it is eager."""
+        if in_torch_func():
+            return self.fn(*args, **kwargs)
         leaves, spec = trees.flatten((args, kwargs))
         if any([isinstance(leaf, Traced) for leaf in leaves]):  # part of another recording
             return self.fn(*args, **kwargs)

@@ -10,19 +10,18 @@ import torch
 
 from lazytorch.autodiff import transforms
 from lazytorch.compiled import Compiled
-from lazytorch.frontend import trees
+from lazytorch.frontend.modes import in_torch_func
 from lazytorch.options import Options
 
 Argnums = int | tuple[int, ...]
 KEPT = 64  # functions whose plans for lt.jvp and lt.vjp are kept; the least recently used goes
-held: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
 
 
 class Derivative(functools.partial[Any]):
     """A function that differentiates another.
 
     Called inside a recording it records both; called outside, it is compiled as `lt.compile` does
-    and replayed. Under torch.func's own transforms it is torch.func's.
+    and replayed. Inside torch.func's own transforms it is torch.func's.
     """
 
     theirs: Callable[..., Any]
@@ -34,7 +33,7 @@ class Derivative(functools.partial[Any]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """The derivative at these arguments."""
-        if transformed(args, kwargs):
+        if in_torch_func():
             return self.theirs(*args, **kwargs)
         if transforms.current() is not None:
             return self.func(*self.args, args, kwargs)
@@ -46,12 +45,6 @@ def apply(
 ) -> Any:
     """What is recorded: the transform of the function, at these arguments."""
     return transform(*settings, args, kwargs)
-
-
-def transformed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a tensor among the arguments is in the hands of torch.func."""
-    leaves, _ = trees.flatten((args, kwargs))
-    return any(isinstance(x, torch.Tensor) and held(x) for x in leaves)
 
 
 def derivative(
@@ -114,7 +107,7 @@ def jvp(
 
     The plans of the functions asked for last are kept.
     """
-    if transformed(primals, {}) or transformed(tangents, {}):
+    if in_torch_func():
         return torch.func.jvp(f, primals, tangents, has_aux=has_aux)
     if transforms.current() is not None:
         return transforms.pushed(f, has_aux, (primals, tangents), {})
@@ -128,7 +121,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     Outside a recording `pull` computes the value again, in one plan with its derivative. The plans
     of the functions asked for last are kept.
     """
-    if transformed(primals, {}):
+    if in_torch_func():
         return torch.func.vjp(f, *primals, has_aux=has_aux)
     if transforms.current() is not None:
         return transforms.pullback(f, has_aux, primals, {})

@@ -307,12 +307,13 @@ def unordered(node: Node, alone: Alone) -> Node | None:
     below = chain.pop()
     if not chain:
         return below
-    if typed(below).shape[-2:] != typed(node).shape[-2:]:
+    first, last = typed(below), typed(node)
+    if first.shape[-2:] != last.shape[-2:] or first.numel != last.numel:
         return None
-    found: IndexMap | None = identity(typed(below).shape)
+    found: IndexMap | None = identity(first.shape)
     for link in reversed(chain):
         found = None if found is None else follow(found, link.op)
-    straight = follow(identity(typed(below).shape), Reshape(typed(node).shape))
+    straight = follow(identity(first.shape), Reshape(last.shape))
     return below if found is not None and found == straight else None
 
 

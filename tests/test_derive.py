@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional
 
 import lazytorch as lt
+from lazytorch.ops.create import Full
+from lazytorch.types import TensorType
 
 F64 = torch.float64
 
@@ -154,3 +156,11 @@ def test_a_draw_that_no_result_tells_is_refused() -> None:
 
     with pytest.raises(lt.errors.LazyTorchError, match="random numbers"):
         lt.grad(recurrent)(torch.randn(5, 2, 3))
+
+
+def test_zeros_of_a_formula_have_memory_that_a_kernel_reads() -> None:
+    x = torch.tensor([0.5, -1.5, 0.0], dtype=F64)
+    graph = lt.trace(lt.jacrev(lambda x: x.sgn() * x), x)
+    made = [node.op for node in graph.nodes if node.type == TensorType((3,), F64, x.device, (1,))]
+    assert Full((3,), 0.0, F64) in made
+    assert not any("zerotensor" in str(getattr(op, "overload", "")) for op in made)

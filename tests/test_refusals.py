@@ -106,3 +106,40 @@ def test_a_kernel_on_a_list_of_tensors_is_refused_by_name() -> None:
 
     with pytest.raises(UnsupportedError, match="list of tensors"):
         lt.compile(f)(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x[0].fill_(2.0),
+        lambda x: x[:, 0].copy_(torch.ones(3)),
+        lambda x: x.diagonal().mul_(2),
+        lambda x: x[:2].index_fill_(0, torch.tensor([1]), 5.0),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(4).expand(3, 4),
+        lambda: torch.ones(3, 1).expand(3, 4),
+    ],
+)
+def test_a_write_to_a_part_of_repeated_memory_is_refused_by_name(
+    write: Callable[[torch.Tensor], object], make: Callable[[], torch.Tensor]
+) -> None:
+    x = make()
+    with pytest.raises(LazyTorchError, match="more than one element") as caught:
+        lt.compile(lambda x: write(x))(x)
+    assert "test_refusals.py" in str(caught.value)
+    assert bool((x == 1).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+@pytest.mark.parametrize("f", [torch.softmax, torch.log_softmax])
+def test_softmax_of_integers_is_refused_where_there_are_any(
+    f: Callable[..., torch.Tensor], dtype: torch.dtype
+) -> None:
+    none = torch.ones((0, 3), dtype=dtype)
+    same(lt.compile(lambda x: f(x, 1))(none), f(none, 1))
+    with pytest.raises(LazyTorchError, match="floating point"):
+        lt.compile(lambda x: f(x, 1))(torch.ones((2, 3), dtype=dtype))

@@ -27,6 +27,7 @@ from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Const, Node, input, postorder
 from lazytorch.ops.calculus import Calculus, tensor
 from lazytorch.ops.layout import Variable
+from lazytorch.types import ScalarType
 
 Argnums = int | tuple[int, ...]
 
@@ -277,7 +278,8 @@ def over_basis(r: Recorder, results: Sequence[Node], seed: Node) -> list[torch.T
     for node in order:
         for x in node.inputs:
             if x not in depends and x not in outside:
-                outside[x] = x.op.value if isinstance(x.op, Const) else r.wrap(x, False)
+                number = of_constants(x)
+                outside[x] = r.wrap(x, False) if number is None else number
 
     def along(unit: torch.Tensor) -> tuple[torch.Tensor, ...]:
         known: dict[Node, Any] = {**outside, seed: unit}
@@ -296,3 +298,13 @@ def over_basis(r: Recorder, results: Sequence[Node], seed: Node) -> list[torch.T
         else torch.zeros(count, *tensor(x).shape, dtype=tensor(x).dtype, device=typed.device)
         for x in results
     ]
+
+
+def of_constants(node: Node) -> Any:
+    """The number that a node computes of constants alone; None for any other node."""
+    if isinstance(node.op, Const):
+        return node.op.value
+    if not isinstance(node.type, ScalarType) or not node.inputs:
+        return None
+    known = [of_constants(x) for x in node.inputs]
+    return None if None in known else node.op.run(*known)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._C import DispatchKey, DispatchKeySet
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -42,6 +43,11 @@ class RecordingMode(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return self.recorder.call(func, args, kwargs or {})
+
+
+def in_torch_func() -> bool:
+    """Whether this thread runs inside a transform of torch.func, whose tensors have no memory."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -90,6 +96,39 @@ def unseeded(mode: RecordingMode) -> Generator[None]:
 
 
 @contextmanager
+def unrepeated(mode: RecordingMode) -> Generator[None]:
+    """Refuse writes to outside tensors in what torch.utils.checkpoint runs again in backward:
+    eager does them twice, and a recording keeps values instead of running anything again."""
+    theirs = checkpoint._checkpoint_hook
+
+    def written() -> dict[int, int]:
+        return {key: x.cell.version for key, x in mode.recorder.shadows.items()}
+
+    class Frame(theirs):
+        def __enter__(self) -> None:
+            self.before = written()
+            super().__enter__()
+
+        def __exit__(self, *raised: object) -> None:
+            super().__exit__(*raised)
+            if not isinstance(_get_current_dispatch_mode(), RecordingMode) or any(raised):
+                return
+            if any(count > self.before.get(key, 0) for key, count in written().items()):
+                raise UnsupportedError(
+                    "a checkpointed function writes to tensors that outlive it, such as running "
+                    "statistics; its backward pass would write to them again",
+                    where=mode.recorder.here(),
+                    hint="call it without checkpoint, or keep what writes outside of it",
+                )
+
+    checkpoint._checkpoint_hook = Frame
+    try:
+        yield
+    finally:
+        checkpoint._checkpoint_hook = theirs
+
+
+@contextmanager
 def recording(mode: RecordingMode) -> Generator[None]:
     """Record everything this thread does until the end of the block."""
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -111,6 +150,7 @@ def recording(mode: RecordingMode) -> Generator[None]:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
         stack.enter_context(unseeded(mode))
+        stack.enter_context(unrepeated(mode))
         stack.enter_context(below_autograd())
         stack.enter_context(mode)
         yield

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from typing_extensions import override
 
-from lazytorch.errors import UnsupportedError, Where
+from lazytorch.errors import LazyTorchError, UnsupportedError, Where
 from lazytorch.frontend import dispatch, geometry
 from lazytorch.frontend.alias import Cell, Window, detached
 from lazytorch.frontend.place import Place, place
@@ -20,6 +20,7 @@ from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise, View
+from lazytorch.ops.copies import overlaps
 from lazytorch.ops.layout import AsStrided, Detach, Kept
 from lazytorch.types import NOTHING, ScalarType, TensorType, TupleType, tensor_type
 
@@ -191,8 +192,16 @@ class Recorder:
 
     def write(self, x: LazyTensor, value: Node) -> None:
         """Store a fitted value through `x`; every tensor on its memory sees it, and keeps the
-        history that it has where autograd does not see the write."""
+        history that it has where autograd does not see the write. Refuses a cell that is an
+        expanded tensor: its value has an element for each time that a place is shown."""
         cell, before = x.cell, x.cell.value
+        if overlaps(cell.typed):
+            raise LazyTorchError(
+                "a write to a part of a tensor, more than one element of which lies at one place",
+                {"tensor": cell.typed},
+                self.b.where,
+                "write to a clone",
+            )
         cell.write(self.b, x.window, value)
         seen = torch.is_grad_enabled() and not detached(x.window)
         if x.window is not None and cell.carries and not seen:

@@ -104,7 +104,8 @@ class Elu(Activation):
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
         factor = self.input_scale * self.alpha * self.scale
-        below = s.mul(s.mul(g, factor), s.exp(s.mul(x, self.input_scale)))
+        bent = s.choose(s.lt(x, 0.0), x, 0.0)  # at 0 the slope is this branch's, and not its bend
+        below = s.mul(s.mul(g, factor), s.exp(s.mul(bent, self.input_scale)))
         return (s.choose(s.le(x, 0.0), below, s.mul(g, self.scale)),)
 
 
@@ -177,7 +178,9 @@ class Softplus(Activation):
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node) -> Cotangents:
         g, x = s.wide(g, x)
         scaled = s.mul(x, self.beta)
-        bent = s.mul(g, s.sigmoid(scaled))
+        # At the threshold the slope is this branch's, and not its bend.
+        within = s.choose(s.ge(scaled, self.threshold), self.threshold, scaled)
+        bent = s.mul(g, s.sigmoid(within))
         return (s.choose(s.gt(scaled, self.threshold), g, bent),)
 
 

@@ -76,13 +76,15 @@ def last_element(shape: Shape, strides: Strides) -> int:
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
-def relaid(x: torch.Tensor, strides: Strides) -> torch.Tensor:
-    """A copy of `x` in fresh memory with exactly these strides, holes and overlaps included."""
-    if tuple(x.stride()) == strides and x.numel():
+def relaid(x: torch.Tensor, strides: Strides, like: torch.Tensor | None = None) -> torch.Tensor:
+    """A copy of `x` in fresh memory with exactly these strides, holes and overlaps included.
+
+    Under `torch.func.vmap` it has the batch of `like`, which is `x` unless said otherwise.
+    """
+    if tuple(x.stride()) == strides and x.numel() and like is None:
         count = last_element(x.shape, strides) + 1
         return x.as_strided((count,), (1,)).clone().as_strided(x.shape, strides, 0)
-    fresh = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device)
-    return fresh.copy_(x)
+    return (x if like is None else like).new_empty_strided(x.shape, strides).copy_(x)
 
 
 class Clone(Affine):

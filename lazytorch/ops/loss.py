@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
+from lazytorch.ops.activation import Hardtanh
 from lazytorch.ops.base import Rowwise, elementwise_strides
 from lazytorch.ops.checks import check_devices
 from lazytorch.ops.emitter import RowEmitter, Value
@@ -75,7 +76,7 @@ class SmoothL1Loss(ElementwiseLoss):
 
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node) -> Cotangents:
         apart = s.sub(x, target)
-        slope = s.clamp(s.div(apart, self.beta), -1.0, 1.0) if self.beta else s.sign(apart)
+        slope = s(Hardtanh(), s.div(apart, self.beta)) if self.beta else s.sign(apart)
         found = s.mul(self.each(s, g, x, target), slope)
         return (found, s.neg(found))
 
@@ -89,7 +90,7 @@ class HuberLoss(ElementwiseLoss):
         return torch.ops.aten.huber_loss(x, target, self.reduction, self.delta)
 
     def vjp(self, s: Calculus, g: Node, out: Node, x: Node, target: Node) -> Cotangents:
-        slope = s.clamp(s.sub(x, target), -self.delta, self.delta)
+        slope = s(Hardtanh(-self.delta, self.delta), s.sub(x, target))
         found = s.mul(self.each(s, g, x, target), slope)
         return (found, s.neg(found))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,10 @@ from lazytorch.types import Shape, Strides, TensorType
 if TYPE_CHECKING:
     from lazytorch.ir import Node
     from lazytorch.ops.calculus import Calculus, Cotangents
+
+
+batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_batchedtensor  # type: ignore[attr-defined]
+"""Whether a tensor is an element of a batch of `torch.func.vmap`."""
 
 
 class SliceScatter(Op):
@@ -83,10 +88,12 @@ class Put(Op):
         return typed
 
     def run(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        result = window = relaid(x, self.strides)
+        alone = batched(value) and not batched(x)
+        result = window = relaid(x, self.strides, value if alone else None)
         for step in self.steps:
             window = step.run(window)
-        real = type(window) is torch.Tensor  # what has no memory shares none
+        # What has no memory shares none; in a batch every view is one.
+        real = type(window) is torch.Tensor and not batched(window)
         if real and window.untyped_storage().data_ptr() != result.untyped_storage().data_ptr():
             raise UnsupportedError(f"put: {self.steps} lead to a copy, a write to it would be lost")
         window.copy_(value)

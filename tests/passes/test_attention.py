@@ -303,3 +303,11 @@ def test_attention_declines_on_dropout() -> None:
         lambda q, k, v: nn.functional.dropout(scores(q, k).softmax(-1), 0.1, True) @ v, *args
     )
     assert attention(graph) is graph
+
+
+def test_attention_declines_where_weights_are_repeated_on_the_way() -> None:
+    args = [torch.randn(1, 8, 16) for _ in range(3)]
+    graph = traced(
+        lambda q, k, v: scores(q, k).softmax(-1).expand(4, 8, 8).reshape(2, 2, 8, 8) @ v, *args
+    )
+    assert attention(graph) is graph

@@ -102,6 +102,13 @@ def constant_factory(name: str, value: int) -> None:
         return new_full(b, self, size, value, **options)
 
 
+@imports("_efficientzerotensor.default")
+def memoryless_zeros(b: Builder, size: Sequence[int], **options: Any) -> Node:
+    """Zeros with memory: what torch's formulas make has none, and a kernel reads every operand."""
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    return full_(b, size, 0, dtype, **options)
+
+
 @imports("full_like.default")
 def full_like(
     b: Builder,

@@ -11,6 +11,7 @@ from lazytorch.errors import BoundsError, ShapeError
 from lazytorch.frontend.imports import imports, views
 from lazytorch.ir import Builder, Node
 from lazytorch.ops.base import View
+from lazytorch.ops.create import full
 from lazytorch.ops.layout import (
     AsStrided,
     Cat,
@@ -28,7 +29,7 @@ from lazytorch.ops.layout import (
 )
 from lazytorch.ops.pointwise import Cast
 from lazytorch.ops.windows import Conj, Diagonal, Unfold, ViewAsComplex, ViewAsReal, ViewDtype
-from lazytorch.types import Shape, Strides, TensorType, contiguous_strides
+from lazytorch.types import Number, Shape, Strides, TensorType, contiguous_strides
 
 Steps = tuple[View, ...]
 
@@ -318,7 +319,7 @@ def clone(b: Builder, self: Node, memory_format: torch.memory_format | None = No
 @imports("_to_copy.default")
 def to_copy(
     b: Builder,
-    self: Node,
+    self: Node | Number,
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
     device: torch.device | None = None,
@@ -326,9 +327,15 @@ def to_copy(
     non_blocking: bool = False,
     memory_format: torch.memory_format | None = None,
 ) -> Node:
-    """Another dtype, device or layout; a plain copy when none of them changes."""
+    """Another dtype, device or layout; a plain copy when none of them changes.
+
+    torch's batching rules convert plain numbers too, which become tensors without dimensions.
+    """
     if pin_memory or layout not in (None, torch.strided):
         return NotImplemented
+    if not (isinstance(self, Node) and isinstance(self.type, TensorType)):
+        place = torch.device("cpu" if device is None else device)
+        return NotImplemented if dtype is None else full(b, (), self, dtype, place)
     x = typed(self)
     result = self
     # Narrowing first and widening last moves the fewest bytes between devices.

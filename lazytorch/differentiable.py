@@ -11,7 +11,7 @@ from lazytorch.autodiff.engine import hooked
 from lazytorch.autodiff.joint import halves
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Argument, Grad, Held, Recorded, State, Storage, tensor_of
+from lazytorch.frontend.sources import Live, Recorded, Storage
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
@@ -26,6 +26,7 @@ from lazytorch.runtime.backward import (
 )
 from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import present
 from lazytorch.trail import Trail
 
 if TYPE_CHECKING:
@@ -104,18 +105,12 @@ def differentiated(
         if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
     ]
     wrt: list[int] = []
-    for i, source in enumerate(piece.sources):
+    shared = [one.source for _, one in piece.beside if one.typed is not None]
+    for i, source in [*enumerate(piece.sources), *[(-1, source) for source in shared]]:
         of = source.of if isinstance(source, Storage) else source
-        if isinstance(of, Argument):
-            tensor = leaves[of.index]
-        elif isinstance(of, State):
-            tensor = of.slot.store[of.slot.name]
-        elif isinstance(of, Grad):
-            tensor = tensor_of(of.of, leaves).grad
-        else:
-            tensor = of.tensor if isinstance(of, Held) else None
+        tensor = None if isinstance(of, Live) else present(of, leaves)
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-            if isinstance(source, Storage):
+            if isinstance(source, Storage) or i < 0:
                 raise UnsupportedError("tensors that require grad share their memory")
             wrt.append(i)
     carried = list(dict.fromkeys(carried))

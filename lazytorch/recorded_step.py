@@ -49,7 +49,7 @@ def recorded_step(
         if scales:  # what the forward wrote stays
             grads, overflow = scaling.unscaled(grads, scales["scale"])
             fine = overflow.logical_not()
-            before = {id(cell): cell.value for cell, _ in r.storages.values()}
+            before = {id(cell): cell.value for cell in r.outer_cells()}
         elif step.skip_nonfinite:
             fine = finite(total, [g for g in grads if g is not None])
         with given(step.optimizer, r, groups), gradients(parameters, grads):
@@ -148,7 +148,7 @@ def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:
     """Let every write of the recording since `before` keep what was there, unless `fine`."""
     condition = r.read(r.lazy(fine))
     b = Calculus(r.here())
-    for cell, _ in r.storages.values():
+    for cell in r.outer_cells():
         old = before.get(id(cell), cell.initial)
         if cell.value is not old:
             cell.value = b(Where(), condition, cell.value, old)

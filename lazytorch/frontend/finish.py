@@ -46,7 +46,7 @@ def finish(r: Recording, result: Any) -> Recorded:
     owners: dict[Cell, list[LazyTensor]] = {}
     for _, x in pending:
         owners.setdefault(x.cell, []).append(x)
-    real = {cell for cell, _ in r.storages.values()}
+    real = set(r.outer_cells())
     first: dict[int, int] = {}
     for position, x in pending:
         if first.setdefault(id(x), position) != position:
@@ -90,7 +90,7 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     """
     everything = list(r.sources)
     effects = list(r.effects)
-    for cell, _ in r.storages.values():
+    for cell in r.outer_cells():
         if cell.value is not cell.initial:
             effects.append(r.b(Write(), cell.initial, cell.value))
     reached = set(postorder([*effects, *outputs]))
@@ -104,7 +104,8 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
         for a in aliases
     )
     graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
-    return Piece(graph, tuple(r.sources[x] for x in used), cut)
+    beside = [(number[x], place) for x, place in r.places_beside() if x in number]
+    return Piece(graph, tuple(r.sources[x] for x in used), cut, tuple(beside))
 
 
 def carries_on(r: Recording, x: LazyTensor) -> bool:

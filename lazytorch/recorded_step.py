@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lazytorch.autodiff.joint import laid_out_as
 from lazytorch.autodiff.transforms import current
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import scaler as scaling
@@ -96,6 +97,7 @@ def gradients_of(
             loss = step.loss(*waiting.tree((part, more)))
             scaled = loss if scale is None else loss * scale
             found = torch.autograd.grad(scaled, parameters, allow_unused=True)
+            found = [laid_out(r, g, p) for g, p in zip(found, parameters, strict=True)]
             grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
             total = loss.detach() if total is None else total + loss.detach()
             waiting.check()
@@ -129,6 +131,15 @@ class Waiting:
         """A write to such a tensor would not reach the batch."""
         if any(x.cell.value is not node for x, node in self.made):
             raise UnsupportedError("a forward writes into a batch that is split by accumulate")
+
+
+def laid_out(r: Recorder, g: torch.Tensor | None, p: torch.Tensor) -> torch.Tensor | None:
+    """A gradient as it is accumulated: code that looks for it may write it in place."""
+    if g is None:
+        return None
+    have, node = r.read(r.lazy(g)), r.read(r.lazy(p))
+    made = laid_out_as(have, node)
+    return g if made is have else r.fresh(made, False)
 
 
 def added(g: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:

@@ -74,8 +74,8 @@ def differentiable(
             if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
         }
         call.results = list(one.values())
-        carried = [cast(int, recorded.leaves[i].output) for i in call.results]
-        return (*[outputs[k] for k in carried], outputs)
+        carried = [outputs[cast(int, recorded.leaves[i].output)] for i in call.results]
+        return (*map(writable, carried), outputs)
 
     call.run = run
     carried = Replay.apply(call, *saved)
@@ -87,6 +87,24 @@ def differentiable(
     call.outputs, call.inputs, call.run = (), [], tuple  # or results would never be freed
     realias(stage, outputs, leaves)
     return stage, tuple(outputs)
+
+
+def writable(x: torch.Tensor) -> torch.Tensor:
+    """A result as a tensor that the caller may write in place, as eager's. The program gives it
+    memory of its own, but may have made it as a view, which torch does not let out of a function.
+    """
+    return x.detach() if x._is_view() and not folded(x) else x
+
+
+def folded(x: torch.Tensor) -> bool:
+    """Whether one place in memory may be several elements."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False
 
 
 def differentiated(

@@ -65,7 +65,7 @@ def finish(r: Recording, result: Any) -> Recorded:
                 outputs.append(cell.value)
                 aliases.append(None)
             index = bases[cell]
-            if x is owners[cell][0] and x.window is None:
+            if x is whole(owners[cell]):
                 made[position] = Leaf(index, None, carries_on(r, x))
                 continue
             alias = place(x).alias("output", index)
@@ -79,8 +79,13 @@ def finish(r: Recording, result: Any) -> Recorded:
 def hidden(results: list[LazyTensor]) -> bool:
     """Whether results that carry gradients show memory that is itself no result: what would have
     the history is then nobody's, so that each is a result of its own."""
-    whole = results[0].window is None and results[0].requires_grad
-    return not whole and any(x.requires_grad for x in results)
+    base = whole(results)
+    return (base is None or not base.requires_grad) and any(x.requires_grad for x in results)
+
+
+def whole(results: list[LazyTensor]) -> LazyTensor | None:
+    """The result that is all of the memory that these show."""
+    return next((x for x in results if x.window is None), None)
 
 
 def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:

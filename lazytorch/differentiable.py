@@ -49,11 +49,11 @@ def differentiable(
             places.setdefault(id(x), []).append(i)
     arguments = list(places.values())
     state = [t for t in tensors if t.requires_grad and id(t) not in places]
-    saved = [leaves[i] for i, *_ in arguments] + state
     written = written_inputs(first, leaves)
     refuse_written(written)
     call = Call(
         owner.fn, leaves, spec, arguments, state,
+        [x for x in tensors if not any(x is t for _, t in written)] if written else tensors,
         [(source, t.detach().clone()) for source, t in written],
         [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def differentiable(
         return (*map(writable, carried), outputs)
 
     call.run = run
-    carried = Replay.apply(call, *saved)
+    carried = Replay.apply(call, *call.wanted())
     stage = last[0]
     recorded = cast(Recorded, stage.recorded)
     outputs = list(call.outputs[-1])

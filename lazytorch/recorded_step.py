@@ -36,8 +36,9 @@ def recorded_step(
     settings: list[dict[str, Any]],
     batch: tuple[Any, ...],
     named: dict[str, Any],
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """What is recorded; model, loss and state are arguments so that their tensors are found."""
+) -> tuple[torch.Tensor, list[torch.Tensor | None], torch.Tensor | None]:
+    """What is recorded: the loss, the gradients that are kept and, where they are only if all is
+    finite, whether it is. Model, loss and state are arguments so that their tensors are found."""
     r = current()
     assert r is not None
     parameters = step.parameters()
@@ -61,7 +62,7 @@ def recorded_step(
             undone(r, fine, before)
         if overflow is not None:
             scaling.rescale(scales["scale"], scales["growth_tracker"], overflow, settings[-1])
-    return total, kept
+    return total, kept, fine if step.keep_grads and step.skip_nonfinite else None
 
 
 def recorded_gradients(
@@ -72,11 +73,16 @@ def recorded_gradients(
     batch: tuple[Any, ...],
     named: dict[str, Any],
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """The loss and the gradients alone, scaled where there is a scaler."""
+    """The loss and the gradients alone, scaled where there is a scaler. What the forward wrote is
+    undone already where a step is skipped."""
     r = current()
     assert r is not None
     scale = step.scales().get("scale")
-    return gradients_of(r, step, batch, named, None if scale is None else r.lazy(scale))
+    total, grads = gradients_of(r, step, batch, named, None if scale is None else r.lazy(scale))
+    if step.skip_nonfinite:
+        with torch.no_grad():
+            undone(r, finite(total, [g for g in grads if g is not None]), {})
+    return total, grads
 
 
 def gradients_of(

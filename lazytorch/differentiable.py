@@ -11,7 +11,7 @@ from lazytorch.autodiff.engine import hooked
 from lazytorch.autodiff.joint import halves
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Argument, Grad, Held, Recorded, State, Storage, tensor_of
+from lazytorch.frontend.sources import Live, Recorded, Storage
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
@@ -26,6 +26,7 @@ from lazytorch.runtime.backward import (
 )
 from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
+from lazytorch.runtime.state import present
 from lazytorch.trail import Trail
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def differentiable(
             places.setdefault(id(x), []).append(i)
     arguments = list(places.values())
     state = [t for t in tensors if t.requires_grad and id(t) not in places]
-    saved = [leaves[i] for i, *_ in arguments] + state
     written = written_inputs(first, leaves)
     refuse_written(written)
     call = Call(
         owner.fn, leaves, spec, arguments, state,
+        [x for x in tensors if not any(x is t for _, t in written)] if written else tensors,
         [(source, t.detach().clone()) for source, t in written],
         [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
     )  # fmt: skip
@@ -73,11 +74,11 @@ def differentiable(
             if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
         }
         call.results = list(one.values())
-        carried = [cast(int, recorded.leaves[i].output) for i in call.results]
-        return (*[outputs[k] for k in carried], outputs)
+        carried = [outputs[cast(int, recorded.leaves[i].output)] for i in call.results]
+        return (*map(writable, carried), outputs)
 
     call.run = run
-    carried = Replay.apply(call, *saved)
+    carried = Replay.apply(call, *call.wanted())
     stage = last[0]
     recorded = cast(Recorded, stage.recorded)
     outputs = list(call.outputs[-1])
@@ -86,6 +87,24 @@ def differentiable(
     call.outputs, call.inputs, call.run = (), [], tuple  # or results would never be freed
     realias(stage, outputs, leaves)
     return stage, tuple(outputs)
+
+
+def writable(x: torch.Tensor) -> torch.Tensor:
+    """A result as a tensor that the caller may write in place, as eager's. The program gives it
+    memory of its own, but may have made it as a view, which torch does not let out of a function.
+    """
+    return x.detach() if x._is_view() and not folded(x) else x
+
+
+def folded(x: torch.Tensor) -> bool:
+    """Whether one place in memory may be several elements."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False
 
 
 def differentiated(
@@ -104,18 +123,12 @@ def differentiated(
         if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
     ]
     wrt: list[int] = []
-    for i, source in enumerate(piece.sources):
+    shared = [one.source for _, one in piece.beside if one.typed is not None]
+    for i, source in [*enumerate(piece.sources), *[(-1, source) for source in shared]]:
         of = source.of if isinstance(source, Storage) else source
-        if isinstance(of, Argument):
-            tensor = leaves[of.index]
-        elif isinstance(of, State):
-            tensor = of.slot.store[of.slot.name]
-        elif isinstance(of, Grad):
-            tensor = tensor_of(of.of, leaves).grad
-        else:
-            tensor = of.tensor if isinstance(of, Held) else None
+        tensor = None if isinstance(of, Live) else present(of, leaves)
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-            if isinstance(source, Storage):
+            if isinstance(source, Storage) or i < 0:
                 raise UnsupportedError("tensors that require grad share their memory")
             wrt.append(i)
     carried = list(dict.fromkeys(carried))

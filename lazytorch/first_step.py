@@ -11,7 +11,6 @@ import functools
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +28,7 @@ from lazytorch.options import Options
 from lazytorch.prediction import predict
 from lazytorch.recorded_step import finite, recorded_gradients
 from lazytorch.runtime.setting import Setting, storages
+from lazytorch.skipped_step import Gradients
 
 if TYPE_CHECKING:
     from lazytorch.training import TrainStep
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def first_step(step: TrainStep, options: Options, batch: Batch) -> torch.Tensor:
+def first_step(
+    step: TrainStep, options: Options, batch: Batch, before: Gradients | None
+) -> torch.Tensor:
     """Do the first step; BudgetError before anything has run where it, or those that follow, cannot
     be done in so many bytes."""
     assert options.max_bytes is not None
     fail_early(step, options, batch)
     gc.collect()  # plans hold the constants that they recorded
     parameters = step.parameters()
-    kept = step.snapshot() if step.skip_nonfinite else []
-    limit = options.max_bytes - sum(x.nbytes for _, x in kept)
-    gradients = Compiled(gradients_only(step), replace(options, max_bytes=limit))
+    gradients = Compiled(gradients_only(step), options)
     with torch.no_grad():
         total, grads = gradients(*batch)
     gradients.release()
     for p, g in zip(parameters, grads, strict=True):
         p.grad = g
     with singly(step.optimizer):
-        return step.update(total, kept)
+        return step.update(total, before, None)
 
 
 def fail_early(step: TrainStep, options: Options, batch: Batch) -> None:
@@ -105,7 +105,6 @@ def update_bytes(step: TrainStep, batch: Batch) -> int:
     tensors = [*step.model.parameters(), *step.model.buffers(), *leaves]
     held = storages(x for x in tensors if isinstance(x, torch.Tensor))
     grads = sum(p.nbytes for p in parameters)
-    kept = sum(b.nbytes for b in step.model.buffers()) if step.skip_nonfinite else 0
     made = StandIns(parameters[0].device)
     copies = [made.of(p) for p in parameters]
     states: list[dict[str, Any]] = list(step.optimizer.state.values())
@@ -122,7 +121,7 @@ def update_bytes(step: TrainStep, batch: Batch) -> int:
             if step.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(copies, step.clip_norm, foreach=False)
             optimizer.step()
-    return sum(held.values()) + grads + kept + watched.most
+    return sum(held.values()) + grads + watched.most
 
 
 def is_tensor(x: Any) -> bool:

@@ -44,10 +44,12 @@ def exact_leaf(leaf: object) -> tuple[type, object]:
 
 
 def overlaps(leaves: list[Any]) -> Key:
-    """Where in its storage each tensor lies: what tensors on one storage share depends on it."""
+    """Where in its storage each tensor lies: what tensors on one storage share depends on it; and
+    which are one tensor, which has one gradient."""
+    first: dict[int, int] = {}
     return tuple(
-        (x.storage_offset(), x.untyped_storage().nbytes())
-        for x in leaves
+        (x.storage_offset(), x.untyped_storage().nbytes(), first.setdefault(id(x), i))
+        for i, x in enumerate(leaves)
         if isinstance(x, torch.Tensor) and strided(x)
     )
 

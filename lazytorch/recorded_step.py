@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lazytorch.autodiff.joint import laid_out_as
 from lazytorch.autodiff.transforms import current
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import scaler as scaling
@@ -35,8 +36,9 @@ def recorded_step(
     settings: list[dict[str, Any]],
     batch: tuple[Any, ...],
     named: dict[str, Any],
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """What is recorded; model, loss and state are arguments so that their tensors are found."""
+) -> tuple[torch.Tensor, list[torch.Tensor | None], torch.Tensor | None]:
+    """What is recorded: the loss, the gradients that are kept and, where they are only if all is
+    finite, whether it is. Model, loss and state are arguments so that their tensors are found."""
     r = current()
     assert r is not None
     parameters = step.parameters()
@@ -49,7 +51,7 @@ def recorded_step(
         if scales:  # what the forward wrote stays
             grads, overflow = scaling.unscaled(grads, scales["scale"])
             fine = overflow.logical_not()
-            before = {id(cell): cell.value for cell, _ in r.storages.values()}
+            before = {id(cell): cell.value for cell in r.outer_cells()}
         elif step.skip_nonfinite:
             fine = finite(total, [g for g in grads if g is not None])
         with given(step.optimizer, r, groups), gradients(parameters, grads):
@@ -60,7 +62,7 @@ def recorded_step(
             undone(r, fine, before)
         if overflow is not None:
             scaling.rescale(scales["scale"], scales["growth_tracker"], overflow, settings[-1])
-    return total, kept
+    return total, kept, fine if step.keep_grads and step.skip_nonfinite else None
 
 
 def recorded_gradients(
@@ -71,11 +73,16 @@ def recorded_gradients(
     batch: tuple[Any, ...],
     named: dict[str, Any],
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """The loss and the gradients alone, scaled where there is a scaler."""
+    """The loss and the gradients alone, scaled where there is a scaler. What the forward wrote is
+    undone already where a step is skipped."""
     r = current()
     assert r is not None
     scale = step.scales().get("scale")
-    return gradients_of(r, step, batch, named, None if scale is None else r.lazy(scale))
+    total, grads = gradients_of(r, step, batch, named, None if scale is None else r.lazy(scale))
+    if step.skip_nonfinite:
+        with torch.no_grad():
+            undone(r, finite(total, [g for g in grads if g is not None]), {})
+    return total, grads
 
 
 def gradients_of(
@@ -96,6 +103,7 @@ def gradients_of(
             loss = step.loss(*waiting.tree((part, more)))
             scaled = loss if scale is None else loss * scale
             found = torch.autograd.grad(scaled, parameters, allow_unused=True)
+            found = [laid_out(r, g, p) for g, p in zip(found, parameters, strict=True)]
             grads = [added(g, new) for g, new in zip(grads, found, strict=True)]
             total = loss.detach() if total is None else total + loss.detach()
             waiting.check()
@@ -131,6 +139,15 @@ class Waiting:
             raise UnsupportedError("a forward writes into a batch that is split by accumulate")
 
 
+def laid_out(r: Recorder, g: torch.Tensor | None, p: torch.Tensor) -> torch.Tensor | None:
+    """A gradient as it is accumulated: code that looks for it may write it in place."""
+    if g is None:
+        return None
+    have, node = r.read(r.lazy(g)), r.read(r.lazy(p))
+    made = laid_out_as(have, node)
+    return g if made is have else r.fresh(made, False)
+
+
 def added(g: torch.Tensor | None, new: torch.Tensor | None) -> torch.Tensor | None:
     """A gradient and one more part of it."""
     if g is None or new is None:
@@ -148,7 +165,7 @@ def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:
     """Let every write of the recording since `before` keep what was there, unless `fine`."""
     condition = r.read(r.lazy(fine))
     b = Calculus(r.here())
-    for cell, _ in r.storages.values():
+    for cell in r.outer_cells():
         old = before.get(id(cell), cell.initial)
         if cell.value is not old:
             cell.value = b(Where(), condition, cell.value, old)

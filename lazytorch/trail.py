@@ -79,6 +79,7 @@ class Trail:
         elif torch.is_grad_enabled() and recorded.cuts == 0:
             backward = owner.backward_of(recorded, self.leaves, self.watch)
         self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward, planned))
+        self.new[-1].state.meet(self.leaves)
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
         return self.new[0]

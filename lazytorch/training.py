@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from operator import is_
@@ -22,6 +22,7 @@ from lazytorch.frontend.optimizers import StateMadeError
 from lazytorch.options import Options
 from lazytorch.recorded_step import Loss, finite, recorded_step
 from lazytorch.report import Event, Report
+from lazytorch.skipped_step import Gradients, Values
 
 
 def train_step(
@@ -122,25 +123,26 @@ class TrainStep:
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
         self.check()
+        before = Gradients(self.optimizer) if self.skip_nonfinite else None
         if self.keep_grads:
             self.forget()
         first = not self.started and not all(map(self.optimizer.state.get, self.parameters()))
         if first and self.options.max_bytes is not None:
-            loss = first_step(self, self.options, (batch, named))
+            loss = first_step(self, self.options, (batch, named), before)
             self.started = True
             return loss
         self.started = True
         if first:
             with unsearched():
-                return self.eager(batch, named)
+                return self.eager(batch, named, before)
         if self.refused:
-            return self.eager(batch, named)
+            return self.eager(batch, named, before)
         self.hold()
         try:
             with torch.no_grad():
-                loss, grads = self.compiled(self.settings(), batch, named)
+                loss, grads, fine = self.compiled(self.settings(), batch, named)
         except StateMadeError:  # the first step was skipped, a group is new, momentum was 0
-            return self.eager(batch, named)
+            return self.eager(batch, named, before)
         except (UnsupportedError, CutError) as error:
             for state in self.moved:  # eager asks for each of them at every step
                 state["step"] = state["step"].cpu()
@@ -152,8 +154,10 @@ class TrainStep:
             said = said if error.where is None else f"{said}, at {error.where}"
             self.why = f"steps with {type(self.optimizer).__name__} are {said}"
             Report.add(Event("backward", "train_step", said, 0.0))
-            return self.eager(batch, named)
-        if self.keep_grads:
+            return self.eager(batch, named, before)
+        if before is not None and fine is not None and not bool(fine):
+            before.restore()
+        elif self.keep_grads:
             for p, g in zip(self.parameters(), grads, strict=True):
                 p.grad = g
         return loss
@@ -291,10 +295,12 @@ class TrainStep:
         device = next((p.device.type for p in self.parameters()), "cpu")
         return torch.autocast(device, self.amp)
 
-    def eager(self, batch: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
-        """The step as eager does it."""
+    def eager(
+        self, batch: tuple[Any, ...], named: dict[str, Any], before: Gradients | None = None
+    ) -> torch.Tensor:
+        """The step as eager does it; the gradients `before` are there again if it is skipped."""
         parts = self.parts(batch, named)
-        kept = self.snapshot() if self.skip_nonfinite else []
+        values = Values(self.model, self.loss_fn, (batch, named)) if self.skip_nonfinite else None
         total: torch.Tensor | None = None
         for p in self.parameters():
             p.grad = None
@@ -306,18 +312,20 @@ class TrainStep:
                 scaled.backward(inputs=self.parameters())  # others keep theirs, as recorded
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
-        return self.update(total, kept)
+        return self.update(total, before, values)
 
     def update(
-        self, total: torch.Tensor, kept: Sequence[tuple[torch.Tensor, torch.Tensor]]
+        self, total: torch.Tensor, before: Gradients | None, values: Values | None
     ) -> torch.Tensor:
         """Torch's own update by the gradients that the parameters have; the loss. Where that or
-        they are not finite, buffers get the values `kept`, if any are."""
+        they are not finite, what was before is restored."""
         found = [p.grad for p in self.parameters() if p.grad is not None]
         if self.skip_nonfinite and not bool(finite(total, found)):
-            for tensor, before in kept:
-                tensor.copy_(before)
-        elif self.scaler is None:
+            for kept in (before, values):
+                if kept is not None:
+                    kept.restore()
+            return total
+        if self.scaler is None:
             self.clip()
             self.optimizer.step()
         else:
@@ -329,11 +337,6 @@ class TrainStep:
             for p in self.parameters():
                 p.grad = None
         return total
-
-    @torch.no_grad()
-    def snapshot(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Buffers that a forward writes, with their values."""
-        return [(b, b.clone()) for b in self.model.buffers()]
 
     def clip(self) -> None:
         """Bound the norm of the gradients that the parameters have."""

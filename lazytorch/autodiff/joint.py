@@ -13,7 +13,7 @@ from lazytorch.autodiff.vjp import Hooked, vjp, zeros
 from lazytorch.ir import Const, Graph, Input, Node, Write, input, postorder, with_inputs
 from lazytorch.ops.calculus import Calculus, tensor
 from lazytorch.ops.copies import Clone
-from lazytorch.types import TensorType
+from lazytorch.types import TensorType, contiguous_strides
 
 Origin = tuple[Literal["input", "output"], int]
 """Where the backward graph finds a saved value: among the forward graph's inputs or outputs."""
@@ -111,11 +111,11 @@ def halves(
 
 
 def laid_out_as(g: Node, x: Node) -> Node:
-    """A gradient that lies in memory as its parameter does, as torch accumulates it."""
+    """A gradient that lies in memory as its parameter does, as torch accumulates it; row-major
+    where the parameter has holes."""
     have, want = tensor(g), tensor(x)
-    if have.strides == want.strides or not want.is_dense:
-        return g
-    return Calculus(x.where)(Clone(want.strides), g)
+    strides = want.strides if want.is_dense else contiguous_strides(want.shape)
+    return g if have.strides == strides else Calculus(x.where)(Clone(strides), g)
 
 
 def copied(node: Node) -> Node:

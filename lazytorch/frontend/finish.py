@@ -46,7 +46,7 @@ def finish(r: Recording, result: Any) -> Recorded:
     owners: dict[Cell, list[LazyTensor]] = {}
     for _, x in pending:
         owners.setdefault(x.cell, []).append(x)
-    real = {cell for cell, _ in r.storages.values()}
+    real = set(r.outer_cells())
     first: dict[int, int] = {}
     for position, x in pending:
         if first.setdefault(id(x), position) != position:
@@ -65,7 +65,7 @@ def finish(r: Recording, result: Any) -> Recorded:
                 outputs.append(cell.value)
                 aliases.append(None)
             index = bases[cell]
-            if x is owners[cell][0] and x.window is None:
+            if x is whole(owners[cell]):
                 made[position] = Leaf(index, None, carries_on(r, x))
                 continue
             alias = place(x).alias("output", index)
@@ -79,8 +79,13 @@ def finish(r: Recording, result: Any) -> Recorded:
 def hidden(results: list[LazyTensor]) -> bool:
     """Whether results that carry gradients show memory that is itself no result: what would have
     the history is then nobody's, so that each is a result of its own."""
-    whole = results[0].window is None and results[0].requires_grad
-    return not whole and any(x.requires_grad for x in results)
+    base = whole(results)
+    return (base is None or not base.requires_grad) and any(x.requires_grad for x in results)
+
+
+def whole(results: list[LazyTensor]) -> LazyTensor | None:
+    """The result that is all of the memory that these show."""
+    return next((x for x in results if x.window is None), None)
 
 
 def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: Cut | None) -> Piece:
@@ -90,7 +95,7 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     """
     everything = list(r.sources)
     effects = list(r.effects)
-    for cell, _ in r.storages.values():
+    for cell in r.outer_cells():
         if cell.value is not cell.initial:
             effects.append(r.b(Write(), cell.initial, cell.value))
     reached = set(postorder([*effects, *outputs]))
@@ -104,7 +109,8 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
         for a in aliases
     )
     graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
-    return Piece(graph, tuple(r.sources[x] for x in used), cut)
+    beside = [(number[x], place) for x, place in r.places_beside() if x in number]
+    return Piece(graph, tuple(r.sources[x] for x in used), cut, tuple(beside))
 
 
 def carries_on(r: Recording, x: LazyTensor) -> bool:

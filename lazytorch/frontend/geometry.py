@@ -95,7 +95,7 @@ def window(
     try:
         return place(x).strided(tuple(shape), tuple(strides), offset)
     except ShapeError as error:
-        if not any(cell is x.cell for cell, _ in r.storages.values()):
+        if not any(cell is x.cell for cell in r.outer_cells()):
             raise
         raise UnsupportedError(
             "as_strided shows memory that is no part of the tensor that came in",

@@ -71,10 +71,11 @@ def attempt(
     shared: set[int] = set()
     failure = ""
     while True:
-        sources = origins(fn, leaves, spec, watch.reach)
+        sources, ties = origins(fn, leaves, spec, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
         recorder = Recording(
             sources,
+            ties,
             shared,
             known,
             on_cut,
@@ -205,16 +206,20 @@ def settled(value: object) -> bool:
 
 def origins(
     fn: Callable[..., Any], leaves: list[Any], spec: trees.Spec, reach: Reach
-) -> dict[int, tuple[Source, str]]:
-    """Source and label of every tensor that the function's arguments and modules hold, by id."""
+) -> tuple[dict[int, tuple[Source, str]], dict[int, list[State]]]:
+    """Source and label of every tensor that the function's arguments and modules hold, by id; and
+    the other places of those that are held by several."""
     found: dict[int, tuple[Source, str]] = {}
+    ties: dict[int, list[State]] = {}
     labels = argument_labels(fn, spec)
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor):
             found.setdefault(id(leaf), (Argument(i), labels[i]))
     for slot in reach.state:
-        found.setdefault(id(slot.store.get(slot.name)), (State(slot), slot.label))
-    return found
+        tensor, state = id(slot.store.get(slot.name)), State(slot)
+        if found.setdefault(tensor, (state, slot.label))[0] is not state:
+            ties.setdefault(tensor, []).append(state)
+    return found, ties
 
 
 def argument_labels(fn: Callable[..., Any], spec: trees.Spec) -> list[str]:

@@ -20,7 +20,7 @@ from lazytorch.frontend.where import Lines
 from lazytorch.ir import Builder, Node, Op
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import Pointwise, View
-from lazytorch.ops.copies import overlaps
+from lazytorch.ops.copies import last_element, overlaps
 from lazytorch.ops.layout import AsStrided, Detach, Kept
 from lazytorch.types import NOTHING, ScalarType, TensorType, TupleType, tensor_type
 
@@ -52,7 +52,9 @@ class Recorder:
         self.module = ""
         self.shadows: dict[int, LazyTensor] = {}
         self.kept: list[torch.Tensor] = []  # so that no id in `shadows` is given away
-        self.storages: dict[int, tuple[Cell, torch.Tensor]] = {}
+        # The cells of real tensors, by storage: parts of one that no write joins have their own.
+        self.storages: dict[int, list[tuple[Cell, torch.Tensor]]] = {}
+        self.crossing: dict[Cell, torch.Tensor] = {}  # cells whose memory others show, too
 
     # What the two uses differ in.
 
@@ -64,8 +66,11 @@ class Recorder:
         """An input node for the whole storage of a real tensor, as a flat tensor."""
         raise NotImplementedError
 
+    def joined(self, cell: Cell, first: torch.Tensor, tensor: torch.Tensor) -> None:
+        """A tensor came in on a cell that `first` brought."""
+
     def overlap(self, tensor: torch.Tensor) -> NoReturn:
-        """A storage turned out to be shared after a tensor on it came in alone."""
+        """Memory turned out to be shared after tensors on it came in alone."""
         raise NotImplementedError
 
     def is_shared(self, storage: int) -> bool:
@@ -151,19 +156,8 @@ class Recorder:
         refuse_unusual(tensor, self.b.where)
         typed = TensorType(tuple(tensor.shape), tensor.dtype, tensor.device, tuple(tensor.stride()))
         key = tensor.untyped_storage()._cdata
-        entry = self.storages.get(key)
+        cell = self.cell_of(tensor, typed)
         window: Window | None = None
-        if entry is None:
-            if self.is_shared(key):
-                cell = Cell(self.bind_storage(tensor))
-            else:
-                cell = Cell(self.bind(tensor, typed), int(tensor.storage_offset()))
-            self.storages[key] = (cell, tensor)
-        else:
-            cell, first = entry
-            apart = first.requires_grad or tensor.requires_grad  # each has a gradient of its own
-            if not self.is_shared(key) and (apart or not same_geometry(first, tensor)):
-                self.overlap(tensor)
         if self.is_shared(key):
             if tensor.dtype is not cell.typed.dtype:
                 raise UnsupportedError(
@@ -181,6 +175,37 @@ class Recorder:
         self.shadows[id(tensor)] = shadow
         self.kept.append(tensor)
         return shadow
+
+    def cell_of(self, tensor: torch.Tensor, typed: TensorType) -> Cell:
+        """The cell of a real tensor's memory.
+
+        What is only read may lie across others: each has an input, and a gradient, of its own.
+        """
+        key = tensor.untyped_storage()._cdata
+        found = self.storages.setdefault(key, [])
+        shared = self.is_shared(key)
+        crossing: list[Cell] = []
+        for cell, first in found:
+            apart = first.requires_grad or tensor.requires_grad
+            if shared or (not apart and same_geometry(first, tensor)):
+                self.joined(cell, first, tensor)
+                return cell
+            if crosses(first, tensor):
+                if not apart or cell.version:
+                    self.overlap(tensor)
+                crossing.append(cell)
+        if shared:
+            made = Cell(self.bind_storage(tensor))
+        else:
+            made = Cell(self.bind(tensor, typed), int(tensor.storage_offset()))
+        found.append((made, tensor))
+        if crossing:
+            self.crossing.update(dict.fromkeys([*crossing, made], tensor))
+        return made
+
+    def outer_cells(self) -> list[Cell]:
+        """The cells of real tensors."""
+        return [cell for some in self.storages.values() for cell, _ in some]
 
     def lazy(self, tensor: torch.Tensor) -> LazyTensor:
         """A lazy tensor as it is, a real one lifted."""
@@ -202,6 +227,8 @@ class Recorder:
                 self.b.where,
                 "write to a clone",
             )
+        if cell in self.crossing:
+            self.overlap(self.crossing[cell])
         cell.write(self.b, x.window, value)
         seen = torch.is_grad_enabled() and not detached(x.window)
         if x.window is not None and cell.carries and not seen:
@@ -276,6 +303,19 @@ def same_geometry(a: torch.Tensor, b: torch.Tensor) -> bool:
         and a.stride() == b.stride()
         and a.storage_offset() == b.storage_offset()
     )
+
+
+def crosses(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the spans of two tensors on one storage have bytes in common."""
+    (a_first, a_end), (b_first, b_end) = span(a), span(b)
+    return max(a_first, b_first) < min(a_end, b_end)
+
+
+def span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte of a tensor in its storage, and the one behind its last."""
+    first = int(tensor.storage_offset())
+    end = first + last_element(tuple(tensor.shape), tuple(tensor.stride())) + 1
+    return first * tensor.itemsize, end * tensor.itemsize
 
 
 def whole_storage(tensor: torch.Tensor) -> torch.Tensor:

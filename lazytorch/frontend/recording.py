@@ -21,10 +21,11 @@ from lazytorch.frontend.finish import piece
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import RecordingMode, paused
 from lazytorch.frontend.number import Number, Varying
-from lazytorch.frontend.recorder import Recorder, storage_type
+from lazytorch.frontend.recorder import Recorder, span, storage_type
 from lazytorch.frontend.sources import (
     Argument,
     Assumed,
+    Beside,
     Cut,
     Grad,
     Held,
@@ -36,7 +37,7 @@ from lazytorch.frontend.sources import (
 )
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Node, input
-from lazytorch.ops.aten import Aten
+from lazytorch.ops.aten import Aten, value_type
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.certain import certain
 from lazytorch.ops.create import Literal as TensorLiteral
@@ -63,6 +64,7 @@ class Recording(Recorder):
     def __init__(
         self,
         sources: dict[int, tuple[Source, str]],
+        ties: dict[int, list[State]],
         shared: set[int],
         known: tuple[Cut, ...] = (),
         on_cut: OnCut | None = None,
@@ -73,6 +75,8 @@ class Recording(Recorder):
         super().__init__()
         self.mode = RecordingMode(self)
         self.origins = sources
+        self.ties = ties
+        self.beside: dict[int, Beside] = {}
         self.shared = shared
         self.known = known
         self.on_cut = on_cut
@@ -144,6 +148,27 @@ class Recording(Recorder):
     def bind_storage(self, tensor: torch.Tensor) -> Node:
         source, label = self.origin(tensor)
         return self.new_input(f"{label}.storage", storage_type(tensor), Storage(source))
+
+    @override
+    def joined(self, cell: Cell, first: torch.Tensor, tensor: torch.Tensor) -> None:
+        source, _ = self.origin(tensor)
+        typed = value_type(tensor)
+        assert isinstance(typed, TensorType)
+        distance = span(tensor)[0] - span(first)[0]
+        self.beside[id(tensor)] = Beside(source, typed, distance)
+
+    def places_beside(self) -> list[tuple[Node, Beside]]:
+        """Where there must be the tensors of inputs, or others on their memory, besides where
+        the inputs themselves are found."""
+        found: list[tuple[Node, Beside]] = []
+        for tensor, x in zip(self.kept, self.shadows.values(), strict=True):
+            beside = self.beside.get(id(tensor))
+            if beside is not None:
+                found.append((x.cell.initial, beside))
+            for tie in self.ties.get(id(tensor), ()):
+                one = Beside(tie) if beside is None else replace(beside, source=tie)
+                found.append((x.cell.initial, one))
+        return found
 
     @override
     def is_shared(self, storage: int) -> bool:
@@ -289,7 +314,7 @@ class Recording(Recorder):
 
     def cut(self, nodes: list[Node], kind: type, call: Callable[..., Any] | None) -> Cut:
         """End the piece in `nodes`, and go on knowing what came of them."""
-        if self.deriving and (self.effects or any([x.version for x, _ in self.storages.values()])):
+        if self.deriving and (self.effects or any([x.version for x in self.outer_cells()])):
             what = "a derivative of what looks at a value after a random draw or a write"
             raise UnsupportedError(what, where=self.here(), hint="use torch.where")
         if call is not None and self.grads.changed():
@@ -332,7 +357,7 @@ class Recording(Recorder):
     def rebase(self, piece: int, cut: Cut) -> None:
         """Go on from the values that piece `piece` left behind."""
         self.effects.clear()
-        for cell, _ in self.storages.values():
+        for cell in self.outer_cells():
             if cell.version:
                 cell.value = cell.initial  # the piece wrote it back: read it anew
                 cell.version += 1

@@ -64,6 +64,26 @@ class Live:
 Source = Argument | State | Held | Grad | Storage | Live
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A place that is no input's source, where a call must find what the recording found: the
+    tensor of some input or, of the type `typed`, one on its memory, `distance` bytes behind it."""
+
+    source: Argument | State | Held | Grad
+    typed: TensorType | None = None
+    distance: int = 0
+
+    def holds(self, tensor: object, of: torch.Tensor) -> bool:
+        """Whether the place has such a tensor, if the input's is `of`."""
+        if self.typed is None or not isinstance(tensor, torch.Tensor):
+            return tensor is of
+        return (
+            tensor.untyped_storage()._cdata == of.untyped_storage()._cdata
+            and tensor.storage_offset() * tensor.itemsize
+            == of.storage_offset() * of.itemsize + self.distance
+        )
+
+
 def tensor_of(source: Argument | State | Held, leaves: Sequence[Any]) -> torch.Tensor:
     """The tensor that a call finds at an argument's or a place's."""
     if isinstance(source, Held):
@@ -112,6 +132,7 @@ class Piece:
     graph: Graph
     sources: tuple[Source, ...]
     cut: Cut | None = None
+    beside: tuple[tuple[int, Beside], ...] = ()  # by the inputs that they are beside
 
 
 def static_inputs(piece: Piece, promised: bool) -> frozenset[int]:

@@ -35,6 +35,7 @@ class Call:
     spec: trees.Spec
     arguments: list[list[int]]  # leaves that require grad, those that are one tensor together
     state: list[torch.Tensor]  # parameters that require grad
+    read: list[torch.Tensor]  # what the function finds as it was: all but what it writes
     written: list[tuple[Source, torch.Tensor]]  # what the forward writes, with its values before
     results: list[int]  # leaves of the result that carry gradients
     random: list[torch.Tensor]
@@ -45,13 +46,22 @@ class Call:
     halves: Backward | None = None  # the compiled backward, and which tensors are its inputs
     inputs: list[Any] = field(default_factory=list[Any])
     fills: bool = False  # the arguments follow in the flattened result
+    versions: list[int] = field(default_factory=list[int])  # of what is read
 
-    def again(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def wanted(self) -> list[torch.Tensor]:
+        """The tensors that gradients may be asked of."""
+        return [*[self.leaves[i] for i, *_ in self.arguments], *self.state]
+
+    def again(self) -> list[torch.Tensor]:
         """The differentiable results, computed by eager with gradients on."""
+        if versions(self.read) != self.versions:
+            raise UnsupportedError(
+                "one of the variables needed for gradient computation has been modified by an "
+                "inplace operation, after a compiled function that is computed again for its "
+                "gradients",
+                hint="write to a clone, or after backward()",
+            )
         leaves = list(self.leaves)
-        for places, tensor in zip(self.arguments, tensors, strict=False):
-            for i in places:
-                leaves[i] = tensor
         with ExitStack() as stack:
             stack.enter_context(self.recalled())
             for source, before in self.written:
@@ -83,8 +93,10 @@ class Replay(torch.autograd.Function):
         call.outputs = call.run()
         saved = [] if call.halves is None else call.halves.saved(call.inputs, call.outputs[-1])
         ctx.numbers = [None if isinstance(x, torch.Tensor) else x for x in saved]
-        ctx.save_for_backward(*tensors, *[x for x in saved if isinstance(x, torch.Tensor)])
-        ctx.given = len(tensors)
+        call.versions = versions(call.read)
+        # What the compiled backward does not read may be written until then.
+        kept = tensors if call.halves is None else [x for x in saved if isinstance(x, torch.Tensor)]
+        ctx.save_for_backward(*kept)
         ctx.places = None if call.halves is None else call.halves.places(call.inputs, tensors)
         return call.outputs[: len(call.results)]
 
@@ -93,13 +105,13 @@ class Replay(torch.autograd.Function):
         """Run the compiled backward, or differentiate eager's own computation."""
         known: Any = ctx  # its attributes were set in forward
         call: Call = known.call
-        every: tuple[torch.Tensor, ...] = known.saved_tensors
-        tensors, rest = every[: known.given], iter(every[known.given :])
+        kept: tuple[torch.Tensor, ...] = known.saved_tensors
         if call.halves is not None and not torch.is_grad_enabled():
+            rest = iter(kept)
             saved = [next(rest) if x is None else x for x in known.numbers]
             found = call.halves.run(saved, grads)
             return (None, *[None if i is None else found[i] for i in known.places])
-        outputs = call.again(tensors)
+        outputs, tensors = call.again(), call.wanted()
         wanted = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
         found = torch.autograd.grad(
             [y for y, _ in wanted],
@@ -109,6 +121,14 @@ class Replay(torch.autograd.Function):
             create_graph=torch.is_grad_enabled(),
         )
         return (None, *found)
+
+
+def versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """How often the memory of tensors was written; inference tensors do not say."""
+    try:
+        return [x._version for x in tensors]
+    except RuntimeError:
+        return [-1 if x.is_inference() else x._version for x in tensors]
 
 
 @contextmanager

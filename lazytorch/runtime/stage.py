@@ -65,9 +65,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         graph = self.piece.graph
-        self.state = StateTensors(
-            self.piece.sources, graph.inputs, self.prologue_inputs, self.check
-        )
+        self.state = StateTensors(self.piece, self.prologue_inputs, self.check)
         # A device that works while Python goes on: what changed is looked at after the launch,
         # and the call repeated, which a program that writes nothing allows.
         self.ahead = not graph.effects and any(

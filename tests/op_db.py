@@ -214,7 +214,7 @@ class Plan:
             return value
 
         origins = {id(x): (Argument(i), f"x{i}") for i, x in enumerate(tensors)}
-        r = Recording(origins, set(), on_cut=on_cut, numbers=False)
+        r = Recording(origins, {}, set(), on_cut=on_cut, numbers=False)
         stand_ins = [r.lift(x) for x in tensors]
         try:
             with recording(r.mode):

@@ -1,4 +1,4 @@
-"""Inputs that are written between a compiled forward and its backward."""
+"""What is written between a compiled forward and its backward, and by a backward of the user's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.report import Report
 
 Fn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -102,3 +103,40 @@ def test_statistics_move_on_between_two_forwards_and_their_backwards() -> None:
             loss = run(a).square().sum() + run(b).sin().sum()
             found.append(torch.autograd.grad(loss, list(model.parameters()), create_graph=create))
         torch.testing.assert_close(*found)
+
+
+class Counting(torch.autograd.Function):
+    """Doubles; its backward counts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        ctx.count = count
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        ctx.count.add_(1)
+        return g * 2, None
+
+
+def test_what_a_users_backward_writes_is_written() -> None:
+    """The recording is over when `backward()` is called: eager's own backward runs, by name."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Counting.apply(self.weight * x, self.count).sum()  # type: ignore[no-any-return]
+
+    Report.events.clear()
+    model = Model()
+    fast = lt.compile(model)
+    for i in range(3):
+        fast(torch.ones(3)).backward()
+        assert model.count == i + 1
+        assert model.weight.grad is not None
+        assert torch.equal(model.weight.grad, torch.full((3,), 2.0 * (i + 1)))
+    assert any("Counting.backward writes" in event.reason for event in Report.events)

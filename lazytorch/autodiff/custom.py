@@ -126,8 +126,10 @@ class UserFunction(Callback):
             given.append(None if cotangent is None else r.fresh(cotangent, True))
         backward, last = unwrapped(self.kind)
         where = r.b.where
+        inside = current() is r
+        versions = {cell: cell.version for cell in r.outer_cells()}
         with (
-            nullcontext() if current() is r else recording(r.mode),
+            nullcontext() if inside else recording(r.mode),
             torch.enable_grad(),
         ):
             r.b.where = out.where
@@ -138,6 +140,10 @@ class UserFunction(Callback):
             for hook in self.after.values():
                 returned = hook(returned, tuple(given)) or returned
         r.b.where = where
+        if not inside and any(x.version > versions.get(x, 0) for x in r.outer_cells()):
+            raise UnsupportedError(  # the recording that would hold the write is over
+                f"{self.name}.backward writes to a tensor that outlives it", where=out.where
+            )
         if len(returned) < max(self.arguments, default=-1) + 1:
             raise UnsupportedError(
                 f"{self.name}.backward returned {len(returned)} gradients for "

@@ -40,10 +40,7 @@ def tile_source(
     filled: list[str] = []
     inputs: list[Expression] = []
     for k, (x, step) in enumerate(zip((*operands, *outputs), steps, strict=True)):
-        write = k >= len(operands)
-        beside = step == 1 or k in swapped
-        kind, at = MEMORY[x.dtype], "0" if step == 0 else "i" if beside else f"i * s{k}"
-        const = "" if write else "const "
+        kind = MEMORY[x.dtype]
         if k in swapped:
             first = f"(const {kind}*)(p[{k}] + first * row[{k}])"
             buffers.append(f"alignas(64) {kind} t{k}[{ROWS * WIDTH}];")
@@ -51,6 +48,8 @@ def tile_source(
             pointers.append(f"const {kind}* p{k} = t{k} + (r - first) * {WIDTH};")
             inputs.append(printer.bind(loaded(f"p{k}[i]", x.dtype), x.dtype))
             continue
+        write, at = k >= len(operands), "i" if step == 1 else f"i * s{k}"
+        const = "" if write else "const "
         # Not restricted: an output may be written over an operand, element by element.
         pointers.append(f"{const}{kind}* p{k} = ({const}{kind}*)(p[{k}] + r * row[{k}]);")
         if step not in (0, 1):

@@ -11,7 +11,7 @@ from lazytorch.autodiff.engine import hooked
 from lazytorch.autodiff.joint import halves
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Live, Recorded, Storage
+from lazytorch.frontend.sources import Live, Recorded, Source, Storage
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
@@ -51,9 +51,10 @@ def differentiable(
     state = [t for t in tensors if t.requires_grad and id(t) not in places]
     written = written_inputs(first, leaves)
     refuse_written(written)
+    changing = {id(t) for _, t in written}
     call = Call(
         owner.fn, leaves, spec, arguments, state,
-        [x for x in tensors if not any(x is t for _, t in written)] if written else tensors,
+        [x for x in tensors if id(x) not in changing],
         [(source, t.detach().clone()) for source, t in written],
         [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
     )  # fmt: skip
@@ -122,15 +123,16 @@ def differentiated(
         for leaf in recorded.leaves
         if leaf.requires_grad and leaf.output is not None and graph.aliases[leaf.output] is None
     ]
-    wrt: list[int] = []
-    shared = [one.source for _, one in piece.beside if one.typed is not None]
-    for i, source in [*enumerate(piece.sources), *[(-1, source) for source in shared]]:
+
+    def needed(source: Source) -> bool:
         of = source.of if isinstance(source, Storage) else source
         tensor = None if isinstance(of, Live) else present(of, leaves)
-        if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-            if isinstance(source, Storage) or i < 0:
-                raise UnsupportedError("tensors that require grad share their memory")
-            wrt.append(i)
+        return isinstance(tensor, torch.Tensor) and tensor.requires_grad
+
+    wrt = [i for i, source in enumerate(piece.sources) if needed(source)]
+    beside = [one.source for _, one in piece.beside if one.typed is not None]
+    if any(isinstance(piece.sources[i], Storage) for i in wrt) or any(map(needed, beside)):
+        raise UnsupportedError("tensors that require grad share their memory")
     carried = list(dict.fromkeys(carried))
     if not carried or not wrt:
         return None

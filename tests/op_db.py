@@ -96,12 +96,18 @@ def differentiable(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.requires_grad
 
 
+FATAL = ("segment_reduce",)
+"""Whose second values are no valid ones: the CPU's kernels say so, a GPU's end the process."""
+
+
 def operations(device: torch.device = CPU) -> list[Any]:
     """The operations that torch differentiates in float32."""
     return [
         op
         for op in database.op_db
-        if op.supports_autograd and torch.float32 in op.supported_backward_dtypes(device.type)
+        if op.supports_autograd
+        and torch.float32 in op.supported_backward_dtypes(device.type)
+        and (device == CPU or op.name not in FATAL)
     ]
 
 

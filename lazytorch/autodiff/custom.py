@@ -127,7 +127,7 @@ class UserFunction(Callback):
         backward, last = unwrapped(self.kind)
         where = r.b.where
         inside = current() is r
-        versions = {cell: cell.version for cell in r.outer_cells()}
+        versions = r.versions()
         with (
             nullcontext() if inside else recording(r.mode),
             torch.enable_grad(),
@@ -140,7 +140,7 @@ class UserFunction(Callback):
             for hook in self.after.values():
                 returned = hook(returned, tuple(given)) or returned
         r.b.where = where
-        if not inside and any(x.version > versions.get(x, 0) for x in r.outer_cells()):
+        if not inside and r.written_since(versions):
             raise UnsupportedError(  # the recording that would hold the write is over
                 f"{self.name}.backward writes to a tensor that outlives it", where=out.where
             )

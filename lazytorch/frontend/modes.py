@@ -101,19 +101,16 @@ def unrepeated(mode: RecordingMode) -> Generator[None]:
     eager does them twice, and a recording keeps values instead of running anything again."""
     theirs = checkpoint._checkpoint_hook
 
-    def written() -> dict[int, int]:
-        return {key: x.cell.version for key, x in mode.recorder.shadows.items()}
-
     class Frame(theirs):
         def __enter__(self) -> None:
-            self.before = written()
+            self.before = mode.recorder.versions()
             super().__enter__()
 
         def __exit__(self, *raised: object) -> None:
             super().__exit__(*raised)
             if not isinstance(_get_current_dispatch_mode(), RecordingMode) or any(raised):
                 return
-            if any(count > self.before.get(key, 0) for key, count in written().items()):
+            if mode.recorder.written_since(self.before):
                 raise UnsupportedError(
                     "a checkpointed function writes to tensors that outlive it, such as running "
                     "statistics; its backward pass would write to them again",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -206,6 +206,14 @@ class Recorder:
     def outer_cells(self) -> list[Cell]:
         """The cells of real tensors."""
         return [cell for some in self.storages.values() for cell, _ in some]
+
+    def versions(self) -> dict[Cell, int]:
+        """How often each real tensor's memory was written."""
+        return {cell: cell.version for cell in self.outer_cells()}
+
+    def written_since(self, versions: Mapping[Cell, int]) -> bool:
+        """Whether a real tensor was written since it was asked for the `versions`."""
+        return any(count > versions.get(cell, 0) for cell, count in self.versions().items())
 
     def lazy(self, tensor: torch.Tensor) -> LazyTensor:
         """A lazy tensor as it is, a real one lifted."""

@@ -67,9 +67,9 @@ class Backward:
 
 
 def planned(program: Program, given: Sequence[Any]) -> MemoryPlan:
-    """What a backward pass takes beside what it is given."""
+    """What a backward pass, which is no CUDA graph, takes beside what it is given."""
     tensors = [x for x in given if isinstance(x, torch.Tensor)]
     device = next((x.device for x in tensors), torch.device("cpu"))
     nothing = lower(Graph((), ()), None, "prologue", owned=False)
     given_bytes = sum(storages(tensors).values())
-    return Setting("a backward pass", device, None, given_bytes).plan(nothing, program)
+    return Setting("a backward pass", device, None, given_bytes, still=True).plan(nothing, program)

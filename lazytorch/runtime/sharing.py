@@ -36,9 +36,10 @@ class Sharing:
         self.tensors = {}
         for i, x in tensors:
             self.tensors.setdefault(self.key(x), []).append((i, x))
-        groups = [some for some in self.tensors.values() if len(some) > 1]
-        found = sorted(pair for some in groups for pair in (crossing(some) if self.writes else
-                       combinations([i for i, _ in some], 2)))  # fmt: skip
+        pairs = crossing if self.writes else together
+        found = sorted(
+            [pair for some in self.tensors.values() if len(some) > 1 for pair in pairs(some)]
+        )
         if self.among is None:
             self.among = found
         return found == self.among
@@ -54,6 +55,11 @@ class Sharing:
         if self.between is None:
             self.between = found
         return found == self.between
+
+
+def together(tensors: Sequence[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, int]]:
+    """The numbers of all of them, two by two."""
+    return combinations([i for i, _ in tensors], 2)
 
 
 def crossing(tensors: Sequence[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, int]]:

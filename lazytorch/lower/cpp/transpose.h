@@ -8,10 +8,9 @@ template <> struct Bits<2> { typedef uint16_t type; };
 template <> struct Bits<4> { typedef uint32_t type; };
 template <> struct Bits<8> { typedef uint64_t type; };
 
-#if defined(__clang__) || !defined(__GNUC__)
-#define LT_SWAPPED 0
-#else
-#define LT_SWAPPED 1
+// Clang has other shuffles, and goes element by element.
+#if defined(__GNUC__) && !defined(__clang__)
+#define LT_SHUFFLES
 
 // Eight rows of eight elements. Exchanging bit `bit` of the row with that of the column, for each of the three bits,
 // exchanges rows and columns.
@@ -52,10 +51,10 @@ struct Eight {
 // to[r * width + i] = element i of row r. Rows are neighbours in memory, their elements `step` bytes apart.
 template <class T>
 LT_INLINE void beside(const T* from, int64_t step, int64_t rows, int64_t size, T* to, int64_t width) {
+    int64_t i = 0;
+#ifdef LT_SHUFFLES
     typedef typename Bits<sizeof(T)>::type U;
-    int64_t whole = LT_SWAPPED ? size / 8 * 8 : 0, i = 0;
-#if LT_SWAPPED
-    for (; i < whole; i += 8) {
+    for (; i + 8 <= size; i += 8) {
         const char* at = (const char*)from + i * step;
         int64_t r = 0;
         for (; r + 8 <= rows; r += 8) Eight<U>::swap(at + r * sizeof(T), step, (U*)to + r * width + i, width);

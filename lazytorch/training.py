@@ -304,7 +304,8 @@ class TrainStep:
         total: torch.Tensor | None = None
         for p in self.parameters():
             p.grad = None
-        with torch.enable_grad():
+        # On this thread: libraries keep a workspace for each thread that calls them.
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             for part, more in parts:
                 loss = self.loss(part, more)
                 scaled = loss if self.scaler is None else self.scaler.scale(loss)

@@ -96,7 +96,7 @@ def differentiable(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.requires_grad
 
 
-FATAL = ("segment_reduce",)
+FATAL = ("_segment_reduce",)
 """Whose second values are no valid ones: the CPU's kernels say so, a GPU's end the process."""
 
 

@@ -5,7 +5,7 @@
 Models of the zoo run line by line, in inference and one training step, in float32 and, for
 inference, in 16 bits; each library call's bytes beside its results go into
 lazytorch/lower/workspace_tables/DEVICE.json, where earlier runs' entries stay. `stays` is what is
-allocated for good once libraries were called: cuBLAS's workspace.
+allocated for good once libraries were called: the workspaces of cuBLAS and cuBLASLt.
 """
 
 import argparse
@@ -65,12 +65,13 @@ def taken(compiled: Compiled, leaves: list[Any], device: torch.device) -> dict[s
 
 
 def staying(device: torch.device) -> int:
-    """What cuBLAS allocates for good at its first product; asked before anything else runs."""
+    """What cuBLAS and cuBLASLt allocate for good at a first product; asked before anything else
+    runs."""
     if device.type != "cuda":
         return 0
-    x = torch.ones(256, 256, device=device)
+    x = torch.ones(256, 256, dtype=torch.half, device=device)
     before = torch.cuda.memory_allocated(device)
-    y = x @ x
+    y = torch.addmm(x[0], x, x)
     torch.cuda.synchronize(device)
     return torch.cuda.memory_allocated(device) - before - y.untyped_storage().nbytes()
 

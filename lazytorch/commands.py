@@ -233,7 +233,7 @@ def plan(
             typer.echo(f"the largest batch found to fit in {size(limit)}: {most}")
         if output is not None:
             Console().print(f"wrote {draw(found, output)}", soft_wrap=True)
-    if max_bytes and limit is not None and found.peak_bytes > limit:
+    if max_bytes and limit is not None and found.needed_bytes > limit:
         raise typer.Exit(1)
 
 
@@ -275,22 +275,22 @@ def planner(
 def least(make: Callable[[int], MemoryPlan], batch: int) -> int:
     """The bytes of a plan, or those that are the least where it is refused."""
     try:
-        return make(batch).peak_bytes
+        return make(batch).needed_bytes
     except BudgetError as error:
         return error.smallest
 
 
 def swept(make: Callable[[int], MemoryPlan], batch: int, limit: int | None) -> Iterable[str]:
     """A table's rows: plans of twice the batch each, as far as they fit."""
-    yield f"{'batch':>8} {'peak':>12} {'of a call':>12}"
+    yield f"{'batch':>8} {'needed':>12} {'of a call':>12}"
     for k in range(ROWS):
         try:
             found = make(batch << k)
         except BudgetError as error:
             yield f"{batch << k:8} {size(error.smallest):>12} at least"
             break
-        yield f"{batch << k:8} {size(found.peak_bytes):>12} {size(found.activations):>12}"
-        if limit is not None and found.peak_bytes > limit:
+        yield f"{batch << k:8} {size(found.needed_bytes):>12} {size(found.activations):>12}"
+        if limit is not None and found.needed_bytes > limit:
             break
 
 

@@ -123,7 +123,7 @@ def test_kernels_are_expected_before_a_graph_is_put_in_order() -> None:
     assert seen.count("expected") == 1
     assert seen[-3:] == ["horizontal", "expected", "order"]
     seen.clear()
-    plan: Any = SimpleNamespace(peak_bytes=7)
+    plan: Any = SimpleNamespace(needed_bytes=7)
     chosen = lowered(
         graph,
         Options(max_bytes=8),

@@ -44,6 +44,15 @@ class Turns:
     def enter(self) -> None:
         pass
 
+    def settle(self) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
+
+    def serve(self, user: object) -> None:
+        pass
+
 
 def zeros(x: torch.Tensor) -> torch.Tensor:
     """A buffer whose content may be used as indices: a capture that is played computes."""
@@ -52,7 +61,7 @@ def zeros(x: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def played(_: object, graph: Played, call: Callable[[], Any]) -> tuple[Any, None]:
+def played(_: object, graph: Played, call: Callable[[], Any], arena: int) -> tuple[Any, None]:
     graph.call, graph.results = call, call()
     return graph.results, None
 

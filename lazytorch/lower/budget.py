@@ -85,7 +85,7 @@ def check(limit: float | None, planned: Planned | None, prologue: Program, main:
     torch's kernels take its place."""
     if limit is not None and planned is not None:
         plan = planned(prologue, main)
-        if plan.peak_bytes > limit:
+        if plan.needed_bytes > limit:
             raise over(plan, limit)
 
 
@@ -94,8 +94,8 @@ def over(plan: MemoryPlan, limit: float, otherwise: int = 0) -> BudgetError:
     nothing again."""
     more = {"without computing anything again": size(otherwise)} if otherwise else {}
     return BudgetError(
-        f"{plan.name} does not fit in {size(int(limit))}: it takes {size(plan.peak_bytes)}",
-        plan.peak_bytes,
+        f"{plan.name} does not fit in {size(int(limit))}: it takes {size(plan.needed_bytes)}",
+        plan.needed_bytes,
         {
             **more,
             "parameters, buffers, an optimizer's state": size(plan.parameters),
@@ -198,7 +198,7 @@ class Search(Generic[P]):
             one = self.made(observe, self.choose(again), self.memo)
             self.found[again], self.steps[again] = one, steps
             self.plans[again] = self.planned(one.prologue, one.main)
-        return self.plans[again].peak_bytes
+        return self.plans[again].needed_bytes
 
     def estimate(self, again: int) -> int:
         """What a call takes at once with so many choices: all that they change of the plan but an

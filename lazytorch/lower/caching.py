@@ -10,6 +10,7 @@ c10/cuda/CUDACachingAllocator.cpp, with the settings that torch starts with.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROUND = 512
@@ -94,3 +95,19 @@ class CachingAllocator:
         """A free piece is used otherwise."""
         free = self.free[piece.small]
         del free[bisect_left(free, (piece.size, piece.at), key=lambda x: x[:2])]
+
+    def through(self, spans: Iterable[tuple[int, int, int]]) -> list[int]:
+        """What counts as allocated for each of some blocks: their bytes, the lines that allocate
+        them, which never go back, and the lines after which they are given back."""
+        dying: dict[int, list[Piece]] = {}
+        found: list[int] = []
+        line = 0
+        for nbytes, born, died in spans:
+            for before in range(line, born):
+                for piece in dying.pop(before, ()):
+                    self.release(piece)
+            line = born
+            piece = self.allocate(nbytes)
+            dying.setdefault(died, []).append(piece)
+            found.append(piece.size)
+        return found

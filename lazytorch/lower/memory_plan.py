@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from lazytorch.devices import Device
-from lazytorch.lower.caching import CachingAllocator, Piece
+from lazytorch.lower.arena import reserved, spans
+from lazytorch.lower.caching import SMALL, CachingAllocator
+from lazytorch.lower.tables import ROOM
 from lazytorch.lower.timeline import Block, Timeline
 
 LARGEST = 10
+
+BESIDE = 8 * ROOM + 2 * SMALL
+"""Bytes that a CUDA graph takes beside its values: the tables of its launches, and what is left of
+the pieces in which they and libraries' workspaces lie."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,28 @@ class MemoryPlan:
         """The most that is ever alive at once, everything counted."""
         return self.held + self.stays + self.copies + max(self.levels, default=0)
 
+    @cached_property
+    def pool(self) -> int:
+        """Bytes that the memory pool of a CUDA graph takes of a GPU for one call's values."""
+        if self.device.kind != "cuda":
+            return 0
+        return reserved(spans(x for x in self.timeline.blocks if x.born >= self.prologue_lines))
+
+    @property
+    def captured_bytes(self) -> int:
+        """The most that there is once a GPU replays the program as a CUDA graph, whose pool keeps
+        its memory, and whose results are copied out of it."""
+        end = len(self.timeline.lines)
+        results = sum(x.taken for x in self.timeline.blocks if x.died == end)  # the prologue's too
+        return self.held + self.stays + self.copies + self.pool + results + BESIDE
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes that a device must have for it: the peak, and what a captured program takes."""
+        if self.device.kind != "cuda":
+            return self.peak_bytes
+        return max(self.peak_bytes, self.captured_bytes)
+
     @property
     def values(self) -> int:
         """The most that owned and library values take at once: the peak without workspaces and
@@ -98,7 +127,7 @@ class MemoryPlan:
     @property
     def fits(self) -> bool | None:
         """Whether the device has that much memory; None where that is not known."""
-        return None if self.device.memory is None else self.peak_bytes <= self.device.memory
+        return None if self.device.memory is None else self.needed_bytes <= self.device.memory
 
     def from_prologue(self, x: Block) -> bool:
         """Whether a block is a value that the prologue leaves."""
@@ -118,6 +147,11 @@ class MemoryPlan:
         yield f"  {size(self.prologue):>12}  kept by the prologue"
         yield f"  {size(self.activations):>12}  a call's values at the peak"
         yield f"  {size(self.workspaces):>12}  workspaces{self.bound()}"
+        if self.pool:
+            yield (
+                f"  captured as a CUDA graph it takes {size(self.captured_bytes)}, of which "
+                f"{size(self.pool)} are the graph's pool"
+            )
         yield (
             f"  values take {size(self.values)} at most; of use at once in this order of lines are "
             f"{size(self.lower_bound)}: a lower bound"
@@ -142,7 +176,7 @@ class MemoryPlan:
         if self.device.memory is None:
             return ""
         words = "fits" if self.fits else "does not fit"
-        return f", {words}: {100 * self.peak_bytes / self.device.memory:.1f} % of its memory"
+        return f", {words}: {100 * self.needed_bytes / self.device.memory:.1f} % of its memory"
 
     def bound(self) -> str:
         """Which workspaces are left out."""
@@ -192,18 +226,8 @@ def allocated(found: Timeline) -> Timeline:
     """The blocks with what the allocator of a GPU takes for them, in the order of the lines."""
     if all(x.device.type != "cuda" for x in found.blocks):
         return found
-    allocator = CachingAllocator()
-    dying: dict[int, list[Piece]] = {}
-    blocks: list[Block] = []
-    line = 0
-    for x in found.blocks:
-        for before in range(line, x.born):
-            for piece in dying.pop(before, ()):
-                allocator.release(piece)
-        line = x.born
-        if x.device.type == "cuda" and x.nbytes:
-            piece = allocator.allocate(x.nbytes)
-            dying.setdefault(x.died, []).append(piece)
-            x = replace(x, taken=piece.size)
-        blocks.append(x)
+    real = [x for x in found.blocks if x.device.type == "cuda" and x.nbytes]
+    sizes = CachingAllocator().through((x.nbytes, x.born, x.died) for x in real)
+    taken = dict(zip(map(id, real), sizes, strict=True))
+    blocks = [replace(x, taken=taken.get(id(x), x.taken)) for x in found.blocks]
     return replace(found, blocks=tuple(blocks))

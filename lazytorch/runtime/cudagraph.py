@@ -5,31 +5,34 @@ graph reads lies where it lay at the capture: state in its own place, arguments 
 filled before each replay, or in their own places if they are promised to stay (`static_inputs`).
 Numbers among the arguments have one buffer together, which is filled where one of them changed.
 What it returns is copied out, so no result aliases memory that the next call writes over. All
-graphs of a device share one memory pool; replays take turns, and a change of stream waits for the
-stream before.
+graphs of a device share one memory pool (`runtime.pool`); replays take turns, and a change of
+stream waits for the stream before.
 """
 
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from lazytorch.frontend.modes import uncollected
+from lazytorch.devices import device_named
 from lazytorch.frontend.watch import alike
 from lazytorch.interpret import aliased, storage
 from lazytorch.ir import Alias, Const, Graph, Input, Write
+from lazytorch.lower.arena import arena, spans
+from lazytorch.lower.call import KernelCall
 from lazytorch.lower.counted import counted
 from lazytorch.lower.program import Program
-from lazytorch.lower.tables import recording
+from lazytorch.lower.timeline import timeline
+from lazytorch.lower.workspaces import NONE, workspaces
 from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
+from lazytorch.runtime.pool import Pool, capture, pool_of
 from lazytorch.types import TensorType
 
 CAPTURES = 4
@@ -40,36 +43,6 @@ WORTH = 16 * 2**20
 """Bytes of arguments and results whose copies take about as long as a launch by the host: 10 us."""
 
 Run = Callable[..., tuple[Any, ...]]
-
-
-class Pool:
-    """The memory that all graphs of one device share, and whose turn it is."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.handle = torch.cuda.graph_pool_handle()
-        self.side = torch.cuda.Stream(device)
-        self.lock = threading.Lock()
-        self.last: torch.cuda.Stream | None = None
-        self.handle_of_last = -1
-        # torch takes a pool away with its last graph: this one stays.
-        self.first = torch.cuda.CUDAGraph()
-        capture(self, self.first, partial(torch.zeros, 1, device=device))
-
-    def enter(self) -> None:
-        """Wait, on the present stream, for the replay before this one."""
-        handle = torch._C._cuda_getCurrentRawStream(self.device.index)
-        if handle != self.handle_of_last:  # asked without making a Stream
-            now = torch.cuda.current_stream(self.device)
-            if self.last is not None:
-                now.wait_stream(self.last)
-            self.last, self.handle_of_last = now, handle
-
-
-@cache
-def pool_of(device: torch.device) -> Pool:
-    """The pool of a device; one for the process."""
-    return Pool(device)
 
 
 class Numbers:
@@ -104,6 +77,7 @@ class Captured:
         fixed: Sequence[int],
         fresh: Sequence[int],
         pool: Pool,
+        arena: int = 0,
     ) -> None:
         self.graph = torch.cuda.CUDAGraph()
         self.pool = pool
@@ -119,7 +93,8 @@ class Captured:
         self.numbers = Numbers([inputs[i] for i in self.counting], pool.device)
         for i, x in zip(self.counting, self.numbers.tensors, strict=True):
             given[i] = x  # `Full`, which alone reads it, takes either
-        self.outputs, self.tables = capture(pool, self.graph, partial(run, *given))
+        self.outputs, self.tables = capture(pool, self.graph, partial(run, *given), arena)
+        pool.serve(self)
         self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
         self.handing = Copies(self.results)
         self.allocate = [like(x) for x in self.handing.once(self.results)]
@@ -146,28 +121,6 @@ class Captured:
         if self.handing.whole:
             return results
         return [x.expand(shape) for x, shape in zip(results, self.shapes, strict=True)]
-
-
-Result = TypeVar("Result")
-
-
-def capture(
-    pool: Pool, graph: torch.cuda.CUDAGraph, call: Callable[[], Result]
-) -> tuple[Result, torch.Tensor | None]:
-    """What `call` returns, its launches recorded in `graph` instead of done; and what must live as
-    long as the graph besides, if anything."""
-    before = torch.cuda.current_stream(pool.device)
-    pool.side.wait_stream(before)
-    # Memory of tables is no graph's: it comes first. Memory freed by a collection in here would
-    # belong to no stream.
-    with recording(pool.device) as tables, uncollected(), torch.cuda.stream(pool.side):
-        graph.capture_begin(pool=pool.handle, capture_error_mode="thread_local")
-        try:
-            result = call()
-        finally:
-            graph.capture_end()
-    before.wait_stream(pool.side)
-    return result, tables.fill()
 
 
 def buffer(x: torch.Tensor) -> torch.Tensor:
@@ -274,15 +227,25 @@ class Replayer:
         pool = pool_of(self.device)
         with pool.lock:
             pool.enter()
+            pool.settle()
+            if calls_libraries(self.program):
+                pool.prepare()
             try:
                 counting = {i for i, x in enumerate(inputs) if isinstance(x, float)}
                 fixed = sorted((self.state | self.static) - counting)
-                self.captured = Captured(self.program.run, inputs, fixed, self.fresh, pool)
+                self.captured = Captured(
+                    self.program.run, inputs, fixed, self.fresh, pool, self.arena()
+                )
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
                 return None
         self.captures += 1
         return self.captured
+
+    def arena(self) -> int:
+        """Bytes of the piece of memory from which the capture's values are cut."""
+        known = workspaces(device_named(self.device))
+        return arena(spans(timeline(self.program, known.find).blocks))
 
     def replay(self, captured: Captured, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Replay; versions of what was written move, and views of inputs are made."""
@@ -303,6 +266,17 @@ def replayer(program: Program, graph: Graph, static: frozenset[int] = frozenset(
         if isinstance(x.type, TensorType) and x.type.device.type == "cuda":
             return Replayer(program, graph, x.type.device, static)
     return program.run
+
+
+def calls_libraries(program: Program) -> bool:
+    """Whether a library may ask for memory that it keeps."""
+    return any(
+        x.node is not None
+        and x.does == "call"
+        and not isinstance(x.site, KernelCall)
+        and not isinstance(x.node.op, NONE)
+        for x in program.lines
+    )
 
 
 def refusal(graph: Graph) -> str:

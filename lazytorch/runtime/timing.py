@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from lazytorch.runtime.cudagraph import capture, pool_of
+from lazytorch.runtime.pool import capture, pool_of
 
 Call = Callable[[], object]
 Sample = Callable[[], float]
@@ -44,6 +44,7 @@ def measure(ways: Mapping[str, Call], device: torch.device) -> dict[str, float]:
         pool = pool_of(device)
         with pool.lock:
             pool.enter()
+            pool.prepare()
             return medians({name: on_gpu(way, device) for name, way in ways.items()})
 
 

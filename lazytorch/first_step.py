@@ -27,7 +27,7 @@ from lazytorch.lower.memory_plan import size
 from lazytorch.options import Options
 from lazytorch.prediction import predict
 from lazytorch.recorded_step import finite, recorded_gradients
-from lazytorch.runtime.setting import Setting, storages
+from lazytorch.runtime.setting import Setting, pieces_here, storages
 from lazytorch.skipped_step import Gradients
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def update_bytes(step: TrainStep, batch: Batch) -> int:
     parameters = step.parameters()
     leaves = trees.flatten(batch)[0]
     tensors = [*step.model.parameters(), *step.model.buffers(), *leaves]
-    held = storages(x for x in tensors if isinstance(x, torch.Tensor))
+    pieces = pieces_here(device_named(parameters[0].device))
+    held = storages((x for x in tensors if isinstance(x, torch.Tensor)), pieces)
     grads = sum(p.nbytes for p in parameters)
     made = StandIns(parameters[0].device)
     copies = [made.of(p) for p in parameters]

@@ -130,7 +130,7 @@ def test_a_captured_program_takes_what_its_plan_says_and_gives_it_back() -> None
     model = nn.Sequential(
         nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.LayerNorm(width)
     ).to("cuda", torch.bfloat16)
-    fast = lt.compile(model, wait=True)
+    fast = lt.compile(model, wait=True, static_inputs=True)
     x = torch.randn(8192, width, device="cuda", dtype=torch.bfloat16)
     with torch.no_grad():
         want = model(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +59,19 @@ class Setting:
 
     def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
         """The plan of two programs and of what there is before they run. With `measured`,
-        workspaces that no table has are measured, where the device is here."""
+        where the device is here, workspaces that no table has are measured, and tensors count with
+        the pieces of memory that they lie in."""
         device = self.device_of()
         known = workspaces(device)
+        pieces: dict[int, int] = {}
         if measured:
             known = measured_too(known, device, [*prologue.lines, *main.lines])
+            pieces = pieces_here(device)
         first, second = timeline(prologue, known.find), timeline(main, known.find)
         return MemoryPlan(
             self.name,
             device,
-            0 if self.watch is None else sum(storages(held(self.watch)).values()),
+            0 if self.watch is None else sum(storages(held(self.watch), pieces).values()),
             self.arguments,
             allocated(joined(first, second)),
             len(first.lines),
@@ -86,8 +89,20 @@ def held(watch: Watch) -> Iterable[torch.Tensor]:
             yield value
 
 
-def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """Bytes of memory that tensors show, each piece once; rounded as a GPU's allocator does.
+def pieces_here(device: Device) -> dict[int, int]:
+    """Bytes of each piece of a GPU's memory that is taken, by address: torch's allocator leaves up
+    to 1 MiB of a piece with what it is given to. Empty where the GPU is not here."""
+    if device.torch_device.type != "cuda" or not torch.cuda.is_initialized():
+        return {}
+    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()
+    return {x["address"]: x["size"] for segment in segments for x in segment["blocks"]}
+
+
+def storages(
+    tensors: Iterable[torch.Tensor], pieces: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Bytes of memory that tensors show, each piece once: of the `pieces` in which they lie, or
+    rounded as a GPU's allocator does.
 
     Sparse ones have none of their own; what takes one is refused.
     """
@@ -97,5 +112,9 @@ def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
             continue
         memory = x.untyped_storage()
         nbytes = memory.nbytes()
-        found[memory._cdata] = -(-nbytes // 512) * 512 if x.device.type == "cuda" else nbytes
+        if x.device.type == "cuda":
+            nbytes = -(-nbytes // 512) * 512
+            if pieces:
+                nbytes = max(nbytes, pieces.get(memory.data_ptr(), 0))
+        found[memory._cdata] = nbytes
     return found

@@ -6,7 +6,8 @@
 The prediction is made on tensors without memory; on a GPU in a process that sees none. Measured is
 what one call allocates at its highest beyond what was there: the profiler's allocations on the CPU,
 the allocator's own count on a GPU, for a direct run without CUDA graphs. Then each line of the
-program is run alone, which tells the workspaces of libraries from values that differ. One JSON a
+program is run alone, which tells the workspaces of libraries from values that differ; and on a GPU
+the program is captured, and the bytes of the graph's pool are those of its segments. One JSON a
 model; a later run goes on where one stopped. With `--table` those workspaces go into the table of
 this device that ships, and every prediction is made again.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from workspaces import opened, written
+from workspaces import name_of, opened, written
 
 import lazytorch as lt
 from lazytorch import zoo
@@ -33,7 +34,8 @@ from lazytorch.bench.compare import reason
 from lazytorch.bench.lines import Seen, walk
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.compiled import Compiled
-from lazytorch.errors import LazyTorchError
+from lazytorch.devices import device_named
+from lazytorch.errors import DeviceError, LazyTorchError
 from lazytorch.forecast import plan
 from lazytorch.frontend import trees
 from lazytorch.lower.allocation import allocation
@@ -41,6 +43,7 @@ from lazytorch.lower.memory_plan import MemoryPlan, allocated
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import FOLDER, NONE, call_key
 from lazytorch.runtime.allocations import peak
+from lazytorch.runtime.pool import pool_of
 
 MORE = (
     "alexnet", "vgg11_bn", "squeezenet1_1", "googlenet", "shufflenet_v2_x1_0", "mobilenet_v2",
@@ -97,8 +100,25 @@ def measured(name: str, batch: int, mode: str, device: torch.device) -> dict[str
         call()
         if mode == "train" and step.refused:
             raise RuntimeError(f"eager's own: {step.refused}")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what eager left idle is cut otherwise than new memory
         highest = peak(lambda: direct(compiled, leaves), device)
-        return {"measured": highest, "eager": theirs, **by_line(compiled, leaves, device)}
+        found = {"measured": highest, "eager": theirs, **by_line(compiled, leaves, device)}
+        return {**found, "pool": pooled(call, device)}
+
+
+def pooled(call: Callable[[], Any], device: torch.device) -> int | None:
+    """Bytes that the pool of a captured program holds; None where nothing is captured."""
+    if device.type != "cuda":
+        return None
+    for _ in range(3):
+        call()
+    values = pool_of(device).values
+    if values is None:
+        return None
+    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()
+    handle = tuple(values.handle)
+    return sum(x["total_size"] for x in segments if tuple(x["segment_pool_id"]) == handle)
 
 
 def direct(compiled: Compiled, leaves: list[Any]) -> Any:
@@ -158,16 +178,24 @@ def describe(x: Seen) -> str:
     return f"{x.line.text.split('; del ')[0]}: left {x.left}"
 
 
-def prediction(name: str, batch: int, mode: str, device: torch.device) -> dict[str, Any]:
-    """The prediction; for a GPU from a process that sees none."""
-    if device.type == "cpu":
-        return numbers(predicted(name, batch, mode, "cpu"))
-    call = [sys.executable, __file__, "-", "--predict", name, str(batch), mode]
+def prediction(name: str, batch: int, mode: str, device: str) -> dict[str, Any]:
+    """The prediction for a device by its name; for a GPU from a process that sees none."""
+    if device == "cpu":
+        return numbers(predicted(name, batch, mode, device))
+    call = [sys.executable, __file__, "-", "--predict", name, str(batch), mode, device]
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     told = subprocess.run(call, env=hidden, check=False, capture_output=True, text=True)
     if told.returncode:
         raise LazyTorchError(reason(RuntimeError(told.stderr.strip().splitlines()[-1])))
     return json.loads(told.stdout.splitlines()[-1])
+
+
+def known(device: str) -> str:
+    """A name that plans take: `cuda` for a GPU that none is known of."""
+    try:
+        return device_named(device).name
+    except DeviceError:
+        return "cuda"
 
 
 def numbers(found: MemoryPlan) -> dict[str, Any]:
@@ -176,6 +204,7 @@ def numbers(found: MemoryPlan) -> dict[str, Any]:
     return {
         "peak": found.peak_bytes, "call": call, "parameters": found.parameters,
         "arguments": found.arguments, "prologue": found.prologue, "unknown": found.unknown,
+        "pool": found.pool,
     }  # fmt: skip
 
 
@@ -186,18 +215,18 @@ def main() -> None:
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--batch", type=int, default=2)
     asked.add_argument("--minutes", type=float, default=9)
-    asked.add_argument("--predict", nargs=3, help="a model, a batch and a mode, for a CUDA device")
+    asked.add_argument("--predict", nargs=4, help="a model, a batch, a mode and a device")
     asked.add_argument("--table", action="store_true", help="keep the workspaces, predict again")
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     if given.predict:
-        name, batch, mode = given.predict
-        print(json.dumps(numbers(predicted(name, int(batch), mode, "cuda"))))
+        name, batch, mode, device = given.predict
+        print(json.dumps(numbers(predicted(name, int(batch), mode, known(device)))))
+        return
+    if given.table:
+        predict_again(given.folder, given.device)
         return
     device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
-    if given.table:
-        predict_again(given.folder, device)
-        return
     every = [*(x for x in (*zoo.models(), *MORE) if x not in LATE), *LATE]
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models or every:
@@ -207,7 +236,7 @@ def main() -> None:
         result: dict[str, Any] = {"model": name, "batch": given.batch, "machine": machine(device)}
         for mode in ("inference", "train"):
             try:
-                found = {"predicted": prediction(name, given.batch, mode, device)}
+                found = {"predicted": prediction(name, given.batch, mode, name_of(device))}
                 result[mode] = {**found, **measured(name, given.batch, mode, device)}
                 print(name, mode, line(result[mode]), flush=True)
             except Exception as error:
@@ -217,25 +246,34 @@ def main() -> None:
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def predict_again(folder: Path, device: torch.device) -> None:
-    """Put the workspaces of all results into the device's table, then predict with it."""
-    files = sorted(folder.glob(f"{device.type}_*.json"))
+def predict_again(folder: Path, kind: str) -> None:
+    """Put the workspaces of all results on a kind of device into the tables of these devices, the
+    most where they vary; then predict with them."""
+    files = sorted(folder.glob(f"{kind}_*.json"))
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    modes = [x[mode] for x in results for mode in ("inference", "train") if mode in x]
-    table_file, table = opened(FOLDER, device)
-    for x in modes:
-        table["calls"] |= x.get("workspaces", {})
-    written(table_file, table)
+    for name in {device_of(x) for x in results}:
+        table_file, table = opened(FOLDER, name)
+        calls: dict[str, int] = table["calls"]
+        for x in [x for x in results if device_of(x) == name]:
+            for mode in ("inference", "train"):
+                for key, nbytes in x[mode].get("workspaces", {}).items():
+                    calls[key] = max(nbytes, calls.get(key, 0))
+        written(table_file, table)
     with ThreadPoolExecutor(max(torch.get_num_threads() // 2, 1)) as pool:
-        for file in pool.map(again, files, results, [device] * len(files)):
+        for file in pool.map(again, files, results):
             print(file.stem, flush=True)
 
 
-def again(file: Path, result: dict[str, Any], device: torch.device) -> Path:
+def device_of(result: dict[str, Any]) -> str:
+    """The name of the device that a result is of."""
+    return result["machine"].get("gpu", "cpu")
+
+
+def again(file: Path, result: dict[str, Any]) -> Path:
     """One model's predictions, made again."""
     for mode in ("inference", "train"):
         if "failed" not in result[mode]:
-            found = prediction(result["model"], result["batch"], mode, device)
+            found = prediction(result["model"], result["batch"], mode, device_of(result))
             result[mode]["predicted"] = found
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return file
@@ -244,10 +282,12 @@ def again(file: Path, result: dict[str, Any], device: torch.device) -> Path:
 def line(found: dict[str, Any]) -> str:
     """One mode's numbers for the terminal."""
     highest = found["measured"] or 1
+    pool = found["pool"]
+    captured = f", a pool of {pool}, planned {found['predicted']['pool']}" if pool else ""
     return (
         f"measured {highest}, planned {100 * found['predicted']['call'] / highest:.2f} % of it, "
         f"with workspaces {100 * found['with_workspaces'] / highest:.2f} %, "
-        f"{len(found['lines_that_differ'])} of {found['lines']} lines differ"
+        f"{len(found['lines_that_differ'])} of {found['lines']} lines differ{captured}"
     )
 
 

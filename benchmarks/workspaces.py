@@ -76,16 +76,19 @@ def staying(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) - before - y.untyped_storage().nbytes()
 
 
-def opened(folder: Path, device: torch.device) -> tuple[Path, dict[str, Any]]:
-    """A device's table, and its file; a new one where there is none."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def opened(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The table of a device by its name, and its file; a new one where there is none."""
     file = folder / f"{name.lower().replace(' ', '_')}.json"
     if file.exists():
         return file, json.loads(file.read_text(encoding="utf-8"))
-    return file, {
-        "device": name, "torch": torch.__version__, "stays": staying(device), "done": [],
-        "calls": {},
-    }  # fmt: skip
+    stays = staying(torch.device("cpu" if name == "cpu" else "cuda"))
+    empty: dict[str, Any] = {"done": [], "calls": {}}
+    return file, {"device": name, "torch": torch.__version__, "stays": stays, **empty}
+
+
+def name_of(device: torch.device) -> str:
+    """What a device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def written(file: Path, table: dict[str, Any]) -> None:
@@ -104,7 +107,7 @@ def main() -> None:
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
     device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
-    file, table = opened(given.folder, device)
+    file, table = opened(given.folder, name_of(device))
     for model in given.models or zoo.models():
         for mode, dtype in KINDS:
             label = f"{model} {mode} {dtype} {given.batch}"

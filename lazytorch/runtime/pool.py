@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import TypeVar
 
@@ -58,8 +59,9 @@ class Pool:
     def prepare(self) -> None:
         """Let libraries have what they keep for this thread and the stream of recordings, in memory
         that stays; a thread's handle cannot be made while a graph is recorded."""
-        product(self.device)
-        recorded(self.side, self.library, torch.cuda.CUDAGraph(), partial(product, self.device))
+        with suppress(RuntimeError):  # of deterministic algorithms, where nothing else asks for it
+            product(self.device)
+            recorded(self.side, self.library, torch.cuda.CUDAGraph(), partial(product, self.device))
 
     def settle(self) -> None:
         """Before a capture: what direct runs and measuring left idle goes back to the device."""

@@ -22,6 +22,7 @@ from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
+from lazytorch.passes.early_views import early_views
 from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
 from lazytorch.passes.fold_constants import fold_constants
@@ -91,6 +92,7 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
         *REWRITES,
         scale_batch_norm,  # after the rewrites: a norm of constants is a constant
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
+        early_views,  # after all that looks for arithmetic; before fuse, which joins it
         *repeated(again),
         fuse,  # after all others: it hides operations in bodies, where no other pass looks
         horizontal,  # after fuse: it joins whole groups
@@ -145,6 +147,7 @@ def gpu_pipeline(
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
+        early_views,
         *repeated(again),
         fuse,
         horizontal,
@@ -171,6 +174,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
         weight_patches,  # before fuse, which may take the copies that make patches
+        early_views,
         *repeated(again),
         fuse,
         horizontal,
@@ -249,6 +253,7 @@ __all__ = [
     "cudnn",
     "cudnn_attention",
     "default",
+    "early_views",
     "epilogues",
     "fold_batch_norm",
     "fold_constants",

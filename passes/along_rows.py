@@ -1,8 +1,9 @@
 """Reductions in the form that generated kernels compute: along the last dimension, which stays.
 
 A reduction over the last dimensions becomes one over the last, between two reshapes that are views:
-in that form it joins what is around it in one kernel. On a GPU one over other dimensions becomes
-one of rows that lie beside each other; where these are few and long, of parts of them first. Cross
+in that form it joins what is around it in one kernel. One over other dimensions becomes one of
+rows that lie beside each other, on the CPU if arithmetic makes what it reduces; on a GPU, where
+these are few and long, of parts of them first. Cross
 entropy of class numbers becomes one number for each row, and their sum; on the CPU after a look
 whether there are such classes, which torch's own would say.
 
@@ -19,6 +20,7 @@ import torch
 
 from lazytorch.columns import joined, parts_of, split
 from lazytorch.ir import Builder, Graph, Node
+from lazytorch.ops.base import Pointwise
 from lazytorch.ops.compare import Ne
 from lazytorch.ops.generated import obstacle
 from lazytorch.ops.layout import Permute, Reshape, view_strides
@@ -63,9 +65,15 @@ def reduced(node: Node, op: Reduction) -> Node:
         return node
     rows = rows if rows.type.shape == flat else b(Reshape(flat), rows)
     whole = b(op.with_attributes(dims=(len(kept),), keepdim=True), rows)
-    if obstacle(whole):
+    on_gpu = x.type.device.type == "cuda"
+    if obstacle(whole) or not (on_gpu or order == tuple(range(x.type.rank)) or joins(x)):
         return node
-    return b(Reshape(typed.shape), in_parts(b, op, rows) or whole)
+    return b(Reshape(typed.shape), (in_parts(b, op, rows) if on_gpu else None) or whole)
+
+
+def joins(x: Node) -> bool:
+    """Whether a kernel that reduces a value can compute it, too."""
+    return isinstance(x.op, Pointwise) and not obstacle(x)
 
 
 def in_parts(b: Builder, op: Reduction, rows: Node) -> Node | None:

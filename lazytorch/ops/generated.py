@@ -30,7 +30,7 @@ PLACES = 40
 """Places that one operation reads at the most: each is a load of its own."""
 
 BESIDE = 16
-"""Rows beside each other in memory from which on a GPU reads them together."""
+"""Rows beside each other in memory from which on a GPU, or a CPU's thread, reads them together."""
 
 MANY = {"cuda": 128, "cpu": 4}
 """How many rows keep a device busy."""
@@ -77,7 +77,7 @@ def row_obstacle(node: Node) -> str | None:
         return "not along the last dimension alone"
     if isinstance(op, Reduction) and x.strides[-1] != 1 and not across(x):
         return "rows do not lie in one piece"
-    if x.shape[-1] < SHORTEST:
+    if x.shape[-1] < SHORTEST and not (x.device.type == "cpu" and across(x)):
         return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
     if x.shape[-1] > LONE and math.prod(x.shape[:-1]) < MANY.get(x.device.type, 1):
         return f"{math.prod(x.shape[:-1])} rows of {x.shape[-1]} elements would be few programs"
@@ -92,9 +92,11 @@ def row_obstacle(node: Node) -> str | None:
 
 
 def across(x: TensorType) -> bool:
-    """Whether a GPU reads rows beside each other in memory: many begin one after the other."""
+    """Whether rows lie beside each other in memory: many begin one after the other, on a CPU enough
+    for all its threads."""
     pairs = zip(x.shape[:-1], x.strides[:-1], strict=True)
-    return x.device.type == "cuda" and any(size >= BESIDE and step == 1 for size, step in pairs)
+    many = BESIDE if x.device.type == "cuda" else BESIDE * torch.get_num_threads()
+    return any(size >= many and step == 1 for size, step in pairs)
 
 
 def place_obstacle(node: Node) -> str | None:

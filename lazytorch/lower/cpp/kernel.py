@@ -13,6 +13,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
+from lazytorch.lower.cpp.columns import beside, column_source
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.rows import row_source
 from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
@@ -142,8 +143,9 @@ class CppTarget:
         if any(isinstance(x.node.op, Affine) for x in found.all):
             raise UnsupportedError("C++ kernels read every operand at the element's own place")
         if whole is not None:
-            along = row_walk(whole, reads, outputs).steps
-            source = row_source(found, op.body, reads, outputs, along, self.rounding)
+            rows = row_walk(whole, reads, outputs)
+            write = column_source if beside(rows, len(reads)) else row_source
+            source = write(found, op.body, reads, outputs, rows, self.rounding)
         else:
             walk = choose_walk(kernel_loops(reads, outputs), len(reads))
             tile = tile_source(

@@ -91,9 +91,10 @@ struct Walk {
 // Few elements are not worth waking a thread for: below this many per thread it is alone.
 static const int64_t elements_per_thread = 32768;
 
-// `each` is how many elements there are in what the walk takes for one: 1, or a whole row.
+// `each` is how many elements there are in what the walk takes for one: 1, or a whole row. Of whole rows a thread gets
+// `together` at the least.
 static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int count, void* const* base,
-                                             int64_t each = 1) {
+                                             int64_t each = 1, int64_t together = 1) {
     Walk walk(tile, n, count);
     int64_t places = walk.places(), elements = (walk.block ? places * walk.rows : places) * each;
 #ifdef _OPENMP
@@ -102,7 +103,7 @@ static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int co
         int64_t most = omp_get_max_threads();
         threads = threads < most ? threads : most;
         // Cuts between whole rows where there are enough of them, else between cache lines.
-        int64_t unit = each > 1 ? 1 : walk.size <= 4096 && !walk.block ? walk.size : 64;
+        int64_t unit = each > 1 ? together : walk.size <= 4096 && !walk.block ? walk.size : 64;
 #pragma omp parallel num_threads(threads)
         {
             int64_t id = omp_get_thread_num(), all = omp_get_num_threads(), units = (places + unit - 1) / unit;

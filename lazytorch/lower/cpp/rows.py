@@ -12,9 +12,9 @@ from lazytorch.ir import Graph
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
-from lazytorch.lower.rows import Line, Pass, RowWriter, passes
+from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
 from lazytorch.lower.steps import Steps
-from lazytorch.types import Strides, TensorType, dtype_named
+from lazytorch.types import TensorType, dtype_named
 
 DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::cos", "lt::sigmoid")
 """Functions whose results are kept rather than computed again."""
@@ -33,19 +33,19 @@ def row_source(
     body: Graph,
     operands: tuple[TensorType, ...],
     outputs: tuple[TensorType, ...],
-    along: Strides,
+    rows: Rows,
     rounding: bool,
 ) -> str:
     """A tile of rows as a C++ function, and the exported function that launches it.
 
-    The strides `along` the row count only as 0 (one number for the row), 1 (neighbours) or
+    The strides along the row count only as 0 (one number for the row), 1 (neighbours) or
     anything else, a run-time argument.
     """
     printer = CppRowPrinter(rounding)
     strides: list[str] = []
     pointers: list[str] = []
     inputs: list[Expression] = []
-    types = (*operands, *outputs)
+    types, along = (*operands, *outputs), rows.steps
     at = ["0" if s == 0 else "col" if s == 1 else f"col * s{k}" for k, s in enumerate(along)]
     for k, (x, step) in enumerate(zip(types, along, strict=True)):
         kind, write = MEMORY[x.dtype], k >= len(operands)

@@ -1,0 +1,219 @@
+"""Generates C++ for rows that begin beside each other in memory: columns of a matrix, channels.
+
+A thread computes many of them at once, one in each lane: it walks along all of them together, so
+that what lies side by side is read side by side. What there is of each row, sums and largest
+elements among it, is an array with a place for each lane. Sums are of blocks in the row's
+precision, and of those in float64. Every pass reads its operands again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lazytorch.ir import Graph
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY, loaded, stored
+from lazytorch.lower.cpp.rows import INFINITY, NAN, CppRowPrinter, kind
+from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.kernel import NAME
+from lazytorch.lower.rows import Line, Pass, Rows, passes
+from lazytorch.lower.steps import Steps
+from lazytorch.types import TensorType, dtype_named
+
+LANES = 512
+"""Rows that a thread walks along at the most: of float32 half a page of each place."""
+
+UNIT = 16
+"""Rows that threads share their work by: of float32 a cache line."""
+
+PART = 64
+"""Elements of a row that are summed before the sum is added to the others."""
+
+
+def beside(rows: Rows, reads: int) -> bool:
+    """Whether rows begin beside each other in what is read: the first `reads` operands."""
+    last = len(rows.outer.sizes) - 1
+    return rows.outer.sizes[last] >= UNIT and any(
+        rows.outer.strides[k][last] == 1 and rows.steps[k] > 1 for k in range(reads)
+    )
+
+
+def column_source(
+    steps: Steps,
+    body: Graph,
+    operands: tuple[TensorType, ...],
+    outputs: tuple[TensorType, ...],
+    rows: Rows,
+    rounding: bool,
+) -> str:
+    """A tile of rows as a C++ function, and the exported function that launches it.
+
+    Strides count only as 0, 1 or anything else, a run-time argument: along the row, and from one
+    row to the next.
+    """
+    printer = CppRowPrinter(rounding)
+    last = len(rows.outer.sizes) - 1
+    strides: list[str] = []
+    pointers: list[str] = []
+    places: list[str] = []
+    inputs: list[Expression] = []
+    for k, x in enumerate((*operands, *outputs)):
+        memory, write = MEMORY[x.dtype], k >= len(operands)
+        const, restrict = ("", " *__restrict") if write else ("const ", "*")
+        place = f"p[{k}] + r * row[{k}] + q * step[{k}]"
+        pointers.append(f"{const}{memory}{restrict} p{k} = ({const}{memory}*)({place});")
+        along, across = rows.steps[k], rows.outer.strides[k][last]
+        if along not in (0, 1):
+            strides.append(f"const int64_t s{k} = rest[{k + 1}];")
+        if across not in (0, 1):
+            strides.append(f"const int64_t t{k} = step[{k}] / int64_t(sizeof({memory}));")
+        place = " + ".join([*term("col", along, f"s{k}"), *term("lane", across, f"t{k}")]) or "0"
+        places.append(f"p{k}[{place}]")
+        if not write:
+            inputs.append(printer.bind(loaded(places[k], x.dtype), x.dtype))
+    given = dict(zip(body.inputs, inputs, strict=True))
+    values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
+    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
+        printer.store(f"{places[k]} = {stored(value.code, x.dtype)};")
+    found, rest = passes(printer.written)
+    lanes = Lanes()
+    lines = [text for one in found for text in lanes.walked(one)]
+    lines += lanes.once(rest)
+    return TEMPLATE.format(
+        name=NAME,
+        lanes=LANES,
+        strides="\n    ".join(strides),
+        arrays="\n    ".join(lanes.arrays),
+        pointers="\n        ".join(pointers),
+        body="\n        ".join(lines),
+        parameters=", ".join(f"void* p{k}" for k in range(len(places))),
+        arguments=", ".join(f"p{k}" for k in range(len(places))),
+        count=len(places),
+        unit=UNIT,
+    )
+
+
+def term(name: str, stride: int, variable: str) -> list[str]:
+    """What a loop's variable adds to a place."""
+    return [] if stride == 0 else [name] if stride == 1 else [f"{name} * {variable}"]
+
+
+TEMPLATE = """
+static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row, int64_t rows,
+                        int64_t size, const int64_t* rest) {{
+    const int64_t n = rest[0];
+    {strides}
+    {arrays}
+    for (int64_t r = 0; r < rows; ++r) for (int64_t q = 0; q < size; q += {lanes}) {{
+        const int64_t m = size - q < {lanes} ? size - q : {lanes};
+        {pointers}
+        {body}
+    }}
+}}
+extern "C" void {name}(const int64_t* n, {parameters}) {{
+    void* const p[] = {{{arguments}}};
+    const int64_t* rest = n + 4 + n[3] + (2 + n[3]) * {count};
+    lt::launch(tile_{name}, n, {count}, p, rest[0], {unit});
+}}
+"""
+
+
+class Lanes:
+    """The arrays of what there is of each row, and the loops that fill and read them."""
+
+    def __init__(self) -> None:
+        self.arrays: list[str] = []
+        self.types: dict[str, str] = {}
+
+    def array(self, name: str, local: str) -> str:
+        """An array with a place for each lane; the place."""
+        self.arrays.append(f"alignas(64) {local} {name}[{LANES}];")
+        return f"{name}[lane]"
+
+    def value(self, name: str, local: str) -> str:
+        """The place of a row's own value, which the lines that read it find by its name."""
+        self.types[name] = local
+        return self.array(f"{name}_of", local)
+
+    def read(self, lines: Iterable[Line]) -> list[str]:
+        """The rows' own values that lines read, by name."""
+        names = dict.fromkeys(x for line in lines for x in line.reads if x in self.types)
+        return [f"const {self.types[x]} {x} = {x}_of[lane];" for x in names]
+
+    def once(self, lines: list[Line]) -> list[str]:
+        """What is computed once for each row."""
+        if not lines:
+            return []
+        before = self.read(lines)
+        texts: list[str] = []
+        for line in lines:
+            texts.append(line.text)
+            texts += [f"{self.value(x, kind(line))} = {x};" for x in line.names]
+        return loop([*before, *texts])
+
+    def walked(self, one: Pass) -> list[str]:
+        """One pass along the rows, some places at a time."""
+        lines = self.once(one.before)
+        first: list[str] = []  # before the pass
+        head: list[str] = []  # before each block
+        body = self.read(one.each)
+        tail: list[str] = []  # behind each block
+        for line in one.each:
+            if line.reduction is None:
+                body.append(line.text)
+                continue
+            how, x = line.reduction[:2]
+            (name,) = line.names
+            local = LOCAL[dtype_named(line.text)]
+            if how == "sum":
+                part, whole = self.array(f"{name}_part", local), self.array(f"{name}_all", "double")
+                first.append(f"{whole} = 0;")
+                head.append(f"{part} = 0;")
+                body.append(f"{part} += {x};")
+                tail.append(f"{whole} += {part};")
+                continue
+            sign, better = ("", "<") if how == "min" else ("-", ">")
+            best = self.array(f"{name}_best", local)
+            first.append(f"{best} = {sign}{INFINITY[local]};")
+            body.append(f"{best} = {x} {better} {best} ? {x} : {best};")
+            if how != "top":
+                seen = self.array(f"{name}_nan", local)
+                first.append(f"{seen} = 0;")
+                body.append(f"{seen} = {x} != {x} ? {x} : {seen};")
+        lines += [
+            *(loop(first) if first else []),
+            f"for (int64_t begin = 0; begin < n; begin += {PART}) {{",
+            f"    const int64_t end = begin + {PART} < n ? begin + {PART} : n;",
+            *[f"    {text}" for text in (loop(head) if head else [])],
+            "    for (int64_t col = begin; col < end; ++col) {",
+            *[f"        {text}" for text in loop(body)],
+            "    }",
+            *[f"    {text}" for text in (loop(tail) if tail else [])],
+            "}",
+        ]
+        return lines + self.results(one)
+
+    def results(self, one: Pass) -> list[str]:
+        """What a pass found of each row."""
+        texts: list[str] = []
+        for line in one.each:
+            if line.reduction is None:
+                continue
+            (name,) = line.names
+            local = LOCAL[dtype_named(line.text)]
+            found = f"{name}_best[lane]"
+            if line.reduction[0] == "sum":
+                found = f"{name}_all[lane]"
+            elif line.reduction[0] != "top":
+                found = f"{name}_nan[lane] != {name}_nan[lane] ? {NAN[local]} : {found}"
+            texts.append(f"{self.value(name, local)} = {found};")
+        return loop(texts) if texts else []
+
+
+def loop(texts: list[str]) -> list[str]:
+    """A loop over the lanes."""
+    return [
+        "#pragma omp simd",
+        "for (int64_t lane = 0; lane < m; ++lane) {",
+        *[f"    {text}" for text in texts],
+        "}",
+    ]

@@ -32,13 +32,15 @@ def test_a_sweep_stops_goes_on_and_never_exceeds(script: dict[str, Any]) -> None
     save = lambda: saved.append(len(found["rows"]))  # noqa: E731
     script["swept"](sweep, found, -math.inf, save)
     assert found["rows"] == [] and found["smallest"] < found["largest"]
-    found["rows"] = [{"budget": found["smallest"], "measured": 0, "ms": 1.0}]  # of another run
+    before = {"budget": found["smallest"], "measured": 0, "replayed": 0, "ms": 1.0}
+    found["rows"] = [before]  # of another run
     script["swept"](sweep, found, math.inf, save)
     assert saved == [2, 3, 4]
     first, *rows = found["rows"]
     assert first["ms"] == 1.0
     assert [row["budget"] for row in rows][1:] == [found["largest"], None]
     assert all(row["measured"] <= (row["budget"] or math.inf) for row in rows)
+    assert all(row["replayed"] <= (row["budget"] or math.inf) for row in rows)
     assert found["never_exceeded"]
     assert rows[-1]["measured"] <= found["largest"]
     for row in rows:  # each takes the same steps

@@ -123,7 +123,8 @@ def gpu_copies(fits: Fits) -> tuple[Pass, ...]:
 
 
 def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
-    """The passes on a GPU that copy weights into larger ones, after `gpu_copies`."""
+    """The passes on a GPU that copy weights into larger ones, after `gpu_copies`; `fits` says which
+    products tensor cores compute."""
     return (
         partial(pad_features, fits=fits),  # after merge_linears: the joined features are padded
         cse,  # a weight that several operations read is padded once
@@ -131,18 +132,19 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
 
 
 def gpu_pipeline(
-    fits: Fits, half: Fits, attends: Attends, again: Choose | None = None
+    fits: Fits, half: Fits, multiplies: Fits, attends: Attends, again: Choose | None = None
 ) -> tuple[Pass, ...]:
     """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
-    `half` which products tensor cores compute, `attends` which attentions gain by cuDNN."""
+    `half` which convolutions and `multiplies` which products tensor cores compute, `attends` which
+    attentions gain by cuDNN."""
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
         partial(channels_last_training, fits=half),
         batch_norm_columns,  # after channels_last_training, which says how channels lie
         partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
-        partial(pad_features, fits=half, steady=False),
-        partial(pad_products, fits=half),  # after pad_features: it reads weights as padded there
+        partial(pad_features, fits=multiplies, steady=False),
+        partial(pad_products, fits=multiplies),  # after pad_features: it reads weights as padded there
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first

@@ -74,7 +74,7 @@ def test_the_order_of_a_gpu_keeps_the_meaning_of_layers(seed: int) -> None:
         *RECOGNIZED,
         *gpu_copies(everywhere),
         padding,
-        *gpu_pipeline(everywhere, everywhere, everywhere),
+        *gpu_pipeline(everywhere, everywhere, everywhere, everywhere),
     )
     assert_same_values(graph, optimize(graph, order), close=CLOSE, seed=seed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lazytorch import passes
 from lazytorch.ir import Graph
-from lazytorch.ops.cudnn import attends, on_gpu, tensor_cores
+from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores
 from lazytorch.ops.library import libraries
 from lazytorch.peak import eager_peak, footprint, kept
 from lazytorch.types import TensorType
@@ -32,9 +32,9 @@ def optimize(
         return on_cpu(graph, recorded, freeze, numerics, observe, again, memo)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.default(again), observe, memo)
-    rest = passes.gpu_pipeline(on_gpu, tensor_cores, attends, again)
+    rest = passes.gpu_pipeline(on_gpu, tensor_cores, multiplies, attends, again)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
-    padded = passes.optimize(copied, passes.gpu_padding(tensor_cores), observe, memo)
+    padded = passes.optimize(copied, passes.gpu_padding(multiplies), observe, memo)
     copies = [x for x, plain in ((padded, copied), (copied, graph)) if x is not plain]
     allowed = eager_peak(recorded) if copies else 0
     for found in copies if freeze or again is None else ():

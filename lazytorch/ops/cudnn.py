@@ -36,6 +36,13 @@ def tensor_cores(x: TensorType) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
+def multiplies(x: TensorType) -> bool:
+    """Whether cuBLAS multiplies such an operand on tensor cores, as torch is set now."""
+    if on_gpu(x) and x.dtype is torch.float32:
+        return torch.get_float32_matmul_precision() != "highest"
+    return tensor_cores(x)
+
+
 def attends(query: TensorType, key: TensorType) -> bool:
     """Whether cuDNN's attention is the fastest for such operands, on a GPU that is here, and torch
     would not refuse it. Source: ATen/native/transformers/cuda/sdp_utils.cpp."""

@@ -2,8 +2,13 @@
 
 from functools import partial
 
+import pytest
+import torch
 from check import Check
+from torch import nn
+from torch.nn import functional
 
+import lazytorch as lt
 from lazytorch.passes import pad_products
 
 everywhere = partial(pad_products, fits=lambda x: True, smallest=0)
@@ -88,3 +93,17 @@ def test_declines_on_small_products_and_where_nothing_gains(check: Check) -> Non
         """
     check.declines(partial(pad_products, fits=lambda x: True), text)
     check.declines(partial(pad_products, fits=lambda x: False, smallest=0), text)
+
+
+@pytest.mark.parametrize(("precision", "pads"), [("highest", False), ("high", True)])
+def test_float32_is_padded_where_it_is_multiplied_in_tf32(precision: str, pads: bool) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.device("meta"):
+            model, batch = nn.Linear(256, 4099), (torch.empty(1024, 256), torch.empty(1024, 4099))
+        sgd = lambda ps: torch.optim.SGD(ps, 0.1)  # noqa: E731
+        step = lt.plan(model, batch, device="h200", loss_fn=functional.mse_loss, optimizer=sgd)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert any("pad" in line for line in step.timeline.lines) == pads

@@ -109,7 +109,7 @@ class Move:
         operands: list[Node] = []
         for y in x.inputs:
             found: Node | None = self.early.done[y]
-            if isinstance(y.type, TensorType):
+            if isinstance(y.type, TensorType) and y.type.rank:  # else it is there for every place
                 if y.type.shape == typed.shape:
                     found = self.viewed(y)
                 else:
@@ -118,7 +118,9 @@ class Move:
             if found is None:
                 return None
             operands.append(found)
-        return Builder(x.where)(x.op, *operands)
+        made = Builder(x.where)(x.op, *operands)
+        assert isinstance(made.type, TensorType)
+        return made if made.type.dtype is typed.dtype else None
 
     def through(self, x: Node) -> Node | None:
         """The views of a value that is in memory; None where one of them would copy."""

@@ -67,6 +67,29 @@ def test_what_others_read_too_is_computed_once_more_from_as_many_bytes(check: Ch
     )
 
 
+def test_a_tensor_without_dimensions_promotes_nothing(check: Check) -> None:
+    check(
+        early_views,
+        """
+        graph(%x: f16[9, 64], %s: f32[]) {
+          %0 = mul %x %s
+          %1 = permute{perm=(1, 0)} %0
+          %2 = sum{dims=(1,), keepdim=True, dtype=f32} %1
+          return %2
+        }
+        """,
+        """
+        graph(%x: f16[9, 64], %s: f32[]) {
+          %0: f16[64, 9]{1, 64} = permute{perm=(1, 0)} %x
+          %1: f16[64, 9]{1, 64} = mul %0 %s
+          %2: f32[64, 1] = sum{dims=(1,), keepdim=True, dtype=f32} %1
+          return %2
+        }
+        """,
+        close=1e-6,
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -34,13 +34,19 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 def check(function: Callable[..., Any], *xs: torch.Tensor, columns: bool = True) -> None:
     """The compiled function's results are float64's."""
     fast = lt.compile(function, wait=True)
     found, want = fast(*xs), function(*[x.double() if x.is_floating_point() else x for x in xs])
     close = CLOSE[xs[0].dtype]
     for a, b in zip(*[x if isinstance(x, tuple) else (x,) for x in (found, want)], strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=close, atol=close, equal_nan=True)
+        scale = max(1.0, b.abs()[b.isfinite()].max().item())  # of sums, most of which cancels
+        torch.testing.assert_close(a.double(), b, rtol=close, atol=close * scale, equal_nan=True)
     assert ("lane" in fast.source()) == columns
 
 

@@ -28,6 +28,9 @@ UNIT = 16
 PART = 64
 """Elements of a row that are summed before the sum is added to the others."""
 
+TOGETHER = 4
+"""Places of a row that are read before a sum goes back into its array."""
+
 
 def beside(rows: Rows, reads: int) -> bool:
     """Whether rows begin beside each other in what is read: the first `reads` operands."""
@@ -141,8 +144,6 @@ class Lanes:
 
     def once(self, lines: list[Line]) -> list[str]:
         """What is computed once for each row."""
-        if not lines:
-            return []
         before = self.read(lines)
         texts: list[str] = []
         for line in lines:
@@ -153,9 +154,11 @@ class Lanes:
     def walked(self, one: Pass) -> list[str]:
         """One pass along the rows, some places at a time."""
         lines = self.once(one.before)
-        first: list[str] = []  # before the pass
+        start: list[str] = []  # before the pass
         head: list[str] = []  # before each block
-        body = self.read(one.each)
+        load: list[str] = []  # before some places of a row
+        body: list[str] = []  # at each of them
+        save: list[str] = []  # behind them
         tail: list[str] = []  # behind each block
         for line in one.each:
             if line.reduction is None:
@@ -166,31 +169,43 @@ class Lanes:
             local = LOCAL[dtype_named(line.text)]
             if how == "sum":
                 part, whole = self.array(f"{name}_part", local), self.array(f"{name}_all", "double")
-                first.append(f"{whole} = 0;")
+                start.append(f"{whole} = 0;")
                 head.append(f"{part} = 0;")
-                body.append(f"{part} += {x};")
+                load.append(f"{local} {name}_sum = {part};")
+                body.append(f"{name}_sum += {x};")
+                save.append(f"{part} = {name}_sum;")
                 tail.append(f"{whole} += {part};")
                 continue
             sign, better = ("", "<") if how == "min" else ("-", ">")
             best = self.array(f"{name}_best", local)
-            first.append(f"{best} = {sign}{INFINITY[local]};")
-            body.append(f"{best} = {x} {better} {best} ? {x} : {best};")
+            start.append(f"{best} = {sign}{INFINITY[local]};")
+            load.append(f"{local} {name}_top = {best};")
+            body.append(f"{name}_top = {x} {better} {name}_top ? {x} : {name}_top;")
+            save.append(f"{best} = {name}_top;")
             if how != "top":
                 seen = self.array(f"{name}_nan", local)
-                first.append(f"{seen} = 0;")
-                body.append(f"{seen} = {x} != {x} ? {x} : {seen};")
-        lines += [
-            *(loop(first) if first else []),
+                start.append(f"{seen} = 0;")
+                load.append(f"{local} {name}_odd = {seen};")
+                body.append(f"{name}_odd = {x} != {x} ? {x} : {name}_odd;")
+                save.append(f"{seen} = {name}_odd;")
+        load = [*self.read(one.each), *load]
+        return [
+            *lines,
+            *loop(start),
             f"for (int64_t begin = 0; begin < n; begin += {PART}) {{",
             f"    const int64_t end = begin + {PART} < n ? begin + {PART} : n;",
-            *[f"    {text}" for text in (loop(head) if head else [])],
-            "    for (int64_t col = begin; col < end; ++col) {",
-            *[f"        {text}" for text in loop(body)],
+            *indented(loop(head)),
+            "    int64_t first = begin;",
+            f"    for (; first + {TOGETHER} <= end; first += {TOGETHER}) {{",
+            *indented(indented(loop([*load, *places(body, TOGETHER), *save]))),
             "    }",
-            *[f"    {text}" for text in (loop(tail) if tail else [])],
+            "    for (; first < end; ++first) {",
+            *indented(indented(loop([*load, *places(body, 1), *save]))),
+            "    }",
+            *indented(loop(tail)),
             "}",
+            *self.results(one),
         ]
-        return lines + self.results(one)
 
     def results(self, one: Pass) -> list[str]:
         """What a pass found of each row."""
@@ -206,14 +221,31 @@ class Lanes:
             elif line.reduction[0] != "top":
                 found = f"{name}_nan[lane] != {name}_nan[lane] ? {NAN[local]} : {found}"
             texts.append(f"{self.value(name, local)} = {found};")
-        return loop(texts) if texts else []
+        return loop(texts)
+
+
+def places(body: list[str], count: int) -> list[str]:
+    """What is done at so many places of a row, from `first` on."""
+    return [
+        f"#pragma GCC unroll {count}",
+        f"for (int64_t col = first; col < first + {count}; ++col) {{",
+        *indented(body),
+        "}",
+    ]
 
 
 def loop(texts: list[str]) -> list[str]:
-    """A loop over the lanes."""
+    """A loop over the lanes; none where there is nothing to do."""
+    if not texts:
+        return []
     return [
         "#pragma omp simd",
         "for (int64_t lane = 0; lane < m; ++lane) {",
-        *[f"    {text}" for text in texts],
+        *indented(texts),
         "}",
     ]
+
+
+def indented(texts: list[str]) -> list[str]:
+    """Lines one level further in."""
+    return [f"    {text}" for text in texts]

@@ -33,10 +33,14 @@ TOGETHER = 4
 
 
 def beside(rows: Rows, reads: int) -> bool:
-    """Whether rows begin beside each other in what is read: the first `reads` operands."""
+    """Whether rows begin beside each other in what is read, the first `reads` operands, and in all
+    that is written of whole rows."""
     last = len(rows.outer.sizes) - 1
-    return rows.outer.sizes[last] >= UNIT and any(
-        rows.outer.strides[k][last] == 1 and rows.steps[k] > 1 for k in range(reads)
+    across = [strides[last] == 1 for strides in rows.outer.strides]
+    return (
+        rows.outer.sizes[last] >= UNIT
+        and any(across[k] and rows.steps[k] > 1 for k in range(reads))
+        and all(across[k] or not rows.steps[k] for k in range(reads, len(across)))
     )
 
 

@@ -144,7 +144,7 @@ def gpu_pipeline(
         partial(cudnn_attention, fits=attends),
         # weights that change from call to call, as in training
         partial(pad_features, fits=multiplies, steady=False),
-        partial(pad_products, fits=multiplies),  # after pad_features: it reads weights as padded there
+        partial(pad_products, fits=multiplies),  # after pad_features: it reads padded weights
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first

@@ -149,7 +149,6 @@ def gpu_pipeline(
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
-        early_views,
         *repeated(again),
         fuse,
         horizontal,

@@ -5,8 +5,9 @@ it reduces. Arithmetic in front of these views would be a kernel of its own, whi
 reduction then reads; done on views of its operands it joins the reduction. What others read too is
 computed once more where its operands are no more bytes than its result, written and read.
 
-Declines where an operand cannot be viewed so without a copy, and where more bytes would move.
-Exact: arithmetic looks at each element alone.
+Declines where an operand cannot be viewed so without a copy, and where more bytes would move. Not
+among a GPU's passes: what it gains there was not measured. Exact: arithmetic looks at each element
+alone.
 """
 
 from __future__ import annotations

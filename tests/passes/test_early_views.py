@@ -139,11 +139,9 @@ def test_declines(check: Check, text: str) -> None:
     check.declines(early_views, text)
 
 
-@pytest.mark.parametrize("device", ["cpu", "h200"])
-def test_a_sum_across_and_what_it_sums_are_one_kernel(device: str) -> None:
+def test_a_sum_across_and_what_it_sums_are_one_kernel() -> None:
     x, b = torch.empty(4096, 1024, device="meta"), torch.empty(1024, device="meta")
-    planned = lt.plan(lambda x, y, b: (x * y + b).sum(0), (x, x, b), device=device)
-    kernels = [line for line in planned.timeline.lines if ".call(" in line]
-    assert sum("mul_add_sum" in line for line in kernels) == 1
-    assert len(kernels) <= (1 if device == "cpu" else 2)  # of parts first
+    planned = lt.plan(lambda x, y, b: (x * y + b).sum(0), (x, x, b), device="cpu")
+    (kernel,) = [line for line in planned.timeline.lines if ".call(" in line]
+    assert "mul_add_sum" in kernel
     assert planned.values < x.nbytes // 4

@@ -92,7 +92,6 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
         *REWRITES,
         scale_batch_norm,  # after the rewrites: a norm of constants is a constant
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
-        early_views,  # after all that looks for arithmetic; before fuse, which joins it
         *repeated(again),
         fuse,  # after all others: it hides operations in bodies, where no other pass looks
         horizontal,  # after fuse: it joins whole groups
@@ -175,7 +174,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
         weight_patches,  # before fuse, which may take the copies that make patches
-        early_views,
+        early_views,  # after all that looks for arithmetic; before fuse, which joins it
         *repeated(again),
         fuse,
         horizontal,

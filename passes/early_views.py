@@ -58,7 +58,7 @@ class Early:
             return None
         move = Move(self, x, views)
         moved = move.viewed(x) if self.arithmetic(x) and self.alone(x) else None
-        if moved is None or move.costs() > 0 or len(move.made) > LARGEST:
+        if moved is None or move.costs() > 0:
             return None
         made = with_inputs(node, [moved, *given.inputs[1:]])
         return made if made.type == node.type and not obstacle(made) else None

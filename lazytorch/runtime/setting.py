@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.devices import Device, device_named
 from lazytorch.frontend.watch import Watch
@@ -90,8 +91,8 @@ def held(watch: Watch) -> Iterable[torch.Tensor]:
 
 
 def pieces_here(device: Device) -> dict[int, int]:
-    """Bytes of each piece of a GPU's memory that is taken, by address: torch's allocator leaves up
-    to 1 MiB of a piece with what it is given to. Empty where the GPU is not here."""
+    """Bytes of each piece of a GPU's memory, by address: torch's allocator leaves up to 1 MiB of a
+    piece with what it is given to. Empty where the GPU is not here."""
     if device.torch_device.type != "cuda" or not torch.cuda.is_initialized():
         return {}
     segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()
@@ -114,7 +115,7 @@ def storages(
         nbytes = memory.nbytes()
         if x.device.type == "cuda":
             nbytes = -(-nbytes // 512) * 512
-            if pieces:
+            if pieces and not isinstance(x, FakeTensor):  # a stand-in lies nowhere
                 nbytes = max(nbytes, pieces.get(memory.data_ptr(), 0))
         found[memory._cdata] = nbytes
     return found

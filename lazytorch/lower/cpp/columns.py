@@ -11,9 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lazytorch.ir import Graph
-from lazytorch.lower.cpp.printer import LOCAL, MEMORY, loaded, stored
-from lazytorch.lower.cpp.rows import INFINITY, NAN, CppRowPrinter, kind
-from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY
+from lazytorch.lower.cpp.rows import (
+    INFINITY,
+    NAN,
+    CppRowPrinter,
+    exported,
+    kind,
+    pointer,
+    write_group,
+)
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.rows import Line, Pass, Rows, passes
 from lazytorch.lower.steps import Steps
@@ -62,25 +69,16 @@ def column_source(
     strides: list[str] = []
     pointers: list[str] = []
     places: list[str] = []
-    inputs: list[Expression] = []
     for k, x in enumerate((*operands, *outputs)):
-        memory, write = MEMORY[x.dtype], k >= len(operands)
-        const, restrict = ("", " *__restrict") if write else ("const ", "*")
-        place = f"p[{k}] + r * row[{k}] + q * step[{k}]"
-        pointers.append(f"{const}{memory}{restrict} p{k} = ({const}{memory}*)({place});")
+        pointers.append(pointer(k, x, k >= len(operands)))
         along, across = rows.steps[k], rows.outer.strides[k][last]
         if along not in (0, 1):
             strides.append(f"const int64_t s{k} = rest[{k + 1}];")
         if across not in (0, 1):
-            strides.append(f"const int64_t t{k} = step[{k}] / int64_t(sizeof({memory}));")
+            strides.append(f"const int64_t t{k} = step[{k}] / int64_t(sizeof({MEMORY[x.dtype]}));")
         place = " + ".join([*term("col", along, f"s{k}"), *term("lane", across, f"t{k}")]) or "0"
         places.append(f"p{k}[{place}]")
-        if not write:
-            inputs.append(printer.bind(loaded(places[k], x.dtype), x.dtype))
-    given = dict(zip(body.inputs, inputs, strict=True))
-    values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
-        printer.store(f"{places[k]} = {stored(value.code, x.dtype)};")
+    write_group(printer, steps, body, operands, outputs, places)
     found, rest = passes(printer.written)
     lanes = Lanes()
     lines = [text for one in found for text in lanes.walked(one)]
@@ -92,11 +90,7 @@ def column_source(
         arrays="\n    ".join(lanes.arrays),
         pointers="\n        ".join(pointers),
         body="\n        ".join(lines),
-        parameters=", ".join(f"void* p{k}" for k in range(len(places))),
-        arguments=", ".join(f"p{k}" for k in range(len(places))),
-        count=len(places),
-        unit=UNIT,
-    )
+    ) + exported(len(places), UNIT)
 
 
 def term(name: str, stride: int, variable: str) -> list[str]:
@@ -115,11 +109,6 @@ static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row,
         {pointers}
         {body}
     }}
-}}
-extern "C" void {name}(const int64_t* n, {parameters}) {{
-    void* const p[] = {{{arguments}}};
-    const int64_t* rest = n + 4 + n[3] + (2 + n[3]) * {count};
-    lt::launch(tile_{name}, n, {count}, p, rest[0], {unit});
 }}
 """
 

@@ -8,9 +8,11 @@ pass in memory of the thread's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lazytorch.ir import Graph
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
-from lazytorch.lower.expression import Expression, print_steps
+from lazytorch.lower.expression import print_steps
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
 from lazytorch.lower.steps import Steps
@@ -44,22 +46,13 @@ def row_source(
     printer = CppRowPrinter(rounding)
     strides: list[str] = []
     pointers: list[str] = []
-    inputs: list[Expression] = []
     types, along = (*operands, *outputs), rows.steps
     at = ["0" if s == 0 else "col" if s == 1 else f"col * s{k}" for k, s in enumerate(along)]
     for k, (x, step) in enumerate(zip(types, along, strict=True)):
-        kind, write = MEMORY[x.dtype], k >= len(operands)
-        const, restrict = ("", " *__restrict") if write else ("const ", "*")
-        place = f"p[{k}] + r * row[{k}] + q * step[{k}]"
-        pointers.append(f"{const}{kind}{restrict} p{k} = ({const}{kind}*)({place});")
+        pointers.append(pointer(k, x, k >= len(operands)))
         if step not in (0, 1):
             strides.append(f"const int64_t s{k} = rest[{k + 1}];")
-        if not write:
-            inputs.append(printer.bind(loaded(f"p{k}[{at[k]}]", x.dtype), x.dtype))
-    given = dict(zip(body.inputs, inputs, strict=True))
-    values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
-    for k, (x, value) in enumerate(zip(outputs, values, strict=True), len(operands)):
-        printer.store(f"p{k}[{at[k]}] = {stored(value.code, x.dtype)};")
+    write_group(printer, steps, body, operands, outputs, [f"p{k}[{x}]" for k, x in enumerate(at)])
     found, rest = passes(printer.written, lambda line: any(f in line.text for f in DEAR))
     kept = {x: i for i, x in enumerate(x for one in found for x in one.kept)}
     lines = [text for one in found for text in walked(one, kept)]
@@ -70,9 +63,43 @@ def row_source(
         memory=memory,
         pointers="\n        ".join(pointers),
         body="\n        ".join([*lines, *[line.text for line in rest]]),
-        parameters=", ".join(f"void* p{k}" for k in range(len(along))),
-        arguments=", ".join(f"p{k}" for k in range(len(along))),
-        count=len(along),
+    ) + exported(len(along), 1)
+
+
+def pointer(k: int, x: TensorType, write: bool) -> str:
+    """The declaration of where operand `k` begins in the rows at hand."""
+    kind = MEMORY[x.dtype]
+    const, restrict = ("", " *__restrict") if write else ("const ", "*")
+    place = f"p[{k}] + r * row[{k}] + q * step[{k}]"
+    return f"{const}{kind}{restrict} p{k} = ({const}{kind}*)({place});"
+
+
+def write_group(
+    printer: CppRowPrinter,
+    steps: Steps,
+    body: Graph,
+    operands: tuple[TensorType, ...],
+    outputs: tuple[TensorType, ...],
+    places: Sequence[str],
+) -> None:
+    """Write a group's arithmetic, which loads and stores at `places`: operands, then outputs."""
+    inputs = [
+        printer.bind(loaded(at, x.dtype), x.dtype) for at, x in zip(places, operands, strict=False)
+    ]
+    given = dict(zip(body.inputs, inputs, strict=True))
+    values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
+    for at, x, value in zip(places[len(operands) :], outputs, values, strict=True):
+        printer.store(f"{at} = {stored(value.code, x.dtype)};")
+
+
+def exported(count: int, together: int) -> str:
+    """The function that launches a tile on `count` pointers, so many rows a thread at the least."""
+    return EXPORTED.format(
+        name=NAME,
+        parameters=", ".join(f"void* p{k}" for k in range(count)),
+        arguments=", ".join(f"p{k}" for k in range(count)),
+        count=count,
+        together=together,
     )
 
 
@@ -87,10 +114,13 @@ static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row,
         {body}
     }}
 }}
+"""
+
+EXPORTED = """\
 extern "C" void {name}(const int64_t* n, {parameters}) {{
     void* const p[] = {{{arguments}}};
     const int64_t* rest = n + 4 + n[3] + (2 + n[3]) * {count};
-    lt::launch(tile_{name}, n, {count}, p, rest[0]);
+    lt::launch(tile_{name}, n, {count}, p, rest[0], {together});
 }}
 """
 

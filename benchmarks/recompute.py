@@ -1,12 +1,15 @@
 """Training steps that compute cheap values again: their peaks and times, beside the steps without.
 
     python benchmarks/recompute.py FOLDER [--device cuda] [--batch 32] [--slower 0.02] MODEL ...
+    python benchmarks/recompute.py FOLDER --planned FOLDER MODEL ...
 
 For each model the smallest `max_bytes` is looked for whose plan is estimated to take at most so
-much longer than the plan without a bound: plans alone, nothing runs. Then both steps are measured:
-the most bytes that one call allocates beyond what was there, run directly without CUDA graphs, and
-milliseconds, the two in turns; and what eager allocates. Several processes may plan at the same
-time: a lock lets one after the other measure. One JSON a model, those that are there are left.
+much longer than the plan without a bound: plans alone, nothing runs; with `--planned` the budgets
+are those that a run without the device wrote. Then both steps are measured: the most bytes that one
+call allocates beyond what was there, run directly without CUDA graphs, and milliseconds, the two in
+turns; and what a step of eager's and of torch.compile's allocates. Several processes may run at the
+same time: a lock lets one after the other take times. One JSON a model, those that are there are
+left.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from torch import nn
 import lazytorch as lt
 from lazytorch import zoo
 from lazytorch.bench.case import MeanSquare
+from lazytorch.bench.compare import reason
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.forecast import plan
 from lazytorch.frontend import trees
@@ -37,6 +41,9 @@ LEAST = 0.4
 """The part of a step's values below which no budget is looked for."""
 
 WARM, TIMED = 6, 30
+
+PLANNED = ("budget", "planned", "planned_without", "estimated_slowdown")
+"""What a plan says of a model."""
 
 
 def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any]:
@@ -105,21 +112,49 @@ class Side:
         return peak(lambda: self.step.eager(self.args, self.kwargs), self.device)
 
 
-def measured(name: str, batch: int, device: torch.device, budget: int) -> dict[str, Any]:
+def torch_compile(call: Call, device: torch.device) -> int | str:
+    """The most bytes that a step by torch.compile allocates, or why there is none."""
+    model, args, kwargs = call
+    adam = torch.optim.AdamW(model.parameters(), 1e-6)
+    run = torch.compile(MeanSquare(model))
+
+    def step() -> None:
+        run(*args, **kwargs).backward()
+        adam.step()
+        adam.zero_grad()
+
+    try:
+        for _ in range(2):  # the optimizer's state is made, and what is made for it compiled
+            step()
+        return peak(step, device)
+    except Exception as error:  # a peer's failure is a result
+        return reason(error)
+
+
+def measured(
+    name: str, batch: int, device: torch.device, budget: int, alone: FileLock
+) -> dict[str, Any]:
     """Bytes and milliseconds of both steps."""
     sides = {
         "without": Side(built(name, batch, str(device), train=True), device, None),
         "within": Side(built(name, batch, str(device), train=True), device, budget),
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(TIMED):
-        for side, one in sides.items():
-            times[side].append(one.milliseconds())
-    return {
+    with alone:
+        for _ in range(TIMED):
+            for side, one in sides.items():
+                times[side].append(one.milliseconds())
+    found: dict[str, Any] = {
         "ms": {side: statistics.median(some) for side, some in times.items()},
+        "slowdown": statistics.median(
+            a / b for a, b in zip(times["within"], times["without"], strict=True)
+        ),
         "peak_bytes": {side: one.highest() for side, one in sides.items()},
         "eager_peak_bytes": sides["without"].eager(),
     }
+    del sides
+    call = built(name, batch, str(device), train=True)
+    return found | {"torch_compile_peak_bytes": torch_compile(call, device)}
 
 
 def main() -> None:
@@ -127,6 +162,7 @@ def main() -> None:
     asked.add_argument("folder", type=Path)
     asked.add_argument("models", nargs="+")
     asked.add_argument("--device", default="cuda", help="cuda, or a name: plans alone")
+    asked.add_argument("--planned", type=Path, help="where budgets were written before")
     asked.add_argument("--batch", type=int, default=32)
     asked.add_argument("--slower", type=float, default=0.02, help="part of the step's time")
     given = asked.parse_intermixed_args()
@@ -139,10 +175,14 @@ def main() -> None:
         file = folder / f"{given.device}_{name}_b{given.batch}.json"
         if file.exists():
             continue
-        found = smallest(name, given.batch, given.device, given.slower)
+        if given.planned is None:
+            found = smallest(name, given.batch, given.device, given.slower)
+        else:
+            (before,) = given.planned.glob(f"*_{name}_b{given.batch}.json")
+            found = {key: x for key, x in json.loads(before.read_text()).items() if key in PLANNED}
         if here:
-            with FileLock(folder / "measuring.lock"):
-                found |= measured(name, given.batch, device, found["budget"])
+            alone = FileLock(folder / "measuring.lock")
+            found |= measured(name, given.batch, device, found["budget"], alone)
         text = {"model": name, "batch": given.batch, **found, "machine": machine(device)}
         file.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         print(name, found, flush=True)

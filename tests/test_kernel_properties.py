@@ -21,7 +21,7 @@ from lazytorch.interpret import interpret
 from lazytorch.ir import Graph, Input, Node, input
 from lazytorch.lower.cpp import CppTarget
 from lazytorch.lower.kernel import Target
-from lazytorch.lower.triton import TritonTarget, kernel, row_text, rows, tiles
+from lazytorch.lower.triton import TritonTarget, kernel, rows, tiles
 from lazytorch.lower.triton.binary import interpreting
 from lazytorch.ops import generated
 from lazytorch.ops.copies import relaid
@@ -36,9 +36,9 @@ Arguments = Sequence[Any]
 SMALL: dict[Any, dict[str, object]] = {
     rows: {
         "HELD": 16, "BLOCK": 16, "TILE": 64, "PROGRAMS": 2, "PLENTY": 4,
-        "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": 2, "PIECE": 16, "ONCE": (16, 1),
+        "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": (2, 2), "PIECE": 16,
+        "ONCE": (16, 1), "ACROSS": (4, 2),
     },
-    row_text: {"AHEAD": 2},
     tiles: {"SIDE": 4, "SHORT": 2},
     kernel: {"LARGE": 32},
     generated: {"SHORTEST": 2, "BESIDE": 2, "PLACES": 12},

@@ -15,7 +15,7 @@ from lazytorch.lower.expression import HALVES, Expression, print_steps
 from lazytorch.lower.rows import Line, RowWriter, passes
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
-from lazytorch.lower.triton.rows import AHEAD, ALIGNED, TritonRows
+from lazytorch.lower.triton.rows import ALIGNED, TritonRows
 from lazytorch.types import TensorType, dtype_named
 
 MASK = re.compile(r"(,| &) mask\b")
@@ -249,7 +249,7 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
     Only in the first and the last blocks there may be elements that are none of the row's.
     """
     size, end = walk.block, end_of(walk)
-    stride = AHEAD * size
+    stride = walk.ahead * size
     lines = [line.text for line in before]
     lines += [text for line in each for text in reduced(line, walk, 0)]
     if walk.even:
@@ -261,7 +261,9 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
             lines += [*at_first(line), *in_block(line, walk, "0")]
         begin, left = str(size), "left"
         lines.append(f"left = {size} + ({end} - {size}) // {stride} * {stride}")
-    lines.append(f"for start in range({begin}, {'n' if walk.even else left}, {stride}):")
+    bounds = f"{begin}, {'n' if walk.even else left}, {stride}"
+    staged = f"tl.range({bounds}, num_stages={walk.stages})"
+    lines.append(f"for start in {staged if walk.stages else f'range({bounds})'}:")
     lines += [f"    {text}" for text in several(each, walk, "start")]
     if not walk.even:
         lines += blocks(each, walk, left, end)
@@ -275,8 +277,8 @@ def at_first(line: Line) -> list[str]:
 
 
 def several(each: Sequence[Line], walk: TritonRows, begin: str, first: bool = False) -> list[str]:
-    """The statements for `AHEAD` blocks whose elements are all the row's."""
-    starts = [f"({begin} + {u * walk.block})" for u in range(AHEAD)]
+    """The statements for the blocks of one step whose elements are all the row's."""
+    starts = [f"({begin} + {u * walk.block})" for u in range(walk.ahead)]
     lines = [text for u, start in enumerate(starts) for text in placed(walk, start, f"_{u}")]
     wide = {"col", "at"} | {x for line in each if line.reduction is None for x in line.names}
     loads = [line for line in each if "tl.load(" in line.text]

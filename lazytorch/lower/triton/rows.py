@@ -28,9 +28,12 @@ rows are under way then, and the second pass finds them in the cache."""
 WALKERS = 32
 """Warps of a program that walks a longer row."""
 
-ONCE = (512, 2)
+ONCE = (1024, 4)
 """Elements walked at a time, and warps, where no row is written again: one pass, mostly, and many
 programs are under way."""
+
+STAGES = 4
+"""Blocks of such a row that are on their way from memory at a time."""
 
 PIECE = 2048
 """Elements of a piece of a longer row."""
@@ -53,9 +56,13 @@ PLENTY = 1 << 14
 TILE = 1024
 """Elements of one program where rows are short and many."""
 
+ACROSS = (64, 32)
+"""Rows of one program, and elements of each walked at a time, where rows lie beside each other and
+none is written again."""
+
 BESIDE = (128, 8)
-"""Bytes across the rows of one program, and elements of each walked at a time, where rows lie
-beside each other."""
+"""Bytes across the rows of one program, and elements of each walked at a time, where such rows are
+written again."""
 
 NARROW = (32, 256)
 """The same where rows are too few for that to keep processors busy: a program has few neighbours,
@@ -64,8 +71,9 @@ and many elements of each at once."""
 FEW = 64
 """Programs of the wider kind that are too few."""
 
-AHEAD = 4
-"""Blocks of a walked row that are loaded before any of them is computed with."""
+AHEAD = (2, 4)
+"""Blocks of a walked row, and of rows beside each other, that are loaded before any of them is
+computed with."""
 
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
@@ -77,8 +85,10 @@ REACH = 2**31 - 2**16
 class TritonRows:
     """How programs walk rows: `block` elements of `together` rows at a time.
 
-    `pieces` is how many blocks of a row are held, 0 where it is walked. `shifted` is the access
-    that says how far a row begins behind an aligned place, if rows begin anywhere.
+    `pieces` is how many blocks of a row are held, 0 where it is walked. `stages` is how many blocks
+    of a walked row are copied to shared memory while others are computed with, 0 where registers
+    take them. `shifted` is the access that says how far a row begins behind an aligned place, if
+    rows begin anywhere.
     """
 
     def __init__(self, given: Accesses, scale: Scale = OWN) -> None:
@@ -89,13 +99,16 @@ class TritonRows:
         whole = 1 << max(rows.size - 1, 0).bit_length()
         self.across = self.beside()
         self.shifted: int | None = None
+        self.stages = 0 if self.stores_rows() else STAGES
         if self.across:
             few = rows.count * given.itemsize <= FEW * BESIDE[0]
+            self.stages = 0 if few else self.stages
             width, self.block = NARROW if few else BESIDE
             self.together = width // given.itemsize
+            if self.stages:
+                self.together, self.block = ACROSS
             # What is written again is held; sums are added up while more is loaded.
-            held = AHEAD * self.block if few or self.stores_rows() else self.block
-            self.pieces = int(whole <= held)
+            self.pieces = int(whole <= self.ahead * self.block)
             self.block = whole if self.pieces else scale.size_of(self.block)
         else:
             self.pieces = int(whole <= HELD)
@@ -160,9 +173,14 @@ class TritonRows:
         return 0 if self.shifted is None else ALIGNED - 1
 
     @property
+    def ahead(self) -> int:
+        """Blocks of a walked row that are loaded before any of them is computed with."""
+        return 1 if self.stages else AHEAD[self.across]
+
+    @property
     def even(self) -> bool:
-        """Whether a walked row is several blocks at a time, and nothing is left."""
-        return self.shifted is None and self.rows.size % (AHEAD * self.block) == 0
+        """Whether a walked row is whole blocks, as many as are loaded at a time."""
+        return self.shifted is None and self.rows.size % (self.ahead * self.block) == 0
 
     @property
     def held(self) -> bool:
@@ -268,7 +286,7 @@ class TritonRows:
         load = r < len(self.given.reads)
         mask = f", {' & '.join(where)}" if where else ""
         mask = ", ".join([mask, *self.given.other(r)]) if load else mask
-        return mask + "{again}" if wide and load and not self.held else mask
+        return mask + "{again}" if wide and load and not self.held and not self.stages else mask
 
     def index(self, dim: int) -> str:
         """The index of a dimension that has a loop of its own, or is the row."""

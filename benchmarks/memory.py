@@ -227,6 +227,8 @@ def main() -> None:
         predict_again(given.folder, given.device)
         return
     device, until = parse_device(given.device), time.monotonic() + 60 * given.minutes
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())  # by which it has a pool
     every = [*(x for x in (*zoo.models(), *MORE) if x not in LATE), *LATE]
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models or every:

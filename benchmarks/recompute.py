@@ -61,7 +61,7 @@ def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any
     for _ in range(PLANS):
         part = (low + high) / 2
         try:
-            found = planned(free.peak_bytes - (1 - part) * free.values)
+            found = planned(free.needed_bytes - (1 - part) * free.values)
         except lt.BudgetError:
             low = part
             continue
@@ -70,7 +70,7 @@ def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any
         else:
             low = part
     return {
-        "budget": best.peak_bytes,
+        "budget": best.needed_bytes,
         "planned": best.values,
         "planned_without": free.values,
         "estimated_slowdown": (best.seconds or 0) / free.seconds,

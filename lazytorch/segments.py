@@ -15,6 +15,7 @@ from lazytorch.ops.batch_norm import BatchNormSaving, BatchNormTrain
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.create import Arange, Eye, Full
 from lazytorch.ops.custom import Custom
+from lazytorch.ops.pool import Windows
 from lazytorch.peak import Owner, nbytes, owners, size
 from lazytorch.types import ScalarType, TensorType, TupleType
 
@@ -23,7 +24,7 @@ WORTH = 2
 
 CHEAP = (
     Pointwise | View | Rowwise | Full | Arange | Eye | Cat | Clone | Pad | BatchNormTrain
-    | BatchNormSaving
+    | BatchNormSaving | Windows
 )  # fmt: skip
 """Operations that take about as long as moving what they read and make."""
 

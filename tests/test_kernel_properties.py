@@ -36,7 +36,7 @@ Arguments = Sequence[Any]
 SMALL: dict[Any, dict[str, object]] = {
     rows: {
         "HELD": 16, "BLOCK": 16, "TILE": 64, "PROGRAMS": 2, "PLENTY": 4,
-        "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": (2, 2), "PIECE": 16,
+        "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": 2, "PIECE": 16,
         "ONCE": (16, 1), "ACROSS": (4, 2),
     },
     tiles: {"SIDE": 4, "SHORT": 2},

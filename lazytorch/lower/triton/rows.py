@@ -71,9 +71,8 @@ and many elements of each at once."""
 FEW = 64
 """Programs of the wider kind that are too few."""
 
-AHEAD = (2, 4)
-"""Blocks of a walked row, and of rows beside each other, that are loaded before any of them is
-computed with."""
+AHEAD = 4
+"""Blocks of a walked row that are loaded before any of them is computed with."""
 
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
@@ -175,7 +174,7 @@ class TritonRows:
     @property
     def ahead(self) -> int:
         """Blocks of a walked row that are loaded before any of them is computed with."""
-        return 1 if self.stages else AHEAD[self.across]
+        return 1 if self.stages else AHEAD
 
     @property
     def even(self) -> bool:

@@ -119,6 +119,22 @@ class First(nn.Module):
         return self.module(x)[0]
 
 
+@pytest.mark.parametrize("lies", ["", "{3072, 1, 96, 3}"], ids=["copied", "in place"])
+def test_a_copy_that_cudnn_makes_first_lies_before_the_result(lies: str) -> None:
+    conv = "cudnn_convolution_relu{stride=(1, 1), padding=(1, 1), dilation=(1, 1)}"
+    image, weight = 2 * 3 * 32 * 32 * 4, "f32[8, 3, 3, 3]{27, 1, 9, 3} on cuda:0"
+    graph = parse(
+        f"graph(%x: f32[2, 3, 32, 32]{lies} on cuda:0, %w: {weight}, %b: f32[8] on cuda:0) "
+        f"{{ %0 = {conv} %x %w %b return %0 }}"
+    )
+    blocks = timeline(lower(graph, None, "program"), lambda node: image + 1000).blocks
+    assert [(x.kind, x.nbytes) for x in blocks] == (
+        [("library", 2 * 8 * 32 * 32 * 4), ("workspace", image + 1000)]
+        if lies
+        else [("workspace", image), ("library", 2 * 8 * 32 * 32 * 4), ("workspace", 1000)]
+    )
+
+
 def check(compiled: lt.Compiled, leaves: list[Any], planned: lt.MemoryPlan) -> None:
     """Every line leaves what its allocation says, and the whole call takes what is planned."""
     (stage,) = compiled.programs()

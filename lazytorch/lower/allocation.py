@@ -27,6 +27,8 @@ from lazytorch.ops.aten import fake_value
 from lazytorch.ops.aten_backward import AtenBackward
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.chains import is_copy
+from lazytorch.ops.conv import channels_last
+from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
 from lazytorch.ops.loss import BinaryCrossEntropy, MseLoss, SmoothL1Loss
 from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type, broadcast
 
@@ -38,8 +40,9 @@ class Allocation:
     For each result (each element, of a tuple) `results` has the operands that it shows, none for
     one in new memory; `owners` the element whose new memory it is, which is mostly itself; and
     `sizes` the bytes of what it owns. `scratch` is what is allocated at the same time as the
-    results, at most, and freed before the call returns. `generated` says that a kernel of ours
-    fills the memory: it could lie anywhere.
+    results, at most, and freed before the call returns; of a library's workspace `first` bytes are
+    allocated before the results. `generated` says that a kernel of ours fills the memory: it could
+    lie anywhere.
     """
 
     results: tuple[tuple[int, ...], ...]
@@ -47,6 +50,7 @@ class Allocation:
     sizes: tuple[int, ...]
     scratch: int = 0
     generated: bool = False
+    first: int = 0
 
 
 def extent(x: Type) -> int:
@@ -71,6 +75,8 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
     types = tuple([x.type for x in node.inputs])
     if isinstance(op, ScaledDotProductAttention) and on_gpu(types[0]):
         return replace(made(node.type), scratch=row_sums(types[0]))
+    if isinstance(op, CudnnConvolution | CudnnConvolutionRelu):
+        return replace(made(node.type), first=laid_out(types[0]))
     tried = trial(op, types) if types else None
     if tried is not None:
         return replace(tried, sizes=(oversized(types),)) if shrinks(op) else tried
@@ -96,6 +102,13 @@ def on_gpu(typed: Type) -> bool:
     return isinstance(typed, TensorType) and typed.device.type == "cuda"
 
 
+def laid_out(image: Type) -> int:
+    """Bytes of the copy that a call of cuDNN's begins with where an image has another layout than
+    its result. Source: ATen/native/cudnn/ConvShared.cpp."""
+    assert isinstance(image, TensorType)
+    return 0 if image.strides == channels_last(image.shape) else extent(image)
+
+
 def row_sums(query: Type) -> int:
     """Bytes of the sums that attention on a GPU leaves for its derivative, one a row in float32;
     torch's fake kernel would write the whole thing out."""
@@ -114,11 +127,13 @@ def made(typed: Type, generated: bool = False) -> Allocation:
 def trial(op: Op, types: tuple[Type, ...]) -> Allocation | None:
     """What `op` does on fake tensors of these types; None where they do not tell.
 
-    They do not where an operand is a library's own format, or a size depends on values.
+    They do not where an operand is a library's own format, or a size depends on values; nor on a
+    GPU where torch would run the call to find out.
     """
     if not all(isinstance(x, TensorType | TupleType | ScalarType) for x in types):
         return None
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    runs = not any(on_gpu(x) for x in types)
+    with FakeTensorMode(allow_fallback_kernels=runs, allow_non_fake_inputs=True) as mode:
         operands = [fake_value(x, mode) for x in types]
         watched = Watched([x for x in operands if isinstance(x, torch.Tensor)])
         try:

@@ -1,8 +1,9 @@
 """What a program allocates and frees, line by line: the memory of the very lines that run.
 
 A block is one allocation; variables hold blocks, and one goes when no variable holds it any more.
-A call's results are allocated before its operands are given back. Inputs cost nothing here: the
-caller holds them. What the program returns lives on.
+A call's results are allocated before its operands are given back, and a library's workspace behind
+them, but for a copy of an operand that it begins with. Inputs cost nothing here: the caller holds
+them. What the program returns lives on.
 """
 
 from __future__ import annotations
@@ -194,6 +195,9 @@ class Memory:
                 name = node.op.name()
                 self.unknown[name] = self.unknown.get(name, 0) + 1
             scratch = measured or scratch
+        first = min(does.first, scratch)
+        if first:
+            self.new(node, first, "workspace", i)
         targets = dict(zip(line.into, reads[len(reads) - len(line.into) :], strict=True))
         held: dict[int, frozenset[int]] = {}
         for k, (shown, owner, nbytes) in enumerate(
@@ -210,8 +214,8 @@ class Memory:
             else:
                 kind: Kind = "owned" if does.generated else "library"
                 held[k] = frozenset((self.new(node, nbytes, kind, i),))
-        if scratch:
-            self.new(node, scratch, "workspace", i)
+        if scratch > first:
+            self.new(node, scratch - first, "workspace", i)
         return tuple(held.values())
 
     def new(self, node: Node, nbytes: int, kind: Kind, i: int) -> int:

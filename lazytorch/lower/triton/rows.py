@@ -42,7 +42,14 @@ KEPT = 26
 """Pieces of a row that is written again, up to which all of them stay in registers."""
 
 HOLDERS = (16, 32)
-"""Warps of a program that holds pieces, of rows of 2 bytes an element and of more."""
+"""Warps of a program that holds pieces: of rows of 2 bytes an element, or where vectors that all
+rows share are read too, which takes registers; and of more."""
+
+PASSING, STAYING = ', cache_modifier=".cg"', ', eviction_policy="evict_last"'
+"""How a held row is read, and what all rows share: the first leaves the nearest cache to that."""
+
+STREAMING = ', cache_modifier=".cs"'
+"""How a held row is written where all rows share something."""
 
 ALIGNED = 16
 """Elements of any type that make a vector."""
@@ -133,17 +140,19 @@ class TritonRows:
     def holds_pieces(self) -> bool:
         """Whether a row is better held in pieces than walked, if they are few enough.
 
-        Where whole rows are written and those of one operand are read. Vectors that all rows share
-        are not aligned as a row is; of 4 bytes an element, walked blocks read them faster.
+        Where whole rows are written and those of one operand are read.
         """
-        rows: set[int] = set()
-        shared = False
-        for r, read in enumerate(self.given.reads):
-            if self.rows.steps[r] and any(self.rows.outer.strides[r]):
-                rows.add(read.operand)
-            shared |= bool(self.rows.steps[r]) and not any(self.rows.outer.strides[r])
-        fits = self.given.itemsize <= (2 if shared else 4)
-        return self.stores_rows() and len(rows) == 1 and fits
+        rows = {x.operand for r, x in enumerate(self.given.reads) if self.differs(r)}
+        return self.stores_rows() and len(rows) == 1 and self.given.itemsize <= 4
+
+    def differs(self, r: int) -> bool:
+        """Whether access r is to elements along rows, to others in each row."""
+        return bool(self.rows.steps[r]) and any(self.rows.outer.strides[r])
+
+    @property
+    def shares(self) -> bool:
+        """Whether a vector is read that all rows share."""
+        return any(self.rows.steps[r] and not self.differs(r) for r in range(len(self.given.reads)))
 
     def unaligned(self) -> int | None:
         """An access to neighbours whose rows begin anywhere: a store, where there is one."""
@@ -210,7 +219,7 @@ class TritonRows:
         if self.across:
             return self.scale.warps_of(4)
         if self.pieces > 1:
-            return self.scale.warps_of(HOLDERS[self.given.itemsize > 2])
+            return self.scale.warps_of(HOLDERS[self.given.itemsize > 2 and not self.shares])
         if not self.pieces:
             return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
         lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
@@ -285,6 +294,8 @@ class TritonRows:
         load = r < len(self.given.reads)
         mask = f", {' & '.join(where)}" if where else ""
         mask = ", ".join([mask, *self.given.other(r)]) if load else mask
+        if self.pieces > 1 and self.shares and self.rows.steps[r]:
+            mask += (PASSING if self.differs(r) else STAYING) if load else STREAMING
         return mask + "{again}" if wide and load and not self.held and not self.stages else mask
 
     def index(self, dim: int) -> str:

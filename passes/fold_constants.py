@@ -3,12 +3,13 @@
 An operation whose operands are all known becomes a number, a `full` where every element is the
 same, or a `literal`. Its value is what the operation's own kernel gives, so nothing is rounded
 otherwise than at run time. A literal of equal elements becomes a `full`, which other passes can
-look into.
+look into. For a device that is not here, where nothing but a plan is made, the CPU's kernel says
+what number fills a value, so that the plan is that of the program that would run there.
 
 Declines on random draws and other effects, on `aten` operations (they may read uninitialized
-memory), on views (they cost nothing), on devices that are not here, where operands and result
-together take more than `limit` bytes (they are made once, in the prologue), and where the kernel
-refuses its operands (the error belongs to the call, with the user's line).
+memory), on views (they cost nothing), where operands and result together take more than `limit`
+bytes (they are made once, in the prologue), and where the kernel refuses its operands (the error
+belongs to the call, with the user's line).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch
 
 from lazytorch.data import Data
 from lazytorch.ir import Builder, Const, Graph, Input, Item, Node, constant
-from lazytorch.ops.aten import Aten
+from lazytorch.ops.aten import Aten, moved
+from lazytorch.ops.copies import ToDevice
 from lazytorch.ops.create import Arange, Eye, Full, Linspace, Literal, full
 from lazytorch.ops.fused import Fused
+from lazytorch.ops.masks import on_cpu
 from lazytorch.types import Number, ScalarType, TensorType
 
 SOURCES = (Const, Literal, Full, Arange, Linspace, Eye)
@@ -40,7 +43,8 @@ def fold_constants(graph: Graph, limit: int = 1 << 20) -> Graph:
         if not foldable(node) or bytes_of(node) > limit:
             return node
         try:
-            value = node.op.run(*[known[x] if x in known else x.op.run() for x in node.inputs])
+            operands = [known[x] if x in known else evaluated(x) for x in node.inputs]
+            value = evaluated(node, *operands)
         except RuntimeError:  # such as an integer division by zero
             return node
         if not fits(value, node):
@@ -54,24 +58,29 @@ def fold_constants(graph: Graph, limit: int = 1 << 20) -> Graph:
 
 
 def foldable(node: Node) -> bool:
-    """Whether the operation always gives the same value, on a device that is here."""
+    """Whether the operation always gives the same value, and it can be computed here."""
     if node.op.effect or isinstance(node.op, Aten | Fused | Input | Item):
         return False
-    return all(
-        isinstance(x.type, ScalarType)
-        or (isinstance(x.type, TensorType) and present(x.type.device))
-        for x in (node, *node.inputs)
-    )
+    if isinstance(node.op, ToDevice) and not all(map(present, (node, *node.inputs))):
+        return False
+    return all(isinstance(x.type, ScalarType | TensorType) for x in (node, *node.inputs))
 
 
 def is_source(node: Node) -> bool:
     """Whether the node's own operation knows its value."""
-    return isinstance(node.op, SOURCES) and not node.inputs
+    known = isinstance(node.op, SOURCES) and not node.inputs
+    return known and (present(node) or not isinstance(node.op, Literal))
 
 
-def present(device: torch.device) -> bool:
-    """Whether tensors can be made on the device."""
-    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available())
+def present(node: Node) -> bool:
+    """Whether a value can be made where it lies."""
+    kind = node.type.device.type if isinstance(node.type, TensorType) else "cpu"
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
+
+
+def evaluated(node: Node, *operands: Any) -> Any:
+    """What a node gives on operands; on the CPU if its device is not here."""
+    return node.op.run(*operands) if present(node) else on_cpu(node.op, operands)
 
 
 def bytes_of(node: Node) -> int:
@@ -83,7 +92,10 @@ def fits(value: Any, node: Node) -> bool:
     """Whether a value is of the node's type, strides included."""
     if isinstance(node.type, ScalarType):
         return type(value) is node.type.kind
-    return isinstance(value, torch.Tensor) and Data(value).type == node.type
+    if not isinstance(value, torch.Tensor) or not isinstance(node.type, TensorType):
+        return False
+    typed = Data(value).type
+    return (typed if present(node) else moved(typed, node.type.device)) == node.type
 
 
 def replaced(node: Node, value: Any) -> Node:
@@ -100,11 +112,12 @@ def shortened(node: Node, value: torch.Tensor) -> Node:
     """A `full` if all elements are the same, else a `literal` (the node itself if it is one)."""
     number = repeated(value)
     if number is not None:
-        strides = tuple(value.stride())
-        return full(
-            Builder(node.where), tuple(value.shape), number, value.dtype, value.device, strides
-        )
-    return node if isinstance(node.op, Literal) else Builder(node.where)(Literal(Data(value)))
+        assert isinstance(node.type, TensorType)
+        strides, device = tuple(value.stride()), node.type.device
+        return full(Builder(node.where), tuple(value.shape), number, value.dtype, device, strides)
+    if isinstance(node.op, Literal) or not present(node):
+        return node
+    return Builder(node.where)(Literal(Data(value)))
 
 
 def repeated(value: torch.Tensor) -> Number | None:

@@ -172,9 +172,18 @@ def test_heads_that_share_a_key_hold_no_scores_on_a_gpu() -> None:
     assert "softmax" not in str(graph)
 
 
-def test_a_mask_has_a_cotangent_where_one_is_asked_for() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch chooses by the GPU that is here")
+def test_scores_are_written_out_where_a_mask_is_differentiated() -> None:
     def drop(*xs: torch.Tensor) -> torch.Tensor:
         return functional.scaled_dot_product_attention(*xs, dropout_p=0.1)
+
+    graph = stand_ins(gradients(drop), *SIZES, (2, 3, 32, 32), dtype=torch.float32)
+    assert "random_attention" not in str(graph) and "softmax" in str(graph)
+
+
+def test_a_mask_has_a_cotangent_where_one_is_asked_for() -> None:
+    def drop(*xs: torch.Tensor) -> torch.Tensor:
+        return aten._scaled_dot_product_efficient_attention(*xs, True, 0.1)[0]
 
     shapes = [*SIZES, (2, 3, 32, 32)]
     graph = stand_ins(gradients(drop), *shapes, dtype=torch.float32)

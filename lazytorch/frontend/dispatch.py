@@ -209,6 +209,10 @@ def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     if draws and kind == "cuda" and torch.cuda.is_available():
         with sdpa_kernel(chosen(args, kwargs)):
             return call_composite(r, func, args, kwargs)
+    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+    if draws and kind == "cuda" and isinstance(mask, torch.Tensor) and mask.requires_grad:
+        written = aten._scaled_dot_product_attention_math.default
+        return call_composite(r, written, args, kwargs)[0]
     return (call_composite if draws and kind == "cpu" else call_value)(r, func, args, kwargs)
 
 

@@ -10,6 +10,7 @@ from lazytorch.data import Data
 from lazytorch.ir import Builder, Graph
 from lazytorch.ops.create import Full, Literal
 from lazytorch.passes import fold_constants
+from lazytorch.text import parse
 
 
 def test_computes_on_ranges_and_literals(check: Check) -> None:
@@ -201,3 +202,28 @@ def test_a_literal_of_equal_elements_becomes_a_full() -> None:
     after = fold_constants(Graph((), (ones,)))
     assert isinstance(after.outputs[0].op, Full)
     assert after.outputs[0].type == ones.type
+
+
+absent = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a GPU that is not here")
+
+
+@absent
+def test_a_number_that_fills_a_value_on_a_gpu_that_is_not_here_is_found() -> None:
+    graph = parse(
+        'graph(%x: f32[2] on cuda:0) { %0 = full{shape=(2,), value=3.0, device=device("cuda:0")} '
+        "%1 = mul %0 %0 %2 = expand{shape=(4, 2)} %1 %3 = mul %2 2 %4 = add %x %3 return %4 }"
+    )
+    (result,) = fold_constants(graph).outputs
+    x, y = result.inputs
+    assert x.op.name() == "input" and y.type == result.type
+    assert isinstance(y.op, Full) and y.op.value == 18.0 and str(y.op.device) == "cuda:0"
+
+
+@absent
+def test_other_values_on_a_gpu_that_is_not_here_stay_as_they_are() -> None:
+    graph = parse(
+        "graph(%x: f32[2] on cuda:0) { "
+        '%0 = arange{start=0, end=2, dtype=f32, device=device("cuda:0")} '
+        "%1 = mul %0 2.0 %2 = add %x %1 return %2 }"
+    )
+    assert fold_constants(graph) is graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from lazytorch.ir import Builder, Item, Node
 from lazytorch.ops.attention import RandomScaledDotProductAttention, ScaledDotProductAttention
 from lazytorch.ops.attention_backward import Kernel
 from lazytorch.ops.attention_random import RandomAttentionSaving, droppable
-from lazytorch.ops.layout import Reshape
+from lazytorch.ops.compare import LogicalNot, MaskedFill
+from lazytorch.ops.create import Full
+from lazytorch.ops.layout import Expand, Reshape
 from lazytorch.ops.recurrent import Gru, Lstm, RandomRecurrent, Recurrent, RnnRelu, RnnTanh
 from lazytorch.ops.reduction import tensor
+from lazytorch.types import TensorType
 
 
 def enabled_kernels() -> tuple[str, ...]:
@@ -55,10 +59,19 @@ def scaled_dot_product_attention(
         saving = op.keeping(*types) if each and types[0].device.type == "cuda" else None
         if saving is not None and droppable(saving.kernel, *operands):
             made = RandomAttentionSaving(saving.kernel, float(dropout_p), is_causal, scale)
-            return b(Item(0), b(made, *operands))
+            bias = [added(b, x, types[0], types[1]) for x in operands[3:]]
+            return b(Item(0), b(made, *operands[:3], *bias))
         kept = (is_causal, scale, enable_gqa, enabled_kernels())
         return b(RandomScaledDotProductAttention(dropout_p, *kept), *operands)
     return b(op, *operands)
+
+
+def added(b: Builder, mask: Node, query: TensorType, key: TensorType) -> Node:
+    """A mask as torch hands it to a kernel on a GPU: numbers, one for every score."""
+    if tensor(mask).dtype is torch.bool:
+        zeros = b(Full(tensor(mask).shape, 0.0, query.dtype, query.device))
+        mask = b(MaskedFill(), zeros, b(LogicalNot(), mask), -math.inf)
+    return b(Expand((*query.shape[:3], key.shape[2])), mask)
 
 
 @imports("_scaled_dot_product_flash_attention")

@@ -17,7 +17,7 @@ from lazytorch.lower.timeline import Block
 Span = tuple[int, int, int]
 """A block: its bytes, the line that allocates it, and the line after which it is given back."""
 
-PART = 64
+PART = 1024
 """Of the largest sum of blocks: the steps in which an arena grows until all of them fit."""
 
 MOST = PART // 4

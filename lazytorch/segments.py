@@ -15,7 +15,7 @@ from lazytorch.ops.batch_norm import BatchNormSaving, BatchNormTrain
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.create import Arange, Eye, Full
 from lazytorch.ops.custom import Custom
-from lazytorch.ops.pool import Windows
+from lazytorch.ops.pool import MaxPoolIndices, MaxPoolOffsets, Windows
 from lazytorch.peak import Owner, nbytes, owners, size
 from lazytorch.types import ScalarType, TensorType, TupleType
 
@@ -32,7 +32,8 @@ CHEAP = (
 @dataclass(frozen=True, eq=False)
 class Again:
     """One way to leave less of a segment: its backward computes the values `made` again, once
-    `token` is there, from what is kept. `freed` are the bytes that need not be kept."""
+    `token` is there, from what is kept. `freed` are the bytes that need not be kept. Without values
+    it is the choice to keep pools' offsets instead of indices (`passes/pool_offsets`)."""
 
     made: frozenset[Node]
     token: Node
@@ -67,18 +68,22 @@ def choices(graph: Graph) -> list[Again]:
     """What may be computed again, in the order in which it should be given up; each later choice
     for a segment includes the earlier one.
 
-    First what is cheap, segment after segment from the input on, then whole segments: those behind
-    are back in memory first, while all before them still wait.
+    Before all, less is kept of pools, which costs next to nothing. Then what is cheap, segment
+    after segment from the input on, then whole segments: those behind are back in memory first,
+    while all before them still wait.
     """
     before = forward(graph)
     ways = Ways(graph, before)
+    pools = [x for x in before if isinstance(x.op, MaxPoolIndices | MaxPoolOffsets)]
+    freed = sum(size(x.inputs[0]) for x in pools)
+    offsets = [Again(frozenset(), pools[-1], freed)] if pools else []
     found: dict[bool, list[Again]] = {True: [], False: []}
     for segment, crossing in segments(graph, before):
         for cheap in (True, False):
             made = ways.missing(segment, crossing, cheap)
             if made is not None:
                 found[cheap].append(made)
-    return [*found[True], *found[False]]
+    return [*offsets, *found[True], *found[False]]
 
 
 def segments(graph: Graph, before: Sequence[Node]) -> Iterable[tuple[list[Node], set[Owner]]]:

@@ -41,6 +41,7 @@ from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
 from lazytorch.passes.pool_channels import pool_channels
 from lazytorch.passes.pool_first import pool_first
+from lazytorch.passes.pool_offsets import pool_offsets
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.rematerialize import Choose, rematerialize
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
@@ -148,6 +149,8 @@ def gpu_pipeline(
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
+        # before what is computed again, which may be a pool
+        *((partial(pool_offsets, fits=fits, choose=again),) if again is not None else ()),
         *repeated(again),
         fuse,
         horizontal,
@@ -279,6 +282,7 @@ __all__ = [
     "pipeline",
     "pool_channels",
     "pool_first",
+    "pool_offsets",
     "post_ops",
     "rematerialize",
     "scale_batch_norm",

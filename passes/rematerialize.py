@@ -25,7 +25,7 @@ Key = tuple[Node, bool]
 
 def rematerialize(graph: Graph, choose: Choose) -> Graph:
     """The graph in which what is chosen is computed again; itself if nothing is."""
-    chosen = choose(graph)
+    chosen = [one for one in choose(graph) if one.made]
     return Repeats(graph, chosen).rebuilt() if chosen else graph
 
 

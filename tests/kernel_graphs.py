@@ -13,7 +13,7 @@ from lazytorch.ops import pointwise, reduce
 from lazytorch.ops.copies import Cat, Clone, Flip, Pad
 from lazytorch.ops.layout import Expand, Permute, Select, Slice
 from lazytorch.ops.norm import LayerNorm, RmsNorm
-from lazytorch.ops.pool import AvgPool, MaxPool
+from lazytorch.ops.pool import AvgPool, MaxPool, MaxPoolOffsets
 from lazytorch.types import TensorType, strides_in_order, tensor_type
 from lazytorch.verify import verify
 
@@ -159,7 +159,8 @@ class KernelGrower(Grower):
         ceil = r.random() < 0.3
         if r.random() < 0.5:
             dilation = tuple(r.randint(1, 2) for _ in range(count))
-            return self.b(MaxPool(kernel, stride, padding, dilation, ceil), x)
+            kind = MaxPoolOffsets if count == 2 and r.random() < 0.4 else MaxPool
+            return self.b(kind(kernel, stride, padding, dilation, ceil), x)
         divisor = 3 if count > 1 and r.random() < 0.2 else None
         return self.b(AvgPool(kernel, stride, padding, ceil, r.random() < 0.5, divisor), x)
 

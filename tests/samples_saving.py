@@ -11,6 +11,7 @@ from samples import Sample
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.ops.attention_random import RandomAttentionBackward, RandomAttentionSaving
 from lazytorch.ops.batch_norm import BatchNormBackward, BatchNormSaving
+from lazytorch.ops.pool import MaxPoolOffsets
 
 
 def kept_norm(op: BatchNormSaving) -> Callable[..., Any]:
@@ -50,6 +51,43 @@ def norms() -> list[Sample]:
                 back = BatchNormBackward(1e-5, op.weight)
                 operands = (g, x, *given[: int(op.weight)], *saved)
                 found.append(Sample(back, operands, back.run, imported=False))
+    return found
+
+
+def offset_of(op: MaxPoolOffsets) -> Callable[..., Any]:
+    """Which element of each window is the largest, found window by window as torch compares them:
+    row by row, a NaN or what is larger takes its place."""
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        found = torch.empty_like(op.run(x))
+        for place in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
+            best, at = None, -1
+            for k, (i, j) in enumerate(torch.cartesian_prod(*map(torch.arange, op.kernel))):
+                row = place[-2] * op.stride[0] - op.padding[0] + int(i) * op.dilation[0]
+                column = place[-1] * op.stride[1] - op.padding[1] + int(j) * op.dilation[1]
+                if 0 <= row < x.shape[-2] and 0 <= column < x.shape[-1]:
+                    value = float(x[(*place[:-2], row, column)])
+                    if best is None or value > best or value != value:
+                        best, at = value, k
+            found[tuple(place)] = at
+        return found
+
+    return reference
+
+
+def pools() -> list[Sample]:
+    """Padding, gaps and windows that hang over; equal elements, NaN and images of -inf."""
+    found: list[Sample] = []
+    for op in (
+        MaxPoolOffsets((3, 3), (2, 2), (1, 1), (1, 1)),
+        MaxPoolOffsets((2, 3), (1, 2), (1, 0), (2, 1)),
+        MaxPoolOffsets((3, 2), (2, 2), (0, 0), (1, 1), True),
+    ):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(2, 3, 7, 8).mul(2).round().to(dtype)
+            x[0, 0], x[1, 1, 3, 3], x[1, 1, 3, 4] = -torch.inf, torch.nan, torch.nan
+            for image in (x, x.contiguous(memory_format=torch.channels_last), x[0]):
+                found.append(Sample(op, (image,), offset_of(op), imported=False))
     return found
 
 
@@ -96,4 +134,4 @@ def dropping() -> list[Sample]:
     return found
 
 
-SAMPLES = [*norms(), *attentions(), *dropping()]
+SAMPLES = [*norms(), *pools(), *attentions(), *dropping()]

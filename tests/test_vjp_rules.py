@@ -225,7 +225,8 @@ def test_second_derivative_is_torchs(name: str) -> None:
 
 
 DERIVED = {
-    *("max_pool", "max_pool_indices", "avg_pool", "adaptive_avg_pool", "prod", "cumprod"),
+    *("max_pool", "max_pool_indices", "max_pool_offsets", "avg_pool", "adaptive_avg_pool"),
+    *("prod", "cumprod"),
     *("attention_backward", "batch_norm_backward", "binary_cross_entropy", "convolution"),
     *("conj", "view_as_real", "view_as_complex", "embedding", "index_select", "bernoulli_of"),
     *("lstm", "gru", "rnn_tanh", "rnn_relu", "random_recurrent", "instance_norm_train"),

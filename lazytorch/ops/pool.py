@@ -140,6 +140,48 @@ class MaxPoolIndices(Windows):
         )
 
 
+class MaxPoolOffsets(Windows):
+    """Which element of its window is the largest, counted row by row (2-d), as a number of the
+    input's dtype: of equal ones the first, the last NaN; the first inside the image where none is
+    larger than -inf. So does `MaxPoolIndices`, whose indices follow from it."""
+
+    dilation: Sizes
+    ceil_mode: bool = False
+
+    @property
+    def fill(self) -> float:
+        return -math.inf
+
+    def readable(self, *xs: TensorType) -> bool:
+        return super().readable(*xs) and xs[0].dtype.is_floating_point and len(self.places(*xs)) > 1
+
+    def emit(self, s: Emitter, *found: tuple[Value, Value]) -> Value:
+        at: Value = float(len(found) - 1)
+        for k in range(len(found) - 2, -1, -1):
+            inside = found[k][1]
+            at = float(k) if inside is True else s.where(inside, float(k), at)
+        best = found[0][0]
+        for k, (x, _) in enumerate(found[1:], 1):
+            larger = s.logical_or(s.gt(x, best), s.isnan(x))
+            at, best = s.where(larger, float(k), at), s.where(larger, x, best)
+        return at
+
+    def infer(self, x: TensorType) -> TensorType:
+        return suggested(x, self.windows(x, self.dilation, self.ceil_mode))
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        width = x.shape[-1]
+        where = (self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+        index = torch.ops.aten.max_pool2d_with_indices(x, *where)[1]
+        begin = [
+            torch.arange(n, device=x.device) * step - before
+            for n, step, before in zip(index.shape[-2:], self.stride, self.padding, strict=True)
+        ]
+        row = (index // width - begin[0][:, None]) // self.dilation[0]
+        column = (index % width - begin[1]) // self.dilation[1]
+        return (row * self.kernel[1] + column).to(x.dtype)
+
+
 class AvgPool(Windows):
     """Mean of each window, in 1, 2 or 3 dimensions."""
 

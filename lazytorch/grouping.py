@@ -12,6 +12,7 @@ from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.generated import elsewhere, obstacle
+from lazytorch.ops.pool import Windows
 from lazytorch.types import Shape, TensorType
 
 LARGEST = 200  # operations in one group: compile time and the kernel's argument space are bounded
@@ -162,8 +163,9 @@ def sink(graph: Graph, kinds: dict[Node, Kind], level: dict[Node, int]) -> None:
 
 
 def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node]]:
-    """Producers and consumers of equal kind and level, put together; and copies of one tensor's
-    parts (keys and values of an attention): one launch instead of several."""
+    """Producers and consumers of equal kind and level, put together; copies of one tensor's parts
+    (keys and values of an attention): one launch instead of several; and pools of one image, which
+    is read once."""
     parent: dict[Node, Node] = {}
 
     def root(node: Node) -> Node:
@@ -176,7 +178,7 @@ def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node
     copies: dict[tuple[Node, Kind, int], Node] = {}
     for node, kind in kinds.items():
         near = [x for x in node.inputs if kinds.get(x) is kind and level[x] == level[node]]
-        if isinstance(node.op, Clone):
+        if isinstance(node.op, Clone | Windows):
             near.append(copies.setdefault((memory(node.inputs[0]), kind, level[node]), node))
         for x in near:
             a, b = root(x), root(node)

@@ -74,7 +74,7 @@ def choices(graph: Graph) -> list[Again]:
     """
     before = forward(graph)
     ways = Ways(graph, before)
-    pools = [x for x in before if isinstance(x.op, MaxPoolIndices | MaxPoolOffsets)]
+    pools = [x for x in graph.nodes if isinstance(x.op, MaxPoolIndices | MaxPoolOffsets)]
     freed = sum(size(x.inputs[0]) for x in pools)
     offsets = [Again(frozenset(), pools[-1], freed)] if pools else []
     found: dict[bool, list[Again]] = {True: [], False: []}

@@ -129,6 +129,8 @@ class Search(Generic[P]):
         """
         if self.peak(0) <= limit:
             return 0
+        if self.narrows() and self.peak(1) <= limit:
+            return 1
         half = self.most() // 2 if self.most() >= FEW else 0
         at = self.guessed(limit - self.beyond(0))
         while at < half and self.peak(at) > limit:
@@ -143,6 +145,11 @@ class Search(Generic[P]):
         while at > 1 and self.promises(at - 1, limit) and self.peak(at - 1) <= limit:
             at -= 1
         return at
+
+    def narrows(self) -> bool:
+        """Whether the first choice computes nothing again, but changes the graph in which others
+        are made: estimates are of that once it was planned."""
+        return any(some and not some[0].made for _, some in self.known)
 
     def lowest(self, least: int) -> int:
         """The number, of those from `least` on, with the lowest peak: the last choices may have

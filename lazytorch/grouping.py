@@ -164,8 +164,8 @@ def sink(graph: Graph, kinds: dict[Node, Kind], level: dict[Node, int]) -> None:
 
 def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node]]:
     """Producers and consumers of equal kind and level, put together; copies of one tensor's parts
-    (keys and values of an attention): one launch instead of several; and pools of one image, which
-    is read once."""
+    (keys and values of an attention): one launch instead of several; and on a GPU pools of one
+    image, which is read once."""
     parent: dict[Node, Node] = {}
 
     def root(node: Node) -> Node:
@@ -178,7 +178,8 @@ def connected(kinds: dict[Node, Kind], level: dict[Node, int]) -> list[list[Node
     copies: dict[tuple[Node, Kind, int], Node] = {}
     for node, kind in kinds.items():
         near = [x for x in node.inputs if kinds.get(x) is kind and level[x] == level[node]]
-        if isinstance(node.op, Clone | Windows):
+        pooled = isinstance(node.op, Windows) and kind.device.type == "cuda"
+        if isinstance(node.op, Clone) or pooled:
             near.append(copies.setdefault((memory(node.inputs[0]), kind, level[node]), node))
         for x in near:
             a, b = root(x), root(node)

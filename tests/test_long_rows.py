@@ -10,12 +10,14 @@ import pytest
 import torch
 from test_row_kernels import DEVICE, compare, tensor
 
-from lazytorch.ir import Builder
+from lazytorch.ir import Builder, Graph, input
 from lazytorch.lower.triton import TritonTarget, rows
+from lazytorch.ops.fused import Fused
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm
 from lazytorch.ops.pointwise import Add, Mul
 from lazytorch.ops.reduce import Amax, LogSoftmax, LogSumExp, Mean, Softmax, Std, Var
+from lazytorch.types import tensor_type
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,22 @@ def test_reductions_of_one_pass_where_exponentials_are_summed_again(
     x[1, :64] -= 1000
     x[2, -1] = 500
     compare(TritonTarget(), build, x)
+
+
+def source(build: Callable[[Builder, Any], Any]) -> str:
+    """The kernel for long rows of float32."""
+    typed = tensor_type((3, 300), torch.float32, DEVICE)
+    x = input("x", typed)
+    made = build(Builder(None), x)
+    body = Graph((x,), made if isinstance(made, tuple) else (made,))
+    return TritonTarget().prepare(Fused(body), (typed,)).source
+
+
+def test_blocks_of_rows_that_are_only_read_are_on_their_way_ahead() -> None:
+    only_read = source(lambda b, x: b(Mean((1,), True), b(Mul(), x, x)))
+    assert f"num_stages={rows.STAGES}" in only_read and "evict" not in only_read
+    written = source(lambda b, x: (b(Mul(), x, 2.0), b(Mean((1,), True), x)))
+    assert "num_stages" not in written
 
 
 WHOLE: dict[str, Callable[..., Any]] = TOGETHER | {

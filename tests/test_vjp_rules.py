@@ -225,7 +225,7 @@ def test_second_derivative_is_torchs(name: str) -> None:
 
 
 DERIVED = {
-    *("max_pool", "max_pool_indices", "max_pool_offsets", "avg_pool", "adaptive_avg_pool"),
+    *("max_pool", "max_pool_indices", "avg_pool", "adaptive_avg_pool"),
     *("prod", "cumprod"),
     *("attention_backward", "batch_norm_backward", "binary_cross_entropy", "convolution"),
     *("conj", "view_as_real", "view_as_complex", "embedding", "index_select", "bernoulli_of"),
@@ -242,7 +242,7 @@ CONSTANT = {
     *("bernoulli", "exponential", "normal", "random_integer", "uniform"),
 }
 """Operations without a derivative: they have no floating operand or no floating result."""
-CHOSEN = {"row_cross_entropy", "checked_classes", "attention_saving"}
+CHOSEN = {"row_cross_entropy", "checked_classes", "attention_saving", "max_pool_offsets"}
 """What passes make of operations that were differentiated before, and what rules make."""
 LIBRARY = ("library", "cudnn", "cublas")
 

@@ -48,6 +48,7 @@ from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.share_saved import share_saved
 from lazytorch.passes.simplify import simplify
+from lazytorch.passes.slices_of_joins import slices_of_joins
 from lazytorch.passes.weight_patches import weight_patches
 from lazytorch.types import TensorType
 from lazytorch.verify import signature, verify
@@ -101,8 +102,10 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
 
 
 def repeated(again: Choose | None) -> tuple[Pass, ...]:
-    """Right before fuse: what is computed again is what runs, and joins what reads it."""
-    return (partial(rematerialize, choose=again),) if again is not None else ()
+    """Right before fuse: what is kept and what is computed again is what runs, and joins what reads
+    it."""
+    again_too = (partial(rematerialize, choose=again),) if again is not None else ()
+    return (slices_of_joins, *again_too)
 
 
 DEFAULT: tuple[Pass, ...] = default()
@@ -289,6 +292,7 @@ __all__ = [
     "select",
     "share_saved",
     "simplify",
+    "slices_of_joins",
     "weight_patches",
     "why_apart",
 ]

@@ -18,17 +18,25 @@ INLINE = 16  # a constant tensor of at most so many elements is printed in full
 class Data:
     """A constant tensor as a static attribute: equal when dtype, shape and bytes are equal.
 
+    One on a `device` that is not here has its content on the CPU: it is planned with, never run.
+
     A graph's text names a large one by its digest; `known` finds it again while it is alive,
     which is what lets `parse(str(graph))` give the graph back within one process.
     """
 
     known: ClassVar[WeakValueDictionary[str, Data]] = WeakValueDictionary()
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, device: torch.device | None = None) -> None:
         self.tensor = tensor.detach()
         self.type = TensorType(
-            tuple(tensor.shape), tensor.dtype, tensor.device, tuple(tensor.stride())
+            tuple(tensor.shape), tensor.dtype, device or tensor.device, tuple(tensor.stride())
         )
+
+    @property
+    def readable(self) -> bool:
+        """Whether its content is there: that of a stand-in for a tensor on a device is not."""
+        kind = self.tensor.device.type
+        return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
 
     @cached_property
     def digest(self) -> str:
@@ -45,7 +53,8 @@ class Data:
     @property
     def items(self) -> tuple[Any, ...] | None:
         """The elements, if they are few and make the same bytes again."""
-        if self.tensor.numel() > INLINE or not self.type.is_dense:
+        elsewhere = self.tensor.device != self.type.device
+        if self.tensor.numel() > INLINE or not self.type.is_dense or elsewhere:
             return None
         listed = cast(list[Any], self.tensor.reshape(-1).tolist())
         items = tuple(listed)

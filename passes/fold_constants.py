@@ -3,8 +3,8 @@
 An operation whose operands are all known becomes a number, a `full` where every element is the
 same, or a `literal`. Its value is what the operation's own kernel gives, so nothing is rounded
 otherwise than at run time. A literal of equal elements becomes a `full`, which other passes can
-look into. For a device that is not here, where nothing but a plan is made, the CPU's kernel says
-what number fills a value, so that the plan is that of the program that would run there.
+look into. For a device that is not here, where nothing but a plan is made, the CPU's kernel gives
+the value, so that the plan is that of the program that would run there.
 
 Declines on random draws and other effects, on `aten` operations (they may read uninitialized
 memory), on views (they cost nothing), where operands and result together take more than `limit`
@@ -68,8 +68,9 @@ def foldable(node: Node) -> bool:
 
 def is_source(node: Node) -> bool:
     """Whether the node's own operation knows its value."""
-    known = isinstance(node.op, SOURCES) and not node.inputs
-    return known and (present(node) or not isinstance(node.op, Literal))
+    if isinstance(node.op, Literal):
+        return node.op.data.readable
+    return isinstance(node.op, SOURCES) and not node.inputs
 
 
 def present(node: Node) -> bool:
@@ -115,9 +116,10 @@ def shortened(node: Node, value: torch.Tensor) -> Node:
         assert isinstance(node.type, TensorType)
         strides, device = tuple(value.stride()), node.type.device
         return full(Builder(node.where), tuple(value.shape), number, value.dtype, device, strides)
-    if isinstance(node.op, Literal) or not present(node):
+    if isinstance(node.op, Literal):
         return node
-    return Builder(node.where)(Literal(Data(value)))
+    assert isinstance(node.type, TensorType)
+    return Builder(node.where)(Literal(Data(value, node.type.device)))
 
 
 def repeated(value: torch.Tensor) -> Number | None:

@@ -64,8 +64,7 @@ def constant_value(node: Node) -> torch.Tensor | None:
             continue
         if isinstance(x.type, TensorType):
             left -= x.type.nbytes
-            absent = x.type.device.type != "cpu" and not torch.cuda.is_available()
-            if left < 0 or (absent and isinstance(x.op, Literal)):
+            if left < 0 or (isinstance(x.op, Literal) and not x.op.data.readable):
                 return None
         elif not isinstance(x.type, ScalarType):
             return None

@@ -181,15 +181,15 @@ def test_leaves_an_error_to_the_call(check: Check) -> None:
     )
 
 
-def test_declines_a_device_that_is_not_here(check: Check) -> None:
+def test_declines_a_copy_to_a_device_that_is_not_here(check: Check) -> None:
     if torch.cuda.is_available():
         pytest.skip("it is here")
     check.declines(
         fold_constants,
         """
         graph() {
-          %0 = arange{start=0, end=3, device=device("cuda")}
-          %1 = mul %0 2
+          %0 = arange{start=0, end=3}
+          %1 = to_device{device=device("cuda")} %0
           return %1
         }
         """,
@@ -220,10 +220,16 @@ def test_a_number_that_fills_a_value_on_a_gpu_that_is_not_here_is_found() -> Non
 
 
 @absent
-def test_other_values_on_a_gpu_that_is_not_here_stay_as_they_are() -> None:
+def test_other_values_on_a_gpu_that_is_not_here_are_computed_by_the_cpu() -> None:
     graph = parse(
         "graph(%x: f32[2] on cuda:0) { "
         '%0 = arange{start=0, end=2, dtype=f32, device=device("cuda:0")} '
         "%1 = mul %0 2.0 %2 = add %x %1 return %2 }"
     )
-    assert fold_constants(graph) is graph
+    folded = fold_constants(graph)
+    (result,) = folded.outputs
+    value = result.inputs[1]
+    assert isinstance(value.op, Literal) and value.type == result.type
+    assert value.op.data.tensor.tolist() == [0.0, 2.0]
+    assert fold_constants(folded) is folded
+    assert str(parse(str(folded))) == str(folded)

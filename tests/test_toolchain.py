@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import lazytorch as lt
 from lazytorch.lower.cpp import toolchain
 from lazytorch.runtime.cache import DiskCache
 
@@ -39,6 +41,24 @@ def test_a_named_compiler_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     for name in ("no-such-compiler", str(tmp_path / "fails")):
         with pytest.raises(toolchain.NoCompilerError, match="cannot be run"):
             toolchain.find_compiler(name)
+
+
+@needs_compiler
+def test_torchs_kernels_run_where_the_compiler_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LAZYTORCH_CACHE", str(tmp_path))
+    found = toolchain.find_compiler()
+    assert found is not None
+    gone = replace(found, command=(str(tmp_path / "gone"),))
+    with pytest.raises(toolchain.NoCompilerError, match="cannot be run any more: No such file"):
+        gone.build(ANSWER, True, tmp_path / "answer.so")
+    monkeypatch.setattr(toolchain, "find_compiler", lambda *_: gone)
+    fast = lt.compile(lambda x: (x * 2).tanh() - 3, wait=True)
+    x = torch.randn(4099)
+    with pytest.warns(UserWarning, match="cannot be run any more"):
+        y = fast(x)
+    torch.testing.assert_close(y, (x * 2).tanh() - 3)
 
 
 @needs_compiler

@@ -67,18 +67,21 @@ class Compiler:
 
     def build(self, source: str, contract: bool, path: Path) -> None:
         """Write the shared library at `path`. Runs in a process of its own, without the GIL."""
-        made = subprocess.run(
-            [
-                *self.command,
-                *self.arguments(contract),
-                *("-x", "c++", "-", "-x", "none", "-o", str(path)),
-                *self.libraries,
-            ],
-            input=source,
-            capture_output=True,
-            text=True,
-            check=False,
+        arguments = (
+            *self.command,
+            *self.arguments(contract),
+            *("-x", "c++", "-", "-x", "none", "-o", str(path)),
+            *self.libraries,
         )
+        try:
+            made = subprocess.run(
+                arguments, input=source, capture_output=True, text=True, check=False
+            )
+        except OSError as error:  # it has gone since, or no process can be made
+            raise NoCompilerError(
+                f"the C++ compiler {self.command[0]!r} cannot be run any more: {error.strerror}",
+                hint="check that it is there, and the limits on processes and memory.",
+            ) from error
         if made.returncode != 0:
             raise CompileError(
                 f"{self.command[0]} failed on generated code: {first_error(made.stderr)}",

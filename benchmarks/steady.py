@@ -56,7 +56,7 @@ def mixed(model: nn.Module, x: torch.Tensor, calls: int) -> list[dict[str, int]]
             model.zero_grad()
         else:
             step(batch[:1] if k % 2 else batch[:2])
-        if (k + 1) % (calls // SEEN) == 0:
+        if (k + 1) % max(calls // SEEN, 1) == 0:
             found.append({"calls": k + 1, **held(x.device)})
     fast.release()
     step.release()
@@ -75,7 +75,7 @@ def again(model: nn.Module, x: torch.Tensor, times: int) -> list[dict[str, int]]
         del fast
         model.cpu()
         model.to(x.device)
-        if (k + 1) % (times // SEEN) == 0:
+        if (k + 1) % max(times // SEEN, 1) == 0:
             found.append({"times": k + 1, **held(x.device)})
     return found
 

@@ -104,8 +104,8 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
 def repeated(again: Choose | None) -> tuple[Pass, ...]:
     """Right before fuse: what is kept and what is computed again is what runs, and joins what reads
     it."""
-    again_too = (partial(rematerialize, choose=again),) if again is not None else ()
-    return (slices_of_joins, *again_too)
+    computed = (partial(rematerialize, choose=again),) if again is not None else ()
+    return (slices_of_joins, *computed)
 
 
 DEFAULT: tuple[Pass, ...] = default()

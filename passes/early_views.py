@@ -6,8 +6,8 @@ reduction then reads; done on views of its operands it joins the reduction. What
 computed once more where its operands are no more bytes than its result, written and read.
 
 Declines where an operand cannot be viewed so without a copy, and where more bytes would move. Not
-among a GPU's passes: what it gains there was not measured. Exact: arithmetic looks at each element
-alone.
+among a GPU's passes: steps of BERT, GPT-2 and ResNet-50 take the same time with it on an H200.
+Exact: arithmetic looks at each element alone.
 """
 
 from __future__ import annotations

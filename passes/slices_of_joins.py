@@ -5,8 +5,9 @@ backward reads an operand, to tell where a relu was 0, say, it reads that slice 
 the operand goes with the join's own run, or is written into its slice and never exists.
 
 Declines where the join is not read behind the forward, on operands that something else than
-arithmetic reads there, on those that are in memory anyway (inputs, outputs, views), where types
-would change, and on graphs that train nothing.
+arithmetic reads there, on those that are in memory anyway (inputs, outputs, views), where they are
+less than half of a join, which might be kept longer for them, where types would change, and on
+graphs that train nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lazytorch.ir import Builder, Const, Graph, Input, Node, Write, with_inputs
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.copies import Cat, wrapped
 from lazytorch.ops.layout import Slice
+from lazytorch.peak import size
 from lazytorch.segments import forward
 from lazytorch.types import TensorType
 
@@ -27,9 +29,9 @@ def slices_of_joins(graph: Graph) -> Graph:
     found: dict[Node, tuple[Node, Slice]] = {}
     for join in graph.nodes:
         if isinstance(join.op, Cat) and join in before and late(graph, join, before):
-            for x, part in parts(join):
-                if x not in found and moves(graph, x, join, part, before):
-                    found[x] = join, part
+            some = {x: part for x, part in parts(join) if moves(graph, x, join, part, before)}
+            if 2 * sum(map(size, some)) >= size(join):
+                found |= {x: (join, part) for x, part in some.items() if x not in found}
     if not found:
         return graph
     done: dict[Node, Node] = {x: x for x in graph.inputs}
@@ -55,8 +57,8 @@ def slices_of_joins(graph: Graph) -> Graph:
 
 
 def late(graph: Graph, node: Node, before: set[Node]) -> list[Node]:
-    """What reads a value behind the forward."""
-    return [x for x in graph.users[node] if x not in before]
+    """What reads a value behind the forward, and not to write it where it stays."""
+    return [x for x in graph.users[node] if x not in before and not isinstance(x.op, Write)]
 
 
 def parts(join: Node) -> list[tuple[Node, Slice]]:
@@ -79,6 +81,8 @@ def moves(graph: Graph, x: Node, join: Node, part: Slice, before: set[Node]) -> 
     if x not in before or isinstance(x.op, Input | Const) or x.op.view:
         return False
     if x in graph.outputs or x in graph.effects or x in graph.steady:
+        return False
+    if any(isinstance(y.op, Write) for y in graph.users[x]):
         return False
     readers = late(graph, x, before)
     shown = Builder(x.where)(part, join)

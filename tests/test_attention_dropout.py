@@ -19,6 +19,7 @@ from lazytorch.ops.attention_backward import AttentionSaving
 from lazytorch.ops.attention_random import RandomAttentionBackward, RandomAttentionSaving
 from lazytorch.report import Report
 from lazytorch.runtime.cudagraph import Replayer
+from lazytorch.types import TensorType
 
 aten = torch.ops.aten
 
@@ -179,6 +180,19 @@ def test_scores_are_written_out_where_a_mask_is_differentiated() -> None:
 
     graph = stand_ins(gradients(drop), *SIZES, (2, 3, 32, 32), dtype=torch.float32)
     assert "random_attention" not in str(graph) and "softmax" in str(graph)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch chooses by the GPU that is here")
+def test_a_mask_of_bools_is_handed_on_as_numbers_for_every_score() -> None:
+    def drop(*xs: torch.Tensor) -> torch.Tensor:
+        mask = xs[3][:, :1] > 0
+        return functional.scaled_dot_product_attention(*xs[:3], mask, dropout_p=0.1)
+
+    graph = stand_ins(drop, *SIZES, (2, 3, 32, 32), dtype=torch.float32)
+    (drawn,) = [n for n in graph.nodes if isinstance(n.op, RandomAttentionSaving)]
+    mask = drawn.inputs[3].type
+    assert isinstance(mask, TensorType) and mask.dtype is torch.float32
+    assert mask.shape == (2, 3, 32, 32) and mask.strides == (1024, 0, 32, 1)
 
 
 def test_a_mask_has_a_cotangent_where_one_is_asked_for() -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
+import torch
 from test_batch_norm_kernels import by_kernels, drawn
 
 from lazytorch.interpret import interpret
+from lazytorch.ir import Builder, Graph, input
+from lazytorch.lower.triton import rows
+from lazytorch.lower.triton.kernel import plan
+from lazytorch.lower.triton.rows import TritonRows
 from lazytorch.ops.base import Pointwise
-from lazytorch.ops.reduce import Reduction
+from lazytorch.ops.fused import Fused
+from lazytorch.ops.pointwise import Mul
+from lazytorch.ops.reduce import Reduction, Sum
 from lazytorch.passes import along_rows, cse, early_views, fuse
 from lazytorch.text import parse
+from lazytorch.types import tensor_type
 
 CLOSE = {"f32": 2e-5, "f16": 2e-2, "bf16": 1e-1}
 
@@ -39,3 +49,26 @@ def test_values_of_a_weights_derivative(shape: tuple[int, int], dtype: str) -> N
     for found, expected in zip(by_kernels(after, values), exact, strict=True):
         scale = max(1.0, expected.abs().max().item())
         assert (found.cpu().double() - expected).abs().max() <= CLOSE[dtype] * scale
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13])
+def test_what_is_on_its_way_fits_into_any_gpus_shared_memory(
+    count: int, dtype: torch.dtype, across: bool
+) -> None:
+    typed = tensor_type(
+        (8192, 60000), dtype, torch.device("cuda", 0), (1, 8192) if across else None
+    )
+    xs = tuple(input(f"x{i}", typed) for i in range(count))
+    b = Builder(None)
+    product = reduce(lambda x, y: b(Mul(), x, y), xs)
+    op = Fused(Graph(xs, (b(Sum((1,), True, dtype), product),)))
+    _, walk = plan(op, (typed,) * count, 0)
+    assert isinstance(walk, TritonRows) and walk.across is across and not walk.pieces
+    block = walk.together * walk.block * dtype.itemsize
+    assert (walk.stages - 1) * count * block <= rows.SHARED
+    if count == 1:
+        assert walk.stages == rows.STAGES
+    if not walk.stages:  # another block of everything would not fit
+        assert count * dtype.itemsize * (2048 if across else walk.block) > rows.SHARED

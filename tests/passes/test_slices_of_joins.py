@@ -72,6 +72,19 @@ def test_a_product_reads_the_operand_itself() -> None:
             assert not any(isinstance(y.op, Slice) for y in node.inputs)
 
 
+def test_a_join_is_not_kept_longer_for_a_small_part_of_it() -> None:
+    def run(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        part = (x[:1] * w).relu()
+        loss = (torch.cat([x * 2, part]).square() * w.sum()).sum()
+        with torch.no_grad():
+            w -= torch.autograd.grad(loss, w)[0]
+        return loss
+
+    w = nn.Parameter(torch.randn(8))
+    graph = optimize(lt.trace(run, torch.randn(8, 8), w), REWRITES)
+    assert slices_of_joins(graph) is graph
+
+
 def test_nothing_is_done_without_a_step() -> None:
     def both(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y, z = x.relu(), x.exp()

@@ -33,7 +33,10 @@ ONCE = (1024, 4)
 programs are under way."""
 
 STAGES = 4
-"""Blocks of such a row that are on their way from memory at a time."""
+"""Blocks of such a row that are on their way from memory at a time, or computed with."""
+
+SHARED = 48 << 10
+"""Bytes of shared memory for those on their way: what every GPU has for a program."""
 
 PIECE = 2048
 """Elements of a piece of a longer row."""
@@ -105,10 +108,10 @@ class TritonRows:
         whole = 1 << max(rows.size - 1, 0).bit_length()
         self.across = self.beside()
         self.shifted: int | None = None
-        self.stages = 0 if self.stores_rows() else STAGES
+        self.stages = 0
         if self.across:
             few = rows.count * given.itemsize <= FEW * BESIDE[0]
-            self.stages = 0 if few else self.stages
+            self.stages = 0 if few else self.staged(math.prod(ACROSS))
             width, self.block = NARROW if few else BESIDE
             self.together = width // given.itemsize
             if self.stages:
@@ -132,6 +135,14 @@ class TritonRows:
                 self.pieces, self.block = count, piece
                 return
             self.block = max(scale.size_of(BLOCK if self.stores_rows() else ONCE[0]), ALIGNED)
+            self.stages = self.staged(self.block)
+
+    def staged(self, elements: int) -> int:
+        """How many blocks of so many elements are on their way at a time, or computed with; 0 where
+        rows are written again, or no block of all that is read along rows fits besides."""
+        along = sum(bool(step) for step in self.rows.steps[: len(self.given.reads)])
+        fits = SHARED // (max(along, 1) * elements * self.given.itemsize)
+        return 0 if self.stores_rows() or not fits else min(STAGES, fits + 1)
 
     def stores_rows(self) -> bool:
         """Whether whole rows are written."""

@@ -39,6 +39,7 @@ from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
 from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.gradients import Backward
+from lazytorch.runtime.libraries import load
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
@@ -217,6 +218,7 @@ class Compiled:
         """A stage of a recorded piece; with a backward pass, it leaves what that reads. `planned`
         gives the memory of its programs, which `max_bytes` bounds."""
         began = time.perf_counter()
+        load(piece.graph)
         if back is not None:
             piece = replace(piece, graph=back.halves.forward)
         self.stages.append(("recorded", 0.0, 0, len(piece.graph)))

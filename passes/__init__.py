@@ -18,6 +18,7 @@ from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.batch_norm_columns import batch_norm_columns
 from lazytorch.passes.channels_last import channels_last_training
+from lazytorch.passes.consecutive_rows import consecutive_rows
 from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
@@ -66,6 +67,7 @@ REWRITES: tuple[Pass, ...] = (
     numbers_on_device,  # first: while numbers are read by what the user wrote
     fold_constants,  # before simplify: a tensor found to be all ones is a neutral operand there
     simplify,  # before cse: different spellings of one computation become the same
+    consecutive_rows,  # after fold_constants: indices are literals; before cse: slices are equal
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
     grouped_heads,  # after known_masks: the kernels that take groups take no mask
@@ -254,6 +256,7 @@ __all__ = [
     "attention",
     "batch_norm_columns",
     "channels_last_training",
+    "consecutive_rows",
     "copies_in_kernels",
     "cse",
     "cudnn",

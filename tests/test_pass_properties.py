@@ -33,6 +33,7 @@ from lazytorch.passes import (
     DEFAULT,
     Pass,
     check_signature,
+    consecutive_rows,
     copies_in_kernels,
     cse,
     fold_batch_norm,
@@ -252,7 +253,8 @@ def test_a_pass_keeps_every_bit(rewrite: Pass, make: Callable[[int], Graph]) -> 
         changed += after is not graph
     # On layers' graphs, in test_vjp_rules.py, and in their own tests.
     elsewhere = (
-        *(known_masks, late_casts, layouts, numbers_on_device, share_saved, slices_of_joins),
+        *(consecutive_rows, known_masks, late_casts, layouts, numbers_on_device, share_saved),
+        slices_of_joins,
         *FOR_A_GPU,
     )
     enough = 5 if make is effectful_graph and rewrite not in elsewhere else 0

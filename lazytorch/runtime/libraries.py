@@ -1,0 +1,48 @@
+"""What a graph's libraries read at their first call, read while the graph is lowered.
+
+cuDNN finds and loads its files at a process's first convolution: about 0.2 s, as long as recording
+and lowering a ResNet-50 takes. Both take their time at once if a thread makes a convolution of few
+numbers meanwhile. It takes no memory that stays, and what it fails at the program's own call says.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+import torch
+
+from lazytorch.ir import Graph
+from lazytorch.ops.conv import Convolution
+from lazytorch.types import TensorType
+
+
+def load(graph: Graph) -> threading.Thread | None:
+    """The thread that loads cuDNN, if the graph convolves on a GPU; one a process and device."""
+    for x in graph.nodes:
+        if isinstance(x.op, Convolution) and isinstance(x.type, TensorType):
+            on_gpu = x.type.device.type == "cuda" and torch.backends.cudnn.is_available()
+            return loading(x.type.device, x.type.dtype) if on_gpu else None
+    return None
+
+
+@cache
+def loading(device: torch.device, dtype: torch.dtype) -> threading.Thread:
+    """The thread of a device and a type of numbers, started."""
+    thread = threading.Thread(target=convolve, args=(device, dtype), daemon=True)
+    thread.start()
+    return thread
+
+
+def convolve(device: torch.device, dtype: torch.dtype) -> None:
+    """cuDNN's smallest convolution, without its search for the fastest one."""
+    try:
+        x = torch.zeros(1, 8, 8, 8, device=device, dtype=dtype).to(
+            memory_format=torch.channels_last
+        )
+        weight = torch.zeros(8, 8, 3, 3, device=device, dtype=dtype).to(
+            memory_format=torch.channels_last
+        )
+        torch.cudnn_convolution(x, weight, (1, 1), (1, 1), (1, 1), 1, False, False, True)
+    except RuntimeError:
+        return

@@ -82,9 +82,9 @@ def groups(graph: Graph) -> tuple[Graph, list[list[Node]]]:
 def worthwhile(group: list[Node], minimum: int) -> bool:
     """Whether a kernel of one's own is better than torch's, one by one.
 
-    On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins
-    and windows are slower; on the CPU torch's root mean square norm and cross entropy are. So is
-    its arithmetic where operands lie in different orders.
+    On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
+    windows and copies of what has gaps or repeats are slower; on the CPU torch's root mean square
+    norm and cross entropy are. So is its arithmetic where operands lie in different orders.
     """
     op, typed = group[0].op, group[0].inputs[0].type
     if len(group) >= minimum or not isinstance(typed, TensorType):
@@ -99,7 +99,7 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             reads = any(reads_number(x, made) for x in group[0].inputs)
             return crosswise(group[0]) or (gpu and reads)
         case Clone():
-            return gpu and crosswise(group[0])
+            return gpu and (crosswise(group[0]) or not typed.is_dense)
         case RmsNorm() | RowCrossEntropy():
             return True
         case _:

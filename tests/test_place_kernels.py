@@ -28,7 +28,7 @@ from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Softmax
 from lazytorch.passes import fuse, why_apart
 from lazytorch.text import parse
-from lazytorch.types import tensor_type
+from lazytorch.types import contiguous_strides, tensor_type
 
 Build = Callable[..., Any]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -120,6 +120,30 @@ def test_windows_keep_nan_and_infinities(pool: Any) -> None:
     x[0, 0, 1, 1], x[0, 0, 4, 4], x[0, 0, 6, :2] = math.nan, math.inf, -math.inf
     x[0, 0, :, 6:] = -math.inf
     check(lambda b, x: b(pool, x), x)
+
+
+GAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "the begin of each row": lambda x: x[:, :37],
+    "every third of a row": lambda x: x[:, 1::3],
+    "rows far apart": lambda x: x[::2],
+    "repeated rows": lambda x: x[:, None].expand(13, 5, 40),
+    "repeated columns": lambda x: x[:, :1].expand(13, 40),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("view", GAPS.values(), ids=GAPS)
+def test_copies_of_what_has_gaps_or_repeats(view: Any, dtype: torch.dtype) -> None:
+    x = view(tensor(13, 40, dtype=dtype))
+    check(lambda b, x: b(Clone(contiguous_strides(x.type.shape)), x), x)
+
+
+@pytest.mark.parametrize(("place", "kernels"), [("", 0), (" on cuda:0", 1)], ids=["cpu", "gpu"])
+def test_a_copy_of_what_has_gaps_is_a_kernel_on_a_gpu(place: str, kernels: int) -> None:
+    whole = f"graph(%x: f32[4, 9]{place}) {{ %0 = clone{{strides=(9, 1)}} %x return %0 }}"
+    part = f"graph(%x: f32[4, 7]{{9, 1}}{place}) {{ %0 = clone{{strides=(7, 1)}} %x return %0 }}"
+    assert "fused" not in str(fuse(parse(whole)))
+    assert str(fuse(parse(part))).count("fused") == kernels
 
 
 def test_the_cpu_refuses_by_name() -> None:

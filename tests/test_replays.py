@@ -17,6 +17,7 @@ import lazytorch as lt
 from lazytorch import compiled, passes
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Graph
+from lazytorch.lower import last_call
 from lazytorch.lower.program import Program
 from lazytorch.runtime import copies, cudagraph
 from lazytorch.runtime.cudagraph import CAPTURES, Replayer
@@ -27,10 +28,12 @@ class Played:
 
     def __init__(self) -> None:
         self.call: Callable[[], tuple[torch.Tensor, ...]] = tuple
-        self.results: tuple[torch.Tensor, ...] = ()
+        self.results: tuple[torch.Tensor | None, ...] = ()
 
     def replay(self) -> None:
-        copies.Copies(self.results).copy(self.results, self.call())
+        for to, of in zip(self.results, self.call(), strict=True):
+            if to is not None:
+                copies.Copies([to]).copy([to], [of])
 
 
 class Turns:
@@ -169,6 +172,45 @@ def test_many_results_of_one_type_take_one_copy(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "_foreach_copy_", counted)
     fast(*args)
     assert lengths[0] == 2 and 9 in lengths
+
+
+@torch.no_grad()
+def test_a_large_result_of_the_last_call_is_made_behind_the_replay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(last_call, "WORTH", 80)
+
+    def scores(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x.exp().cumsum(0)
+        y = y @ y.t()
+        z = y @ weight
+        return z.t(), y + 1, z, x, y
+
+    weight = torch.randn(4, 5)
+    fast, replay = settled(scores, torch.randn(4, 5), weight)
+    captured = replay.captured
+    assert captured is not None and captured.last is not None
+    assert "the last call behind each replay" in replay.describe()
+    assert len(captured.results) == 2  # y + 1 and y: z is in no graph
+    kept: list[tuple[Any, Any]] = []
+    for _ in range(4):
+        x = torch.randn(4, 5)
+        kept.append((fast(x, weight), scores(x, weight)))
+        assert kept[-1][0][3] is x
+    for ours, theirs in kept:
+        same(ours, theirs)
+        assert ours[0].data_ptr() == ours[2].data_ptr()
+
+
+@torch.no_grad()
+def test_large_results_are_copied_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "LARGE", 32)
+    few = [torch.randn(n) for n in (3, 9, 4, 8)]
+    found = copies.Copies(few)
+    assert found.groups == [[0, 2]] and found.single == [1, 3]
+    to = [torch.zeros_like(x) for x in few]
+    found.copy(to, few)
+    same(to, few)
 
 
 @torch.no_grad()

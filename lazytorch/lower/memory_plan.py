@@ -27,7 +27,8 @@ class MemoryPlan:
     `parameters` are all tensors that it holds between calls (parameters, buffers, an optimizer's
     state), `arguments` those that a call is given. The `timeline` is that of the prologue, whose
     values stay, and of one call. `stays` is what libraries keep once they were called, `copies`
-    what a CUDA graph reads in the place of the arguments, which may be elsewhere at each call.
+    what a CUDA graph reads in the place of the arguments, which may be elsewhere at each call, and
+    `replayed` one call's timeline without what is no part of that graph, if it leaves out anything.
     `unknown` counts the library calls whose workspace is not known, by operation: with such calls
     the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`).
     """
@@ -41,6 +42,7 @@ class MemoryPlan:
     stays: int = 0
     seconds: float | None = None
     copies: int = 0
+    replayed: Timeline | None = None
     levels: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class MemoryPlan:
         """Bytes that the memory pool of a CUDA graph takes of a GPU for one call's values."""
         if self.device.kind != "cuda":
             return 0
+        if self.replayed is not None:
+            return reserved(spans(self.replayed.blocks))
         return reserved(spans(x for x in self.timeline.blocks if x.born >= self.prologue_lines))
 
     @property
@@ -76,7 +80,20 @@ class MemoryPlan:
         its memory, and whose results are copied out of it."""
         end = len(self.timeline.lines)
         results = sum(x.taken for x in self.timeline.blocks if x.died == end)  # the prologue's too
-        return self.held + self.stays + self.copies + self.pool + results + BESIDE
+        outside = results + self.left_out
+        return self.held + self.stays + self.copies + self.pool + outside + BESIDE
+
+    @property
+    def left_out(self) -> int:
+        """Bytes of workspaces of the calls that are no part of a CUDA graph."""
+        if self.replayed is None:
+            return 0
+        called = [x for x in self.timeline.blocks if x.born >= self.prologue_lines]
+        whole, part = (
+            sum(x.nbytes for x in blocks if x.kind == "workspace")
+            for blocks in (called, self.replayed.blocks)
+        )
+        return whole - part
 
     @property
     def needed_bytes(self) -> int:

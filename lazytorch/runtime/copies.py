@@ -9,12 +9,17 @@ import torch
 from lazytorch.ops.aten import value_type
 from lazytorch.types import TensorType
 
+LARGE = 16 * 2**20
+"""Bytes from which a tensor is copied alone: torch's launch for many copies with 320 blocks, at
+two thirds of the speed (2.8 of 4.1 TB/s on an H200)."""
+
 
 class Copies:
     """Tensors of known geometry, to be copied one for one.
 
     Torch copies a list in one launch if all its tensors have one type and no gaps; a list that
-    holds another one is copied tensor by tensor. What repeats (stride 0) is copied once.
+    holds another one is copied tensor by tensor. Large ones are faster alone, by the driver. What
+    repeats (stride 0) is copied once.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -22,7 +27,8 @@ class Copies:
         self.whole = not any(self.repeats)
         groups: dict[object, list[int]] = {}
         for i, x in enumerate(tensors):
-            together = dense(x) and not x.is_complex()  # numbers may be conjugated when read
+            # numbers may be conjugated when read
+            together = dense(x) and not x.is_complex() and x.nbytes < LARGE
             groups.setdefault(x.dtype if together else i, []).append(i)
         self.single = [group[0] for group in groups.values() if len(group) == 1]
         self.groups = [group for group in groups.values() if len(group) > 1]

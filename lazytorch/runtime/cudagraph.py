@@ -4,7 +4,8 @@ A replay launches the whole program at once, so the host's cost of every kernel 
 graph reads lies where it lay at the capture: state in its own place, arguments in buffers that are
 filled before each replay, or in their own places if they are promised to stay (`static_inputs`).
 Numbers among the arguments have one buffer together, which is filled where one of them changed.
-What it returns is copied out, so no result aliases memory that the next call writes over. All
+What it returns is copied out, so no result aliases memory that the next call writes over; a large
+result that the program's last call makes is made behind the replay instead (`lower.last_call`). All
 graphs of a device share one memory pool (`runtime.pool`); replays take turns, and a change of
 stream waits for the stream before.
 """
@@ -26,6 +27,7 @@ from lazytorch.ir import Alias, Const, Graph, Input, Write
 from lazytorch.lower.arena import arena, spans
 from lazytorch.lower.call import KernelCall
 from lazytorch.lower.counted import counted
+from lazytorch.lower.last_call import WORTH, LastCall, last_call
 from lazytorch.lower.program import Program
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import NONE, workspaces
@@ -38,9 +40,6 @@ from lazytorch.types import TensorType
 CAPTURES = 4
 """Captures of one program, each since state had moved in memory; then it runs directly. Arguments
 that were promised to stay are copied in from then on."""
-
-WORTH = 16 * 2**20
-"""Bytes of arguments and results whose copies take about as long as a launch by the host: 10 us."""
 
 Run = Callable[..., tuple[Any, ...]]
 
@@ -67,7 +66,7 @@ class Captured:
     """One capture: the graph, the memory it reads and the memory it leaves results in.
 
     Inputs that are `fixed` are read where they lie; of the outputs, the `fresh` ones are handed out
-    as copies.
+    as copies, but for what the `last` call makes, which is not part of the graph.
     """
 
     def __init__(
@@ -75,9 +74,10 @@ class Captured:
         run: Run,
         inputs: Sequence[Any],
         fixed: Sequence[int],
-        fresh: Sequence[int],
+        fresh: list[int],
         pool: Pool,
         arena: int = 0,
+        last: LastCall | None = None,
     ) -> None:
         self.graph = torch.cuda.CUDAGraph()
         self.pool = pool
@@ -95,10 +95,16 @@ class Captured:
             given[i] = x  # `Full`, which alone reads it, takes either
         self.outputs, self.tables = capture(pool, self.graph, partial(run, *given), arena)
         pool.serve(self)
-        self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh]
+        made = -1 if last is None else last.output
+        self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh if i != made]
         self.handing = Copies(self.results)
         self.allocate = [like(x) for x in self.handing.once(self.results)]
         self.shapes = [x.shape for x in self.results]
+        self.last: Callable[[], tuple[torch.Tensor, ...]] | None = None
+        self.place = 0  # of what it makes, among the results
+        if last is not None:
+            self.last = partial(last.run, *last.operands(given, self.outputs))
+            self.place = fresh.index(made)
 
     def in_place(self, inputs: Sequence[Any]) -> bool:
         """Whether what is fixed lies where the graph reads it."""
@@ -118,9 +124,11 @@ class Captured:
             results = [allocate() for allocate in self.allocate]  # before state is written
             self.graph.replay()
             self.handing.copy(results, self.results)
-        if self.handing.whole:
-            return results
-        return [x.expand(shape) for x, shape in zip(results, self.shapes, strict=True)]
+            made = () if self.last is None else self.last()
+        if not self.handing.whole:
+            results = [x.expand(shape) for x, shape in zip(results, self.shapes, strict=True)]
+        results[self.place : self.place] = made
+        return results
 
 
 def buffer(x: torch.Tensor) -> torch.Tensor:
@@ -210,7 +218,9 @@ class Replayer:
             return "not captured yet: it runs directly until every kernel is in place"
         what = "state or static inputs" if self.static else "state"
         times = "once" if self.captures == 1 else f"{self.captures} times, since {what} had moved"
-        return f"captured {times}; {len(self.captured.moving)} arguments copied in at each call"
+        behind = "" if self.captured.last is None else ", the last call behind each replay"
+        moving = len(self.captured.moving)
+        return f"captured {times}{behind}; {moving} arguments copied in at each call"
 
     def capture(self, inputs: Sequence[Any]) -> Captured | None:
         """Capture if the kernels are in place and have run directly once; else None."""
@@ -233,8 +243,10 @@ class Replayer:
             try:
                 counting = {i for i, x in enumerate(inputs) if isinstance(x, float)}
                 fixed = sorted((self.state | self.static) - counting)
+                last = last_call(self.program)
+                program = self.program if last is None else last.before
                 self.captured = Captured(
-                    self.program.run, inputs, fixed, self.fresh, pool, self.arena()
+                    program.run, inputs, fixed, self.fresh, pool, self.arena(program), last
                 )
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
@@ -242,10 +254,10 @@ class Replayer:
         self.captures += 1
         return self.captured
 
-    def arena(self) -> int:
+    def arena(self, program: Program) -> int:
         """Bytes of the piece of memory from which the capture's values are cut."""
         known = workspaces(device_named(self.device))
-        return arena(spans(timeline(self.program, known.find).blocks))
+        return arena(spans(timeline(program, known.find).blocks))
 
     def replay(self, captured: Captured, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Replay; versions of what was written move, and views of inputs are made."""

@@ -28,21 +28,19 @@ def load(graph: Graph) -> threading.Thread | None:
 
 @cache
 def loading(device: torch.device, dtype: torch.dtype) -> threading.Thread:
-    """The thread of a device and a type of numbers, started."""
-    thread = threading.Thread(target=convolve, args=(device, dtype), daemon=True)
+    """The thread of a device and a type of numbers, started; it waits for Python once."""
+    x, weight = (
+        torch.zeros(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        for shape in ((1, 8, 8, 8), (8, 8, 3, 3))
+    )
+    thread = threading.Thread(target=convolve, args=(x, weight), daemon=True)
     thread.start()
     return thread
 
 
-def convolve(device: torch.device, dtype: torch.dtype) -> None:
-    """cuDNN's smallest convolution, without its search for the fastest one."""
+def convolve(x: torch.Tensor, weight: torch.Tensor) -> None:
+    """One convolution by cuDNN, without its search for the fastest one."""
     try:
-        x = torch.zeros(1, 8, 8, 8, device=device, dtype=dtype).to(
-            memory_format=torch.channels_last
-        )
-        weight = torch.zeros(8, 8, 3, 3, device=device, dtype=dtype).to(
-            memory_format=torch.channels_last
-        )
         torch.cudnn_convolution(x, weight, (1, 1), (1, 1), (1, 1), 1, False, False, True)
     except RuntimeError:
         return

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lazytorch.devices import Device, device_named
 from lazytorch.frontend.watch import Watch
 from lazytorch.lower.estimate import seconds
+from lazytorch.lower.last_call import last_call
 from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
 from lazytorch.lower.program import Program
 from lazytorch.lower.timeline import timeline
@@ -69,6 +70,7 @@ class Setting:
             known = measured_too(known, device, [*prologue.lines, *main.lines])
             pieces = pieces_here(device)
         first, second = timeline(prologue, known.find), timeline(main, known.find)
+        last = last_call(main) if device.kind == "cuda" else None
         return MemoryPlan(
             self.name,
             device,
@@ -79,6 +81,7 @@ class Setting:
             known.stays * STREAMS,
             seconds(main, device),
             self.arguments if device.kind == "cuda" and not self.still else 0,
+            None if last is None else timeline(last.before, known.find),
         )
 
 

@@ -40,9 +40,9 @@ class Allocation:
     For each result (each element, of a tuple) `results` has the operands that it shows, none for
     one in new memory; `owners` the element whose new memory it is, which is mostly itself; and
     `sizes` the bytes of what it owns. `scratch` is what is allocated at the same time as the
-    results, at most, and freed before the call returns; of a library's workspace `first` bytes are
-    allocated before the results. `generated` says that a kernel of ours fills the memory: it could
-    lie anywhere.
+    results, at most, and freed before the call returns; of it, these pieces are allocated `first`,
+    before the results. `generated` says that a kernel of ours fills the memory: it could lie
+    anywhere.
     """
 
     results: tuple[tuple[int, ...], ...]
@@ -50,7 +50,7 @@ class Allocation:
     sizes: tuple[int, ...]
     scratch: int = 0
     generated: bool = False
-    first: int = 0
+    first: tuple[int, ...] = ()
 
 
 def extent(x: Type) -> int:
@@ -76,7 +76,7 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
     if isinstance(op, ScaledDotProductAttention) and on_gpu(types[0]):
         return replace(made(node.type), scratch=row_sums(types[0]))
     if isinstance(op, CudnnConvolution | CudnnConvolutionRelu):
-        return replace(made(node.type), first=laid_out(types[0]))
+        return replace(made(node.type), first=(laid_out(types[0]),))
     tried = trial(op, types) if types else None
     if tried is not None:
         return replace(tried, sizes=(oversized(types),)) if shrinks(op) else tried
@@ -152,6 +152,7 @@ class Watched(TorchDispatchMode):
         self.given = {storage(x) for x in given}
         self.holders: dict[int, int] = {}  # tensors alive by storage
         self.sizes: dict[int, int] = {}
+        self.earlier: dict[int, dict[int, int]] = {}  # what was there when a storage came
         self.seen: set[int] = set()
         self.now = self.most = 0
 
@@ -175,6 +176,7 @@ class Watched(TorchDispatchMode):
             return
         if key not in self.holders:
             self.holders[key] = 0
+            self.earlier[key] = dict(self.sizes)
             self.sizes[key] = x.untyped_storage().nbytes()
             self.now += self.sizes[key]
             self.most = max(self.most, self.now)
@@ -207,4 +209,7 @@ class Watched(TorchDispatchMode):
             first = isinstance(x, torch.Tensor) and key not in where and key not in new
             owners.append(new.setdefault(key, k))
             sizes.append(x.untyped_storage().nbytes() if first else 0)
-        return Allocation(tuple(shown), tuple(owners), tuple(sizes), max(self.most - sum(sizes), 0))
+        scratch = max(self.most - sum(sizes), 0)
+        before: dict[int, int] = next((self.earlier[x] for x in new if x in self.earlier), {})
+        first = tuple([nbytes for key, nbytes in before.items() if key not in new])
+        return Allocation(tuple(shown), tuple(owners), tuple(sizes), scratch, False, first)

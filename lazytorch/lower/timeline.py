@@ -195,9 +195,11 @@ class Memory:
                 name = node.op.name()
                 self.unknown[name] = self.unknown.get(name, 0) + 1
             scratch = measured or scratch
-        first = min(does.first, scratch)
-        if first:
-            self.new(node, first, "workspace", i)
+        left = scratch
+        for nbytes in does.first:
+            if piece := min(nbytes, left):
+                self.new(node, piece, "workspace", i)
+                left -= piece
         targets = dict(zip(line.into, reads[len(reads) - len(line.into) :], strict=True))
         held: dict[int, frozenset[int]] = {}
         for k, (shown, owner, nbytes) in enumerate(
@@ -214,8 +216,8 @@ class Memory:
             else:
                 kind: Kind = "owned" if does.generated else "library"
                 held[k] = frozenset((self.new(node, nbytes, kind, i),))
-        if scratch > first:
-            self.new(node, scratch - first, "workspace", i)
+        if left:
+            self.new(node, left, "workspace", i)
         return tuple(held.values())
 
     def new(self, node: Node, nbytes: int, kind: Kind, i: int) -> int:

@@ -31,6 +31,7 @@ from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
+from lazytorch.lower.workspaces import taking
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble, why_none
 from lazytorch.prediction import predict
@@ -230,7 +231,10 @@ class Compiled:
             began = now
 
         builds = self.builds
-        found = lowered(piece.graph, self.options, builds.target, observe, planned, builds.expect)
+        takes = taking(known.device_of())
+        found = lowered(
+            piece.graph, self.options, builds.target, observe, planned, builds.expect, takes
+        )
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(
             piece,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
-from lazytorch.peak import Owner, given_room, made, nbytes, owners, returned, scratch
+from lazytorch.peak import Owner, Scratch, given_room, made, nbytes, owners, returned, scratch
 from lazytorch.straight import groups, root, written_straight
 
 
@@ -61,8 +61,8 @@ def movable(graph: Graph) -> list[Node]:
     ]
 
 
-def jobs_of(graph: Graph) -> Jobs:
-    """What may be put in order, with what it touches."""
+def jobs_of(graph: Graph, takes: Scratch = scratch) -> Jobs:
+    """What may be put in order, with what it touches and takes."""
     nodes = movable(graph)
     units: list[list[Node]] = []
     number: dict[Node, int] = {}
@@ -92,7 +92,7 @@ def jobs_of(graph: Graph) -> Jobs:
         if isinstance(node.op, Item):  # the tuple is held until its last element is taken
             touched += owners(made(node))
         jobs.touches.append([])
-        jobs.scratch.append(scratch(node))
+        jobs.scratch.append(takes(node))
         jobs.makes.append(0)
         for owner in dict.fromkeys(touched):
             if owner[0] not in number or owner in elsewhere or not nbytes(owner):

@@ -1,13 +1,13 @@
 """How many bytes a graph's values take at once, known before anything runs.
 
 Inputs cost nothing: the caller holds them. A view costs nothing and keeps what it shows alive. An
-output lives to the end. What a kernel writes straight into an input costs nothing. Of what
-libraries allocate inside one call only what operations tell (`Op.scratch`) is seen.
+output lives to the end. What a kernel writes straight into an input costs nothing. What libraries
+allocate inside one call is what `takes` says, or only what operations tell (`Op.scratch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
@@ -22,6 +22,14 @@ FILLED = 1 << 20
 
 Owner = tuple[Node, int]
 """A piece of memory: what a node made, and for a tuple which element."""
+
+Scratch = Callable[[Node], int]
+"""Bytes that a node takes while it runs, beside its operands and results."""
+
+
+def scratch(node: Node) -> int:
+    """Those that its operation tells."""
+    return node.op.scratch(*[x.type for x in node.inputs])
 
 
 @dataclass(frozen=True)
@@ -43,21 +51,22 @@ class Footprint:
         return max(self.prologue, self.kept + self.call)
 
 
-def footprint(graph: Graph) -> Footprint:
+def footprint(graph: Graph, takes: Scratch = scratch) -> Footprint:
     """What a graph takes that runs as it stands, what depends on state alone computed once."""
     copies = dict.fromkeys(x for x in returned(graph) if given(x) or x in graph.steady)
-    call = max(levels(graph).values(), default=0) + sum(map(size, copies))
+    call = max(levels(graph, takes).values(), default=0) + sum(map(size, copies))
     return Footprint(kept(graph), prologue_peak(graph), call)
 
 
-def levels(graph: Graph) -> dict[Node, int]:
+def levels(graph: Graph, takes: Scratch = scratch) -> dict[Node, int]:
     """The bytes alive while each node of a call runs, beside what the prologue keeps and copies of
     what is returned."""
     running = [node for node in graph.nodes if node not in graph.steady]
     generated = groups(graph)
     straight = written_straight(graph, generated)
     lies_in = given_memory(written_over(graph, generated, straight))
-    found = heights(running, returned(graph), given_room(straight), lies_in=lies_in)
+    elsewhere = given_room(straight)
+    found = heights(running, returned(graph), elsewhere, lies_in=lies_in, takes=takes)
     return dict(zip(running, found, strict=True))
 
 
@@ -79,13 +88,13 @@ def frontier(graph: Graph) -> tuple[Node, ...]:
     return tuple(dict.fromkeys(x for x in (*read, *graph.outputs) if computed(x, steady)))
 
 
-def eager_peak(graph: Graph) -> int:
+def eager_peak(graph: Graph, takes: Scratch = scratch) -> int:
     """What eager takes at least, running a graph as it was recorded: all of it at every call.
 
     An elementwise operation counts as done in place where nothing reads its operand afterwards, as
     `relu_` would; and nothing lives longer than its last reader. Eager itself may take more.
     """
-    return highest(graph.nodes, returned(graph), in_place=True)
+    return highest(graph.nodes, returned(graph), in_place=True, takes=takes)
 
 
 def given_room(straight: Mapping[Node, Mapping[int, Node]]) -> set[Owner]:
@@ -103,10 +112,11 @@ def highest(
     kept: Sequence[Node],
     elsewhere: Collection[Owner] = (),
     in_place: bool = False,
+    takes: Scratch = scratch,
 ) -> int:
     """The most bytes alive at once when `nodes` run in order and `kept` live to the end; what lies
     `elsewhere` is not counted."""
-    return max(heights(nodes, kept, elsewhere, in_place), default=0)
+    return max(heights(nodes, kept, elsewhere, in_place, takes=takes), default=0)
 
 
 def heights(
@@ -115,6 +125,7 @@ def heights(
     elsewhere: Collection[Owner] = (),
     in_place: bool = False,
     lies_in: Mapping[Owner, Owner] | None = None,
+    takes: Scratch = scratch,
 ) -> list[int]:
     """The bytes alive while each of the nodes runs; some results lie in another's memory."""
     last: dict[Owner, int] = {}
@@ -152,7 +163,7 @@ def heights(
                     now -= nbytes(owner)
         alive |= taken
         now += sum(map(nbytes, taken))
-        found.append(now + scratch(node))
+        found.append(now + takes(node))
         freed = alive.intersection(dying.get(i, ()))
         alive -= freed
         now -= sum(map(nbytes, freed))
@@ -190,11 +201,6 @@ def nbytes(owner: Owner) -> int:
         return 0
     typed = node.type.items[k] if isinstance(node.type, TupleType) else node.type
     return typed.nbytes if isinstance(typed, TensorType | OpaqueType) else 0
-
-
-def scratch(node: Node) -> int:
-    """Bytes that a node takes while it runs, beside its operands and results."""
-    return node.op.scratch(*[x.type for x in node.inputs])
 
 
 def count(typed: Type) -> int:

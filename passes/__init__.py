@@ -51,6 +51,7 @@ from lazytorch.passes.share_saved import share_saved
 from lazytorch.passes.simplify import simplify
 from lazytorch.passes.slices_of_joins import slices_of_joins
 from lazytorch.passes.weight_patches import weight_patches
+from lazytorch.peak import Scratch, scratch
 from lazytorch.types import TensorType
 from lazytorch.verify import signature, verify
 
@@ -90,8 +91,9 @@ RECOGNIZED: tuple[Pass, ...] = (
 """What is written out becomes operations that round less often than eager, on every device."""
 
 
-def default(again: Choose | None = None) -> tuple[Pass, ...]:
-    """The passes without a library's calls, with what `again` chooses computed again."""
+def default(again: Choose | None = None, takes: Scratch = scratch) -> tuple[Pass, ...]:
+    """The passes without a library's calls, with what `again` chooses computed again; `takes` says
+    what libraries allocate while they compute."""
     return (
         *REWRITES,
         scale_batch_norm,  # after the rewrites: a norm of constants is a constant
@@ -99,7 +101,8 @@ def default(again: Choose | None = None) -> tuple[Pass, ...]:
         *repeated(again),
         fuse,  # after all others: it hides operations in bodies, where no other pass looks
         horizontal,  # after fuse: it joins whole groups
-        order,  # last: what runs is what is put in order, and a rewrite forgets the order
+        # last: what runs is what is put in order, and a rewrite forgets the order
+        partial(order, takes=takes),
     )
 
 
@@ -137,11 +140,16 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
 
 
 def gpu_pipeline(
-    fits: Fits, half: Fits, multiplies: Fits, attends: Attends, again: Choose | None = None
+    fits: Fits,
+    half: Fits,
+    multiplies: Fits,
+    attends: Attends,
+    again: Choose | None = None,
+    takes: Scratch = scratch,
 ) -> tuple[Pass, ...]:
     """The passes on a GPU that keep no copy of a weight; `fits` says where cuBLASLt has epilogues,
     `half` which convolutions and `multiplies` which products tensor cores compute, `attends` which
-    attentions gain by cuDNN."""
+    attentions gain by cuDNN, and `takes` what libraries allocate while they compute."""
     return (
         partial(patches, fits=fits),  # no weight is copied; where copies are made, it ran before
         partial(channels_last_training, fits=half),
@@ -159,7 +167,7 @@ def gpu_pipeline(
         *repeated(again),
         fuse,
         horizontal,
-        order,  # last, as everywhere
+        partial(order, takes=takes),  # last, as everywhere
     )
 
 

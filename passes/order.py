@@ -22,7 +22,7 @@ from heapq import heapify, heappop, heappush
 
 from lazytorch.ir import Graph, Node
 from lazytorch.jobs import Jobs, jobs_of, movable
-from lazytorch.peak import prologue_peak
+from lazytorch.peak import Scratch, prologue_peak, scratch
 from lazytorch.types import TensorType
 
 WINDOW = 20
@@ -38,9 +38,10 @@ ROUNDS = 40
 """The most windows: each takes some milliseconds."""
 
 
-def order(graph: Graph) -> Graph:
-    """The graph with an order of a lower peak, or the graph itself."""
-    jobs = jobs_of(graph)
+def order(graph: Graph, takes: Scratch = scratch) -> Graph:
+    """The graph with an order of a lower peak, or the graph itself; `takes` says what libraries
+    allocate while they compute."""
+    jobs = jobs_of(graph, takes)
     best = at_once(jobs, range(len(jobs.units)))
     peak = jobs.peak(best)
     floor = max(map(jobs.alone, best), default=0)

@@ -1,5 +1,7 @@
 """The estimate of memory; copies of weights stay within eager's unless they are asked for."""
 
+import json
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -7,7 +9,9 @@ import torch
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.devices import Device
 from lazytorch.ir import Graph
+from lazytorch.lower import workspaces
 from lazytorch.lower.optimize import optimize
 from lazytorch.ops.library import Libraries, libraries
 from lazytorch.peak import Footprint, eager_peak, footprint
@@ -179,3 +183,27 @@ def test_on_a_gpu_too_weights_are_copied_within_eagers_peak_or_with_freeze(
     assert ("cudnn" in str(frozen)) == (numerics == "fast")
     assert ("cudnn" in str(default)) == (numerics == "fast" and fits)
     assert footprint(default).total <= eager_peak(graph)
+
+
+CONVOLVED = """
+graph(%x: f32[1, 3, 8, 8], %w: f32[4, 3, 3, 3] state) {
+  %0 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %x %w
+  %1 = relu %0
+  return %1
+}
+"""
+
+
+def test_workspaces_of_a_known_device_are_in_the_estimates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = graph(CONVOLVED)
+    (convolution,) = [x for x in found.nodes if x.op.name() == "convolution"]
+    table = {"device": "NVIDIA X9", "stays": 0, "calls": {workspaces.call_key(convolution): 5000}}
+    (tmp_path / "x9.json").write_text(json.dumps(table))
+    monkeypatch.setattr(workspaces, "FOLDER", tmp_path)
+    known, other = (workspaces.taking(Device(name, "cuda")) for name in ("X9", "X8"))
+    assert [known(x) for x in found.nodes] == [5000 if x is convolution else 0 for x in found.nodes]
+    assert eager_peak(found, known) - eager_peak(found) == 5000
+    assert footprint(found, known).call == 1024 + 5000
+    assert eager_peak(found, other) == eager_peak(found)

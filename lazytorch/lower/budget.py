@@ -18,7 +18,7 @@ from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.lower.program import Program
 from lazytorch.lower.workspaces import call_key
 from lazytorch.passes import Choose, Memo, Observer, fuse, order, rematerialize
-from lazytorch.peak import levels, scratch
+from lazytorch.peak import Scratch, levels, scratch
 from lazytorch.segments import Again, choices
 
 PATIENCE = 3
@@ -60,13 +60,14 @@ def within(
     made: Callable[[Observer, Choose, Memo], P],
     planned: Planned,
     observe: Observer | None = None,
+    takes: Scratch = scratch,
 ) -> P:
     """What `made` gives with as few choices as the plan's peak allows; BudgetError, with the
     smallest peak there is, where none stays within `limit`.
 
     A step is planned before its first call and again at its second: what was found is tried first.
     """
-    search, key = Search(made, planned), (hash(graph), limit)
+    search, key = Search(made, planned, takes), (hash(graph), limit)
     best = FOUND.get(key, 0)
     if not best or search.peak(best) > limit:
         best = search.fewest(limit)
@@ -109,9 +110,15 @@ def over(plan: MemoryPlan, limit: float, otherwise: int = 0) -> BudgetError:
 class Search(Generic[P]):
     """The numbers of choices that were tried, with what they gave."""
 
-    def __init__(self, made: Callable[[Observer, Choose, Memo], P], planned: Planned) -> None:
+    def __init__(
+        self,
+        made: Callable[[Observer, Choose, Memo], P],
+        planned: Planned,
+        takes: Scratch = scratch,
+    ) -> None:
         self.made = made
         self.planned = planned
+        self.takes = takes
         self.found: dict[int, P] = {}
         self.plans: dict[int, MemoryPlan] = {}
         self.steps: dict[int, list[tuple[str, Graph, Graph]]] = {}
@@ -215,7 +222,7 @@ class Search(Generic[P]):
                 ordered = steps[-1][2]
             else:
                 graph, _ = self.known[-1]
-                ordered = order(fuse(rematerialize(graph, self.choose(again))))
+                ordered = order(fuse(rematerialize(graph, self.choose(again))), self.takes)
             self.estimates[again] = highest(ordered, self.workspaces)
         return self.estimates[again]
 

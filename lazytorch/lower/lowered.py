@@ -14,6 +14,7 @@ from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.passes import Choose, Memo, Observer, horizontal
+from lazytorch.peak import Scratch, scratch
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,18 @@ def lowered(
     observe: Observer | None = None,
     planned: Planned | None = None,
     expect: Callable[[Graph], None] | None = None,
+    takes: Scratch = scratch,
 ) -> Lowered:
     """Both programs of a recorded graph; nothing is compiled. With `max_bytes`, they are the first
-    that are `planned` to stay within them.
+    that are `planned` to stay within them. `takes` says what libraries allocate on its device.
 
     `expect` is told of the graph whose kernels will be wanted as soon as its groups are final; with
     `max_bytes` once it is chosen.
     """
     if options.max_bytes is None or planned is None:
-        return attempt(graph, options, target_of, telling(expect, observe))
-    made = partial(attempt, graph, options, target_of)
-    found = within(int(options.max_bytes), graph, made, planned, observe)
+        return attempt(graph, options, target_of, takes, telling(expect, observe))
+    made = partial(attempt, graph, options, target_of, takes)
+    found = within(int(options.max_bytes), graph, made, planned, observe, takes)
     if expect is not None:
         expect(found.graph)
     return found
@@ -76,12 +78,13 @@ def attempt(
     graph: Graph,
     options: Options,
     target_of: Callable[[Graph], Target | None],
+    takes: Scratch,
     observe: Observer | None = None,
     again: Choose | None = None,
     memo: Memo | None = None,
 ) -> Lowered:
     """Both programs, with what `again` chooses computed again."""
-    graph = optimize(graph, options.freeze, options.numerics, observe, again, memo)
+    graph = optimize(graph, options.freeze, options.numerics, observe, again, memo, takes)
     steady, rest = split(graph)
     target = target_of(graph)
     main = lower(rest, target, "program")

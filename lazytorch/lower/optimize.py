@@ -6,7 +6,7 @@ from lazytorch import passes
 from lazytorch.ir import Graph
 from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores
 from lazytorch.ops.library import libraries
-from lazytorch.peak import eager_peak, footprint, kept
+from lazytorch.peak import Scratch, eager_peak, footprint, kept, scratch
 from lazytorch.types import TensorType
 
 
@@ -17,9 +17,10 @@ def optimize(
     observe: passes.Observer | None = None,
     again: passes.Choose | None = None,
     memo: passes.Memo | None = None,
+    takes: Scratch = scratch,
 ) -> Graph:
     """The graph that runs. What `again` chooses is computed again in the backward; what is in the
-    `memo` is not run again.
+    `memo` is not run again; `takes` says what libraries allocate while they compute.
 
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
     far as the most that is alive at once stays at or below eager's; within a budget not at all.
@@ -31,16 +32,16 @@ def optimize(
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
         return on_cpu(graph, recorded, freeze, numerics, observe, again, memo)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
-        return passes.optimize(graph, passes.default(again), observe, memo)
-    rest = passes.gpu_pipeline(on_gpu, tensor_cores, multiplies, attends, again)
+        return passes.optimize(graph, passes.default(again, takes), observe, memo)
+    rest = passes.gpu_pipeline(on_gpu, tensor_cores, multiplies, attends, again, takes)
     copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
     padded = passes.optimize(copied, passes.gpu_padding(multiplies), observe, memo)
     copies = [x for x, plain in ((padded, copied), (copied, graph)) if x is not plain]
-    allowed = eager_peak(recorded) if copies else 0
+    allowed = eager_peak(recorded, takes) if copies else 0
     for found in copies if freeze or again is None else ():
         if freeze or kept(found) <= allowed:  # else the rest cannot make it fit either
             found = passes.optimize(found, rest, observe, memo)
-            if freeze or footprint(found).total <= allowed:
+            if freeze or footprint(found, takes).total <= allowed:
                 return found
     return passes.optimize(graph, rest, observe, memo)
 

@@ -11,16 +11,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from lazytorch.devices import Device
-from lazytorch.ir import Node
+from lazytorch.ir import Node, Op
 from lazytorch.lower.call import operand_text
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, View
-from lazytorch.types import ScalarType, TensorType
+from lazytorch.peak import Scratch, scratch
+from lazytorch.types import ScalarType, TensorType, Type
 
 FOLDER = Path(__file__).parent / "workspace_tables"
 
@@ -44,12 +45,15 @@ class Workspaces:
 
 def call_key(node: Node) -> str:
     """The operation and how its operands lie, shortened: what a table has entries for."""
-    types = [
-        operand_text(x.type) if isinstance(x.type, TensorType | ScalarType) else str(x.type)
-        for x in node.inputs
-    ]
-    text = f"{node.op!r}({', '.join(types)})"
-    return f"{node.op.name()}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return key(node.op, tuple([x.type for x in node.inputs]))
+
+
+@lru_cache(maxsize=16384)
+def key(op: Op, types: tuple[Type, ...]) -> str:
+    """The same of operands of these types."""
+    texts = [operand_text(x) if isinstance(x, TensorType | ScalarType) else str(x) for x in types]
+    digest = hashlib.sha256(f"{op!r}({', '.join(texts)})".encode()).hexdigest()
+    return f"{op.name()}:{digest[:16]}"
 
 
 @cache
@@ -60,3 +64,16 @@ def workspaces(device: Device) -> Workspaces:
         if device.kind == "cuda" and device.name.lower() in found["device"].lower():
             return Workspaces(found["calls"], found["stays"])
     return Workspaces()
+
+
+@cache
+def taking(device: Device) -> Scratch:
+    """What libraries allocate on a device while they compute, as far as it is known."""
+    table = workspaces(device)
+    if not table.calls:
+        return scratch
+
+    def takes(node: Node) -> int:
+        return max(scratch(node), table.find(node) or 0)
+
+    return takes

@@ -55,6 +55,57 @@ def test_all_rows_are_the_table(check: Check) -> None:
     )
 
 
+def test_positions_of_a_batch_are_repeated(check: Check) -> None:
+    check(
+        consecutive_rows,
+        """
+        graph(%table: f32[9, 4], %x: f32[2, 3, 4]) {
+          %0 = literal{data=data(i64[2, 3], (1, 2, 3, 1, 2, 3))}
+          %1 = index{which=(True,)} %table %0
+          %2 = add %x %1
+          return %2
+        }
+        """,
+        """
+        graph(%table: f32[9, 4], %x: f32[2, 3, 4]) {
+          %0: f32[3, 4] = slice{dim=0, start=1, stop=4} %table
+          %1: f32[1, 3, 4] = reshape{shape=(1, 3, 4)} %0
+          %2: f32[2, 3, 4]{0, 4, 1} = expand{shape=(2, 3, 4)} %1
+          %3: f32[2, 3, 4] = add %x %2
+          return %3
+        }
+        """,
+    )
+
+
+@pytest.mark.parametrize("reader", ["softmax{dim=1}", "reshape{shape=(24,)}"])
+def test_repeated_rows_that_more_than_arithmetic_reads_are_copied(reader: str) -> None:
+    graph = parse(f"""
+    graph(%table: f32[9, 4]) {{
+      %0 = literal{{data=data(i64[2, 3], (1, 2, 3, 1, 2, 3))}}
+      %1 = embedding %table %0
+      %2 = {reader} %1
+      %3 = exp %1
+      return %2, %3
+    }}
+    """)
+    assert consecutive_rows(graph) is graph
+
+
+def test_repeated_rows_that_are_a_result_are_copied(check: Check) -> None:
+    check.declines(
+        consecutive_rows,
+        """
+        graph(%table: f32[9, 4]) {
+          %0 = literal{data=data(i64[2, 2], (1, 2, 1, 2))}
+          %1 = embedding %table %0
+          %2 = add %1 1.0
+          return %1, %2
+        }
+        """,
+    )
+
+
 @pytest.mark.parametrize(
     "lookup",
     [

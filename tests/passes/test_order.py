@@ -22,7 +22,7 @@ from lazytorch.ops.fused import Fused
 from lazytorch.ops.linalg import Mm
 from lazytorch.ops.pointwise import Add
 from lazytorch.ops.random import Uniform
-from lazytorch.ops.reduce import Sum
+from lazytorch.ops.reduce import Softmax, Sum
 from lazytorch.passes import check_signature, fuse
 from lazytorch.passes.order import backwards, delayed, forwards, jobs_of, order
 from lazytorch.peak import footprint, highest, returned
@@ -88,6 +88,31 @@ def test_a_lower_peak_is_found() -> None:
     assert footprint(after).call == 16384 + 2 * 256
     assert_same_values(stated, after)
     assert order(after) is after
+
+
+def test_what_a_library_takes_meanwhile_decides_where_it_runs() -> None:
+    stated = graph(
+        """
+        graph(%x: f32[64, 64], %y: f32[64, 256]) ordered {
+          %0: f32[64, 64] = exp %x
+          %1: f32[64, 64] = softmax{dim=1} %x
+          %2: f32[64] = sum{dims=(0,)} %1
+          %3: f32[64] = sum{dims=(0,)} %0
+          %4: f32[64, 256] = tanh %y
+          %5: f32[256] = sum{dims=(0,)} %4
+          return %2, %3, %5
+        }
+        """
+    )
+
+    def takes(node: Node) -> int:
+        return 10**5 if isinstance(node.op, Softmax) else 0
+
+    after = order(stated, takes)
+    assert footprint(stated, takes).call == 2 * 16384 + 10**5
+    assert footprint(after, takes).call <= 16384 + 10**5 + 2048
+    assert order(after, takes) is after
+    assert_same_values(stated, after)
 
 
 def test_the_elements_of_a_tuple_are_taken_right_behind_it() -> None:

@@ -94,7 +94,7 @@ def openvino(model: Model) -> Side:
         except Exception:  # of OpenVINO's own: it reads some operations of ONNX alone
             with TemporaryDirectory() as folder:
                 file = onnx_file(program, Path(folder))
-                compiled = package.compile_model(package.read_model(file), "CPU", settings)
+                compiled = package.compile_model(package.Core().read_model(file), "CPU", settings)
     request = compiled.create_infer_request()
     values = [x.numpy() for x in tensors((model.args, model.kwargs))]
     outputs = range(len(compiled.outputs))

@@ -31,7 +31,6 @@ from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
-from lazytorch.lower.workspaces import taking
 from lazytorch.options import Options
 from lazytorch.plan import Given, Plan, assemble, why_none
 from lazytorch.prediction import predict
@@ -231,9 +230,8 @@ class Compiled:
             began = now
 
         builds = self.builds
-        takes = taking(known.device_of())
         found = lowered(
-            piece.graph, self.options, builds.target, observe, planned, builds.expect, takes
+            piece.graph, self.options, builds.target, observe, planned, builds.expect, known.takes
         )
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(

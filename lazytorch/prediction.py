@@ -16,7 +16,6 @@ from lazytorch.ir import Graph
 from lazytorch.lower.kernel import Target
 from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
-from lazytorch.lower.workspaces import taking
 from lazytorch.options import Options, environment
 from lazytorch.runtime.build import target_for
 from lazytorch.runtime.setting import Setting
@@ -44,6 +43,6 @@ def predict(
 
     planned = partial(setting.plan, measured=measured)
     with uncollected():  # thousands of nodes would be looked through again and again
-        takes = taking(setting.device_of())
-        found = lowered(recorded.piece.graph, options, target, planned=planned, takes=takes)
+        graph, takes = recorded.piece.graph, setting.takes
+        found = lowered(graph, options, target, planned=planned, takes=takes)
         return planned(found.prologue, found.main)

@@ -171,3 +171,9 @@ def test_recording_leaves_the_garbage_collector_as_it_was() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_tensors_without_memory_are_taken() -> None:
+    """Of their device nothing is known that a plan could be made with."""
+    found = lt.compile(lambda x: x.exp() + 1, wait=True)(torch.ones(3, device="meta"))
+    assert found.device.type == "meta" and found.shape == (3,)

@@ -36,6 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.device, torch.dty
 
     monkeypatch.setattr(libraries, "loading", loading)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return found
 
 
@@ -51,6 +52,14 @@ def test_nothing_else_has(
     device: torch.device, convolves: bool, asked: list[tuple[torch.device, torch.dtype]]
 ) -> None:
     assert libraries.load(graph(device, convolves)) is None
+    assert not asked
+
+
+def test_nothing_is_loaded_into_a_graph_of_the_user(
+    asked: list[tuple[torch.device, torch.dtype]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert libraries.load(graph(GPU, convolves=True)) is None
     assert not asked
 
 

@@ -18,17 +18,20 @@ from lazytorch.types import TensorType
 
 
 def load(graph: Graph) -> threading.Thread | None:
-    """The thread that loads cuDNN, if the graph convolves on a GPU; one a process and device."""
+    """The thread that loads cuDNN, if the graph convolves on a GPU."""
     for x in graph.nodes:
         if isinstance(x.op, Convolution) and isinstance(x.type, TensorType):
             on_gpu = x.type.device.type == "cuda" and torch.backends.cudnn.is_available()
-            return loading(x.type.device, x.type.dtype) if on_gpu else None
+            if not on_gpu or torch.cuda.is_current_stream_capturing():  # into a graph of the user's
+                return None
+            return loading(x.type.device, x.type.dtype)
     return None
 
 
 @cache
 def loading(device: torch.device, dtype: torch.dtype) -> threading.Thread:
-    """The thread of a device and a type of numbers, started; it waits for Python once."""
+    """The thread of a device and a type of numbers, started; one a process. Its tensors are made
+    here, since it would wait for Python at each call."""
     x, weight = (
         torch.zeros(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
         for shape in ((1, 8, 8, 8), (8, 8, 3, 3))

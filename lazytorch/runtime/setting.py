@@ -16,7 +16,8 @@ from lazytorch.lower.last_call import last_call
 from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
 from lazytorch.lower.program import Program
 from lazytorch.lower.timeline import timeline
-from lazytorch.lower.workspaces import workspaces
+from lazytorch.lower.workspaces import taking, workspaces
+from lazytorch.peak import Scratch, scratch
 from lazytorch.runtime.measured import measured_too
 
 STREAMS = 2
@@ -58,6 +59,12 @@ class Setting:
         """What is known of the device."""
         where = self.device
         return device_named(where) if isinstance(where, torch.device) else where
+
+    @property
+    def takes(self) -> Scratch:
+        """What libraries allocate there while they compute, as far as it is known."""
+        known = isinstance(self.device, Device) or self.device.type == "cuda"
+        return taking(self.device_of()) if known else scratch
 
     def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
         """The plan of two programs and of what there is before they run. With `measured`,

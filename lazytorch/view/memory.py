@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from lazytorch.ir import Graph
 from lazytorch.lower.memory_plan import size
 from lazytorch.lower.optimize import optimize
-from lazytorch.lower.workspaces import taking
 from lazytorch.ops.library import Libraries, OneDnnConvolution, PackedLinear, libraries
 from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.options import Options
@@ -19,7 +18,7 @@ from lazytorch.types import TensorType, dtype_name
 def memory(stage: Stage, options: Options) -> Iterator[str]:
     """The planned peak, the number of `fast.memory`, and what `freeze` changes or would change."""
     found = stage.plan()
-    eager = eager_peak(stage.piece.graph, taking(stage.setting.device_of()))
+    eager = eager_peak(stage.piece.graph, stage.setting.takes)
     yield (
         f"{size(found.peak_bytes)} at the peak: {size(found.held)} of weights and "
         f"inputs, {size(found.prologue)} kept between calls, {size(found.activations)} of a call's "

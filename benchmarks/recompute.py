@@ -49,7 +49,7 @@ WARM, TIMED = 6, 30
 THEIRS = "torch_compile_peak_bytes"
 
 PLANNED = ("budget", "planned", "planned_without", "estimated_slowdown", THEIRS)
-"""What a plan says of a model, and what its code does not change."""
+"""What a plan says of a model, and what code of ours does not change."""
 
 
 def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any]:

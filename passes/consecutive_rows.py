@@ -61,7 +61,7 @@ def rows(node: Node) -> Node:
     table, indices = node.inputs
     found = known(indices)
     assert isinstance(table.type, TensorType) and isinstance(node.type, TensorType)
-    if found is None:
+    if found is None or not table.type.rank:
         return node
     one = found.reshape(-1, found.shape[-1])[0]
     first, count = int(one[0]), one.numel()

@@ -136,13 +136,11 @@ def large(node: Node) -> bool:
         return False
     x, weight, _ = linear_operands(node)
     kernel = typed(weight)
-    if not typed(x).is_contiguous:
+    if kernel.numel < SMALLEST or not typed(x).is_contiguous:
         return False
     if rows(x) == 1:
         return kernel.is_contiguous and kernel.numel >= ONE_ROW
-    return (
-        kernel.is_dense and kernel.numel >= SMALLEST and typed(x).numel * kernel.shape[0] >= FEWEST
-    )
+    return kernel.is_dense and typed(x).numel * kernel.shape[0] >= FEWEST
 
 
 def is_linear(node: Node) -> bool:

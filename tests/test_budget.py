@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from lazytorch.forecast import plan_step
 from lazytorch.ir import Graph
 from lazytorch.lower.budget import Search
 from lazytorch.lower.memory_plan import MemoryPlan
-from lazytorch.lower.timeline import Timeline
+from lazytorch.lower.program import lower
+from lazytorch.lower.timeline import Block, Timeline
 from lazytorch.peak import footprint
 from lazytorch.runtime.allocations import peak
 from lazytorch.segments import choices, solve
+from lazytorch.text import parse
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -301,6 +304,15 @@ def test_a_few_plans_are_enough_where_estimates_are_right() -> None:
         search = Tried(CURVES[-1], [-13] * 50)
         assert search.fewest(limit) == 100 - limit
         assert len(search.tried) <= 3
+
+
+def test_all_pieces_of_a_workspace_are_in_an_estimate() -> None:
+    graph = parse("graph(%x: f32[8, 4], %y: f32[4, 8]) { %0 = matmul %x %y return %0 }")
+    pieces = [Block(n, n, "workspace", "matmul", None, CPU, 0, 0, 0) for n in (70, 30)]
+    search = Tried([100], [0])
+    search.plans[0] = MemoryPlan("a", device_named("cpu"), 0, 0, Timeline(("",), tuple(pieces)), 0)
+    search.found[0] = SimpleNamespace(main=lower(graph, None, "program"))
+    assert search.taken(graph.outputs[0]) == 100
 
 
 def blocks(count: int) -> Callable[..., MemoryPlan]:

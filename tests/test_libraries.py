@@ -55,6 +55,14 @@ def test_nothing_else_has(
     assert not asked
 
 
+def test_nothing_is_loaded_where_torch_is_told_not_to_use_it(
+    asked: list[tuple[torch.device, torch.dtype]],
+) -> None:
+    with torch.backends.cudnn.flags(enabled=False):
+        assert libraries.load(graph(GPU, convolves=True)) is None
+    assert not asked
+
+
 def test_nothing_is_loaded_into_a_graph_of_the_user(
     asked: list[tuple[torch.device, torch.dtype]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ program that would run, and those beside it where the estimate was wrong: the pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from lazytorch.errors import BudgetError
-from lazytorch.ir import Graph
+from lazytorch.ir import Graph, Node
 from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.lower.program import Program
 from lazytorch.lower.workspaces import call_key
@@ -223,19 +223,30 @@ class Search(Generic[P]):
             else:
                 graph, _ = self.known[-1]
                 ordered = order(fuse(rematerialize(graph, self.choose(again))), self.takes)
-            self.estimates[again] = highest(ordered, self.workspaces)
+            self.estimates[again] = max(levels(ordered, self.taken).values(), default=0)
         return self.estimates[again]
 
     @cached_property
-    def workspaces(self) -> dict[str, int]:
-        """Those of the plan without choices, by call: what is computed again takes the same."""
+    def taken(self) -> Scratch:
+        """What calls take in the plan without choices: what is computed again takes the same."""
         plan, lines = self.plans[0], self.found[0].main.lines
-        return {
-            call_key(node): x.nbytes
-            for x in plan.timeline.blocks
-            if x.kind == "workspace" and x.born >= plan.prologue_lines
-            if (node := lines[x.born - plan.prologue_lines].node) is not None
+        sums: dict[int, int] = {}
+        for x in plan.timeline.blocks:
+            if x.kind == "workspace" and x.born >= plan.prologue_lines:
+                line = x.born - plan.prologue_lines
+                sums[line] = sums.get(line, 0) + x.nbytes  # in several pieces, maybe
+        calls = {
+            call_key(node): nbytes
+            for line, nbytes in sums.items()
+            if (node := lines[line].node) is not None
         }
+        names = {key.split(":")[0] for key in calls}
+
+        def takes(node: Node) -> int:
+            own = scratch(node)
+            return calls.get(call_key(node), own) if node.op.name() in names else own
+
+        return takes
 
     def choose(self, again: int) -> Choose:
         """So many choices, always the same function: what it made is in the memo."""
@@ -248,17 +259,3 @@ class Search(Generic[P]):
                 return some
         self.known.append((graph, choices(graph)))
         return self.known[-1][1]
-
-
-def highest(ordered: Graph, workspaces: Mapping[str, int]) -> int:
-    """The most bytes alive at once in a call of a graph, workspaces included."""
-    names = {key.split(":")[0] for key in workspaces}
-    return max(
-        [
-            level - scratch(x) + workspaces.get(call_key(x), scratch(x))
-            if x.op.name() in names
-            else level
-            for x, level in levels(ordered).items()
-        ],
-        default=0,
-    )

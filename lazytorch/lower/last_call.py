@@ -60,7 +60,8 @@ def last_call(program: Program) -> LastCall | None:
     rest.append(returning(returned))
     name = program.run.__name__
     before = part(program, f"before_the_last_call_of_{name}", program.inputs, rest, returned)
-    last = part(program, f"last_call_of_{name}", reads, [*found, returning([result])], [result])
+    needed = found[: 1 + [x.name for x in found].index(result)]  # the rest shows it once more
+    last = part(program, f"last_call_of_{name}", reads, [*needed, returning([result])], [result])
     return LastCall(before, last.run, reads, program.returned.index(result))
 
 

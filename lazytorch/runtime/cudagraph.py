@@ -74,7 +74,7 @@ class Captured:
         run: Run,
         inputs: Sequence[Any],
         fixed: Sequence[int],
-        fresh: list[int],
+        fresh: Sequence[int],
         pool: Pool,
         arena: int = 0,
         last: LastCall | None = None,

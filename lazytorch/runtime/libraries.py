@@ -2,7 +2,7 @@
 
 cuDNN finds and loads its files at a process's first convolution: about 0.2 s, as long as recording
 and lowering a ResNet-50 takes. Both take their time at once if a thread makes a convolution of few
-numbers meanwhile. It takes no memory that stays, and what it fails at the program's own call says.
+numbers meanwhile. It takes no memory that stays; where it fails, the program's own call says why.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ def load(graph: Graph) -> threading.Thread | None:
     """The thread that loads cuDNN, if the graph convolves on a GPU."""
     for x in graph.nodes:
         if isinstance(x.op, Convolution) and isinstance(x.type, TensorType):
-            on_gpu = x.type.device.type == "cuda" and torch.backends.cudnn.is_available()
-            if not on_gpu or torch.cuda.is_current_stream_capturing():  # into a graph of the user's
+            cudnn = torch.backends.cudnn
+            if x.type.device.type != "cuda" or not (cudnn.enabled and cudnn.is_available()):
+                return None
+            if torch.cuda.is_current_stream_capturing():  # into a graph of the user's
                 return None
             return loading(x.type.device, x.type.dtype)
     return None

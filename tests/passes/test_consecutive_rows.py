@@ -119,7 +119,7 @@ def test_repeated_rows_that_are_a_result_are_copied(check: Check) -> None:
         "%0 = arange{start=0, end=0}\n%1 = embedding %table %0",
     ],
 )
-def test_other_rows_are_looked_up(lookup: str, check: Check) -> None:
+def test_other_rows_are_looked_up(lookup: str) -> None:
     last = lookup.count("\n")
     graph = parse(f"graph(%table: f32[9, 4]) {{\n{lookup}\nreturn %{last}\n}}")
     assert consecutive_rows(graph) is graph
@@ -156,7 +156,20 @@ def test_rows_of_a_table_that_is_written_are_read_before(check: Check) -> None:
     )
 
 
-def test_indices_in_memory_that_is_not_here_are_not_known() -> None:
+def test_a_table_without_dimensions_has_no_rows(check: Check) -> None:
+    check.declines(
+        consecutive_rows,
+        """
+        graph(%x: f32[]) {
+          %0 = arange{start=0, end=1}
+          %1 = index_select{dim=0} %x %0
+          return %1
+        }
+        """,
+    )
+
+
+def test_indices_that_are_an_input_are_not_known() -> None:
     graph = parse("graph(%x: i64[3]) {\nreturn %x\n}")
     assert known(graph.outputs[0]) is None
 

@@ -50,6 +50,7 @@ from lazytorch.passes.select import grants, select
 from lazytorch.passes.share_saved import share_saved
 from lazytorch.passes.simplify import simplify
 from lazytorch.passes.slices_of_joins import slices_of_joins
+from lazytorch.passes.transient_weights import transient_weights
 from lazytorch.passes.weight_patches import weight_patches
 from lazytorch.peak import Scratch, scratch
 from lazytorch.types import TensorType
@@ -116,17 +117,22 @@ def repeated(again: Choose | None) -> tuple[Pass, ...]:
 DEFAULT: tuple[Pass, ...] = default()
 
 
-def gpu_copies(fits: Fits) -> tuple[Pass, ...]:
-    """The passes on a GPU that copy weights, after REWRITES.
-
-    `fits` says which convolutions gain by cuDNN's layout.
-    """
+def gpu_weights(fits: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that change weights of convolutions, after REWRITES; `fits` says which
+    gain by cuDNN's layout."""
     return (
         fold_batch_norm,  # after cse: only then is the number of a convolution's readers final
         partial(patches, fits=fits),  # after fold; before cudnn: a product is no convolution
-        merge_linears,
         partial(cudnn, fits=fits),  # after fold: a bias is what is left of the norm
         cse,  # a weight that several operations read is copied once
+    )
+
+
+def gpu_copies() -> tuple[Pass, ...]:
+    """The passes on a GPU that copy other weights, after `gpu_weights`."""
+    return (
+        merge_linears,
+        cse,  # a weight that several operations read is joined once
     )
 
 
@@ -155,6 +161,7 @@ def gpu_pipeline(
         partial(channels_last_training, fits=half),
         batch_norm_columns,  # after channels_last_training, which says how channels lie
         partial(cudnn_attention, fits=attends),
+        partial(grouped_heads, fits=attends),  # with masks, which no other kernel takes with groups
         # weights that change from call to call, as in training
         partial(pad_features, fits=multiplies, steady=False),
         partial(pad_products, fits=multiplies),  # after pad_features: it reads padded weights
@@ -278,6 +285,7 @@ __all__ = [
     "gpu_copies",
     "gpu_padding",
     "gpu_pipeline",
+    "gpu_weights",
     "grants",
     "grouped_heads",
     "horizontal",
@@ -304,6 +312,7 @@ __all__ = [
     "share_saved",
     "simplify",
     "slices_of_joins",
+    "transient_weights",
     "weight_patches",
     "why_apart",
 ]

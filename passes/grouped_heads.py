@@ -2,7 +2,8 @@
 
 Models whose query heads share heads of key and value often repeat these first, in whatever dtype
 they have there. The flash kernels take the heads as they are, and their derivative gives what flows
-to them, summed over each group. Casts on the way are made of the heads before they are repeated.
+to them, summed over each group. With a mask cuDNN's kernel does, where torch takes that one
+(`fits`). Casts on the way are made of the heads before they are repeated.
 
 Declines on other kernels, which want a head of key and value for each of the query's, where
 elements of a head do not lie side by side or rows begin anywhere, and where anything but sums over
@@ -12,8 +13,10 @@ and rounds the sum once, where its summands were rounded before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from lazytorch.ir import Builder, Graph, Item, Node, Op, with_inputs
 from lazytorch.ops.attention import ScaledDotProductAttention
@@ -25,6 +28,11 @@ from lazytorch.ops.layout import Expand, Reshape
 from lazytorch.ops.pointwise import Cast
 from lazytorch.ops.reduce import Sum
 from lazytorch.types import Shape, TensorType
+
+Fits = Callable[[TensorType, TensorType], bool]
+
+LARGEST = 128  # elements of a head that cuDNN takes
+ALIGNED = 8  # of which a head has a multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +49,14 @@ class Casted:
         return source
 
 
-def grouped_heads(graph: Graph) -> Graph:
-    """The graph whose attentions read the heads of key and value that there are."""
+def grouped_heads(graph: Graph, fits: Fits = lambda query, key: False) -> Graph:
+    """The graph whose attentions read the heads of key and value that there are; `fits` says for
+    which queries and keys torch takes cuDNN's kernel, of those with a mask."""
     heads: dict[Node, list[Casted]] = {}
     sums: dict[Node, Casted] = {}
     passed: set[Node] = set()
     for node in graph.nodes:
-        found = shared(node)
+        found = shared(node, fits)
         if found is None:
             continue
         if isinstance(node.op, AttentionBackward):
@@ -95,9 +104,9 @@ def taking_groups(op: Op) -> Op:
     return op.with_attributes(enable_gqa=True) if plain else op
 
 
-def shared(node: Node) -> list[Casted] | None:
+def shared(node: Node, fits: Fits) -> list[Casted] | None:
     """The heads that key and value of an attention repeat, if its kernel takes them so."""
-    if not takes_groups(node):
+    if not takes_groups(node, fits):
         return None
     at = place(node.op)
     query, *repeats = node.inputs[at : at + 3]
@@ -108,16 +117,31 @@ def shared(node: Node) -> list[Casted] | None:
     return there if len(there) == len(found) and same else None
 
 
-def takes_groups(node: Node) -> bool:
+def takes_groups(node: Node, fits: Fits) -> bool:
     """Whether an attention runs in a kernel that takes groups, forward and backward."""
     op = node.op
     if isinstance(op, AttentionSaving | AttentionBackward):
         return op.kernel == "flash"
-    if type(op) is not ScaledDotProductAttention or len(node.inputs) > 3 or op.enable_gqa:
+    if type(op) is not ScaledDotProductAttention or op.enable_gqa:
         return False
-    query, key, value = [typed(x) for x in node.inputs]
+    query, key, value, *masks = [typed(x) for x in node.inputs]
+    if not op.fused(query, key, value, masks[0] if masks else None):
+        return False
+    if not masks:
+        return kernel_for(query, key, None, op.is_causal) == "flash"
+    return by_cudnn(op, query, masks[0]) and fits(query, key)
+
+
+def by_cudnn(op: ScaledDotProductAttention, query: TensorType, mask: TensorType) -> bool:
+    """Whether cuDNN's kernel takes such operands with a mask, as far as their types tell."""
     return (
-        op.fused(query, key, value, None) and kernel_for(query, key, None, op.is_causal) == "flash"
+        (not op.kernels or "CUDNN_ATTENTION" in op.kernels)
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.numel > 0
+        and query.shape[-1] <= LARGEST
+        and query.shape[-1] % ALIGNED == 0
+        and mask.rank == 4
+        and mask.dtype in (query.dtype, torch.bool)
     )
 
 

@@ -22,6 +22,7 @@ from lazytorch.passes import (
     epilogues,
     gpu_copies,
     gpu_pipeline,
+    gpu_weights,
     layouts,
     merge_linears,
     optimize,
@@ -72,7 +73,8 @@ def test_the_order_of_a_gpu_keeps_the_meaning_of_layers(seed: int) -> None:
     order = (
         *REWRITES,
         *RECOGNIZED,
-        *gpu_copies(everywhere),
+        *gpu_weights(everywhere),
+        *gpu_copies(),
         padding,
         *gpu_pipeline(everywhere, everywhere, everywhere, everywhere),
     )

@@ -50,3 +50,45 @@ def test_weights_are_copied_only_within_the_memory_of_eager(
 def test_numerics_of_eager_take_no_library_calls_with_other_roundings() -> None:
     found = optimize(parse(LAYERS.replace("SIZE", "1024")), True, numerics="eager")
     assert not {"cat", "pad"} & {node.op.name() for node in found}
+
+
+CONVOLUTIONS = """
+graph(%x: f16[1, 64, 8, 8] on cuda:0, %y: f16[1, 8, 64, SIZE] on cuda:0,
+      %s: f16[64] on cuda:0 state, %d: f16[64, 8, 1, 1] on cuda:0 state,
+      %a: f16[64, 64, 3, 3] on cuda:0 state, %b: f16[512, 64, 3, 3] on cuda:0 state,
+      %c: f16[64, 512, 3, 3] on cuda:0 state) {
+  %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %y %d
+  %1 = batch_norm{eps=1e-05, weight=False, bias=False} %0 %s %s
+  %2 = relu %1
+  %3 = sum{dims=(2, 3)} %2
+  %4 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %x %a
+  %5 = relu %4
+  %6 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %5 %b
+  %7 = relu %6
+  %8 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %7 %c
+  %9 = relu %8
+  return %3, %9
+}
+"""
+"""Eager holds two images of SIZE times 8 KiB, compiled code one; copies of weights take 1, 72, 576
+and 576 KiB."""
+
+
+@pytest.mark.parametrize(
+    ("size", "freeze", "convolutions", "copies"),
+    [
+        (40, False, 0, 0),
+        (60, False, 4, 2),
+        (100, False, 4, 1),
+        (200, False, 4, 0),
+        (40, True, 4, 0),
+    ],
+    ids=["none fits", "one at a time", "one is kept", "all fit", "frozen"],
+)
+def test_copies_of_weights_that_do_not_fit_are_made_at_every_call(
+    size: int, freeze: bool, convolutions: int, copies: int
+) -> None:
+    graph = optimize(parse(CONVOLUTIONS.replace("SIZE", str(size))), freeze)
+    found = [x.op.name() for x in graph.nodes if x not in graph.steady]
+    assert found.count("cudnn_convolution_relu") == convolutions
+    assert found.count("after") == copies

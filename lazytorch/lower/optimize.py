@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lazytorch import passes
 from lazytorch.ir import Graph
 from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores
@@ -34,7 +36,8 @@ def optimize(
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.default(again, takes), observe, memo)
     rest = passes.gpu_pipeline(on_gpu, tensor_cores, multiplies, attends, again, takes)
-    copied = passes.optimize(graph, passes.gpu_copies(tensor_cores), observe, memo)
+    laid_out = passes.optimize(graph, passes.gpu_weights(tensor_cores), observe, memo)
+    copied = passes.optimize(laid_out, passes.gpu_copies(), observe, memo)
     padded = passes.optimize(copied, passes.gpu_padding(multiplies), observe, memo)
     copies = [x for x, plain in ((padded, copied), (copied, graph)) if x is not plain]
     allowed = eager_peak(recorded, takes) if copies else 0
@@ -43,7 +46,21 @@ def optimize(
             found = passes.optimize(found, rest, observe, memo)
             if freeze or footprint(found, takes).total <= allowed:
                 return found
+    for found in at_every_call(laid_out, allowed, takes) if again is None else ():
+        found = passes.optimize(found, rest, observe, memo)
+        if footprint(found, takes).total <= allowed:
+            return found
     return passes.optimize(graph, rest, observe, memo)
+
+
+def at_every_call(graph: Graph, allowed: int, takes: Scratch) -> Iterator[Graph]:
+    """The graph with copies of weights made at every call: with those kept that there is room for,
+    by an estimate, and without any."""
+    none = passes.transient_weights(graph, room=0)
+    if none is not graph:
+        room = allowed - footprint(none, takes).total
+        some = passes.transient_weights(graph, room)
+        yield from (some, none) if room > 0 and some is not none else (none,)
 
 
 def on_cpu(

@@ -6,6 +6,7 @@ import pytest
 from check import assert_same_values
 
 from lazytorch.ir import Graph
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.passes import grouped_heads
 from lazytorch.text import parse
@@ -138,3 +139,48 @@ def on_cpu(found: Graph) -> Graph:
 def untyped(text: str) -> str:
     """A graph's text without the types of what it computes."""
     return re.sub(r"(?m)^(  %\w+): .* = ", r"\1 = ", text)
+
+
+def masked(dtype: str = "bf16", mask: str = "bf16[2, 1, 5, 5]", kernels: str = "") -> Graph:
+    """An attention with a mask, of six heads on two of key and value."""
+    heads = f"f32[2, 2, 5, 8]{{80, 8, 16, 1}}{WHERE}"
+    repeats = (REPEATED.format("k") + REPEATED.format("v")).replace("dtype=bf16", f"dtype={dtype}")
+    return parse(f"""
+    graph(%q: {dtype}[2, 6, 5, 8]{WHERE}, %k: {heads}, %v: {heads}, %m: {mask}{WHERE}) {{
+      {repeats}
+      %0 = scaled_dot_product_attention{{scale=0.5{kernels}}} %q %nk %nv %m
+      return %0
+    }}
+    """)
+
+
+def on_a_new_gpu(graph: Graph) -> Graph:
+    return grouped_heads(graph, lambda query, key: True)
+
+
+@pytest.mark.parametrize("mask", ["bf16[2, 1, 5, 5]", "bool[1, 1, 1, 5]"])
+@pytest.mark.parametrize("kernels", ["", ', kernels=("FLASH_ATTENTION", "CUDNN_ATTENTION")'])
+def test_with_a_mask_cudnn_takes_groups(mask: str, kernels: str) -> None:
+    graph = masked(mask=mask, kernels=kernels)
+    found = verify(on_a_new_gpu(graph))
+    (node,) = [x for x in found.nodes if isinstance(x.op, ScaledDotProductAttention)]
+    assert str(node.inputs[1].type) == str(node.inputs[2].type)
+    assert node.op.enable_gqa and "bf16[2, 2, 5, 8]" in str(node.inputs[1].type)
+    assert "expand" not in str(found)
+    assert on_a_new_gpu(found) is found
+    assert_same_values(graph, found, 1e-2)
+    assert grouped_heads(graph) is graph, "older GPUs want a head of key and value for each"
+
+
+@pytest.mark.parametrize(
+    "declined",
+    [
+        masked("f32", "f32[2, 1, 5, 5]"),
+        masked(mask="bf16[5, 5]"),
+        masked(kernels=', kernels=("MATH",)'),
+        masked(kernels=', kernels=("FLASH_ATTENTION", "EFFICIENT_ATTENTION")'),
+    ],
+    ids=["float32", "a matrix", "written out", "not cuDNN's"],
+)
+def test_with_a_mask_other_kernels_want_repeats(declined: Graph) -> None:
+    assert on_a_new_gpu(declined) is declined

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lazytorch.ir import Graph
+from lazytorch.ir import Graph, Input
 from lazytorch.lower.memory_plan import size
 from lazytorch.lower.optimize import optimize
+from lazytorch.ops.after import After
 from lazytorch.ops.library import Libraries, OneDnnConvolution, PackedLinear, libraries
 from lazytorch.ops.linalg import Addmm, Linear
 from lazytorch.options import Options
@@ -31,9 +32,10 @@ def memory(stage: Stage, options: Options) -> Iterator[str]:
         frozen = optimize(stage.piece.graph, True, options.numerics)
         more = footprint(frozen).kept - footprint(stage.optimized).kept
         if more > 0:
-            some = packed(frozen)
+            some, again = packed(frozen), copied_anew(stage.optimized)
             yield (
                 (f"{packed(stage.optimized)} of {some} weights are packed: " if some else "")
+                + (f"{again} weights are copied anew at every call: " if again else "")
                 + f"further copies of weights (folded, packed, joined), {size(more)}, would exceed "
                 "eager's memory. lt.compile(..., freeze=True) makes them"
             )
@@ -43,6 +45,11 @@ def memory(stage: Stage, options: Options) -> Iterator[str]:
 def packed(graph: Graph) -> int:
     """How many operations run on packed weights."""
     return sum(isinstance(x.op, OneDnnConvolution | PackedLinear) for x in graph.nodes)
+
+
+def copied_anew(graph: Graph) -> int:
+    """How many weights are copied at every call, once what they are for is there."""
+    return sum(isinstance(x.op, After) and isinstance(x.inputs[0].op, Input) for x in graph.nodes)
 
 
 def missing(graph: Graph, cpu: Libraries) -> Iterator[str]:

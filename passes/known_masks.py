@@ -10,14 +10,10 @@ number, and where the result would be of another type. Safe: the same scores are
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-
 from lazytorch.ir import Graph, Node
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving, kernel_for
-from lazytorch.ops.masks import constant_value, is_causal
+from lazytorch.ops.masks import Pattern, pattern
 from lazytorch.types import TensorType
 
 Attention = ScaledDotProductAttention | AttentionSaving | AttentionBackward
@@ -25,7 +21,7 @@ Attention = ScaledDotProductAttention | AttentionSaving | AttentionBackward
 
 def known_masks(graph: Graph) -> Graph:
     """The graph whose attentions read no masks that they can do without."""
-    patterns: dict[Node, Literal["causal", "nothing"] | None] = {}
+    patterns: dict[Node, Pattern | None] = {}
 
     def rewrite(node: Node) -> Node:
         op = node.op
@@ -57,19 +53,3 @@ def known_masks(graph: Graph) -> Graph:
         return Node(op, inputs, typed, node.where)
 
     return graph.map(rewrite)
-
-
-def pattern(mask: Node) -> Literal["causal", "nothing"] | None:
-    """What a mask hides, if that is known when the graph is compiled."""
-    value = constant_value(mask)
-    if value is None:
-        return None
-    if value.dtype is torch.bool:
-        value = torch.zeros(value.shape, device=value.device).masked_fill(~value, -torch.inf)
-    if bool((value == 0).all()):
-        return "nothing"
-    value = value.reshape(-1, *value.shape[-2:])
-    if bool((value != value[:1]).any()):
-        return None
-    value = value[0]
-    return "causal" if is_causal(value) else None

@@ -221,6 +221,56 @@ def test_what_no_kernel_drops_is_left_whole() -> None:
     assert "random_attention" not in str(plain)
 
 
+def shown_all(x: torch.Tensor) -> torch.Tensor:
+    """What libraries make of a batch without padding where they may not look at values."""
+    return torch.ones(2, 1, 1, 1, dtype=torch.bool, device=x.device).expand(2, 1, 32, 32)
+
+
+def up_to_each(x: torch.Tensor) -> torch.Tensor:
+    places = torch.arange(32, device=x.device)
+    return (places[None] <= places[:, None])[None, None]
+
+
+def hidden_first(x: torch.Tensor) -> torch.Tensor:
+    return (torch.arange(32, device=x.device) > 0)[None, None, None]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch chooses by the GPU that is here")
+@pytest.mark.parametrize(
+    ("mask", "kernel", "causal"),
+    [
+        (shown_all, "flash", False),
+        (up_to_each, "flash", True),
+        (lambda x: up_to_each(x)[0, 0].to(x.dtype).log(), "flash", True),
+        (hidden_first, "efficient", False),
+        (lambda x: (x[:1, :1, :, 0] > 0)[:, :, None], "efficient", False),
+    ],
+    ids=["hides nothing", "causal", "causal, added", "another", "by values"],
+)
+def test_a_mask_that_kernels_know_is_left_out_where_weights_are_dropped(
+    mask: Callable[[torch.Tensor], torch.Tensor], kernel: str, causal: bool
+) -> None:
+    def drop(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        attend = functional.scaled_dot_product_attention
+        return attend(q, k, v, attn_mask=mask(q), dropout_p=0.1, scale=0.5)
+
+    graph = stand_ins(gradients(drop), *SIZES, dtype=torch.bfloat16)
+    (drawn,) = [n for n in graph.nodes if isinstance(n.op, RandomAttentionSaving)]
+    assert (drawn.op.kernel, drawn.op.is_causal, drawn.op.scale) == (kernel, causal, 0.5)
+    assert len(drawn.inputs) == (4 if kernel == "efficient" else 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch chooses by the GPU that is here")
+def test_a_causal_mask_stays_where_keys_and_queries_differ_in_number() -> None:
+    def drop(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        mask = up_to_each(q)[..., :16, :]
+        return functional.scaled_dot_product_attention(q, k, k, mask, 0.1)
+
+    graph = stand_ins(drop, (2, 3, 16, 16), (2, 3, 32, 16), dtype=torch.bfloat16)
+    (drawn,) = [n for n in graph.nodes if isinstance(n.op, RandomAttentionSaving)]
+    assert not drawn.op.is_causal and len(drawn.inputs) == 4
+
+
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPES_ON_GPU = [(2, 3, 64, 16), (1, 4, 33, 40), (2, 2, 128, 64)]
 
@@ -253,6 +303,23 @@ def test_a_gpu_drops_what_eager_drops(
             found.append([y, *torch.autograd.grad(y.float().square().sum(), learned)])
         torch.testing.assert_close(found[0], found[1], rtol=near, atol=near)
     assert [e for e in Report.events if e.kind == "backward"] == []
+
+
+@gpu
+@pytest.mark.parametrize(
+    ("mask", "causal"), [(shown_all, False), (up_to_each, True)], ids=["hides nothing", "causal"]
+)
+def test_a_gpu_drops_as_without_a_mask_that_kernels_know(
+    mask: Callable[[torch.Tensor], torch.Tensor], causal: bool
+) -> None:
+    xs = [torch.randn(2, 3, 32, 64, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+    attend = functional.scaled_dot_product_attention
+    fast = lt.compile(lambda *xs: attend(*xs, mask(xs[0]), 0.4), wait=True)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        found = fast(*xs)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(found, attend(*xs, None, 0.4, causal), rtol=3e-2, atol=3e-2)
 
 
 @gpu

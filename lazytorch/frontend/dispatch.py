@@ -12,7 +12,7 @@ from torch._C import DispatchKey
 from torch.nn.attention import sdpa_kernel
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
-from lazytorch.frontend.attention_choice import chosen
+from lazytorch.frontend.attention_choice import chosen, without_known_mask
 from lazytorch.frontend.geometry import (
     call_as_strided,
     call_compatible,
@@ -22,6 +22,7 @@ from lazytorch.frontend.geometry import (
     call_set,
 )
 from lazytorch.frontend.imports import IMPORTERS, PLAIN, VIEWERS
+from lazytorch.frontend.modes import paused
 from lazytorch.frontend.mutation import call_copy, call_mutating
 from lazytorch.frontend.place import place
 from lazytorch.frontend.tensor import LazyTensor
@@ -30,6 +31,7 @@ from lazytorch.ir import Node, Operand
 from lazytorch.ops.aten import AtenView
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.layout import view_strides
+from lazytorch.ops.masks import pattern
 from lazytorch.types import TensorType, TupleType
 
 if TYPE_CHECKING:
@@ -206,6 +208,9 @@ def call_attention(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     kind = args[0].device.type
     dropout = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
     draws = isinstance(dropout, float) and dropout > 0
+    if draws and kind == "cuda":
+        with paused():  # a mask's values are computed
+            args, kwargs = without_known_mask(args, kwargs, lambda x: pattern(r.read(r.lazy(x))))
     if draws and kind == "cuda" and torch.cuda.is_available():
         with sdpa_kernel(chosen(args, kwargs)):
             return call_composite(r, func, args, kwargs)

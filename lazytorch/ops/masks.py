@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from typing import Literal as OneOf
 
 import torch
 
@@ -34,6 +35,9 @@ HIDES = -1e9
 
 LOOKED_AT = 1 << 26
 """Bytes of constants that are computed in order to look at one mask, at most."""
+
+Pattern = OneOf["causal", "nothing"]
+"""What a mask may hide: the keys behind each query, as many as these are, or none."""
 
 VIEWS = Clone | Detach | Expand | Permute | Reshape | Select | Slice
 
@@ -102,6 +106,22 @@ def above_infinity(node: Node) -> bool:
             return above_infinity(node.inputs[0])
         case _:
             return False
+
+
+def pattern(mask: Node) -> Pattern | None:
+    """What a mask hides, if that is known when the graph is compiled."""
+    value = constant_value(mask)
+    if value is None:
+        return None
+    if value.dtype is torch.bool:
+        value = torch.zeros(value.shape, device=value.device).masked_fill(~value, -torch.inf)
+    if bool((value == 0).all()):
+        return "nothing"
+    value = value.reshape(-1, *value.shape[-2:])
+    if bool((value != value[:1]).any()):
+        return None
+    value = value[0]
+    return "causal" if is_causal(value) else None
 
 
 def is_causal(value: torch.Tensor) -> bool:

@@ -42,7 +42,10 @@ LEAST = 0.4
 """The part of a step's values below which no budget is looked for."""
 
 MARGIN = 16 * 2**20
-"""Bytes by which a plan made on the device may need more: what its tensors' pieces leave idle."""
+"""Bytes by which a plan made on the device may need more: what its tensors' pieces leave idle. Of
+small steps a `SHARE` of their values, by which little else would fit."""
+
+SHARE = 1 / 64
 
 WARM, TIMED = 6, 30
 
@@ -77,7 +80,7 @@ def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any
         else:
             low = part
     return {
-        "budget": None if best is free else best.needed_bytes + MARGIN,
+        "budget": None if best is free else best.needed_bytes + min(MARGIN, int(SHARE * free.values)),
         "planned": best.values,
         "planned_without": free.values,
         "estimated_slowdown": (best.seconds or 0) / free.seconds,

@@ -80,7 +80,9 @@ def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any
         else:
             low = part
     return {
-        "budget": None if best is free else best.needed_bytes + min(MARGIN, int(SHARE * free.values)),
+        "budget": None
+        if best is free
+        else best.needed_bytes + min(MARGIN, int(SHARE * free.values)),
         "planned": best.values,
         "planned_without": free.values,
         "estimated_slowdown": (best.seconds or 0) / free.seconds,

@@ -14,7 +14,7 @@ from lazytorch.ir import Const, Graph, Input, Item, Node, Write
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.chains import is_copy
 from lazytorch.ops.create import Full
-from lazytorch.straight import groups, written_over, written_straight
+from lazytorch.straight import groups, overwriting, written_over, written_straight
 from lazytorch.types import OpaqueType, TensorType, TupleType, Type
 
 FILLED = 1 << 20
@@ -64,7 +64,9 @@ def levels(graph: Graph, takes: Scratch = scratch) -> dict[Node, int]:
     running = [node for node in graph.nodes if node not in graph.steady]
     generated = groups(graph)
     straight = written_straight(graph, generated)
-    lies_in = given_memory(written_over(graph, generated, straight))
+    over = written_over(graph, generated, straight)
+    over |= {x: {0: x.inputs[x.op.overwrites or 0]} for x in overwriting(graph)}
+    lies_in = given_memory(over)
     elsewhere = given_room(straight)
     found = heights(running, returned(graph), elsewhere, lies_in=lies_in, takes=takes)
     return dict(zip(running, found, strict=True))
@@ -103,7 +105,7 @@ def given_room(straight: Mapping[Node, Mapping[int, Node]]) -> set[Owner]:
 
 
 def given_memory(over: Mapping[Node, Mapping[int, Node]]) -> dict[Owner, Owner]:
-    """For results that kernels write `over` an operand, whose memory it is."""
+    """For results that are written `over` an operand, whose memory it is."""
     return {(node, k): owners(x)[0] for node, into in over.items() for k, x in into.items()}
 
 

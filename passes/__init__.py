@@ -34,6 +34,7 @@ from lazytorch.passes.known_masks import known_masks
 from lazytorch.passes.late_casts import late_casts
 from lazytorch.passes.late_factors import late_factors
 from lazytorch.passes.layouts import layouts
+from lazytorch.passes.mask_rows import mask_rows
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.numbers_on_device import numbers_on_device
 from lazytorch.passes.order import order
@@ -162,6 +163,7 @@ def gpu_pipeline(
         batch_norm_columns,  # after channels_last_training, which says how channels lie
         partial(cudnn_attention, fits=attends),
         partial(grouped_heads, fits=attends),  # with masks, which no other kernel takes with groups
+        partial(mask_rows, fits=fits),
         # weights that change from call to call, as in training
         partial(pad_features, fits=multiplies, steady=False),
         partial(pad_products, fits=multiplies),  # after pad_features: it reads padded weights
@@ -293,6 +295,7 @@ __all__ = [
     "late_casts",
     "late_factors",
     "layouts",
+    "mask_rows",
     "merge_linears",
     "numbers_on_device",
     "optimize",

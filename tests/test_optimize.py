@@ -3,9 +3,12 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from lazytorch.lower.optimize import optimize
+from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu, padded
 from lazytorch.text import parse
+from lazytorch.types import tensor_type
 from lazytorch.view.memory import copied_anew
 
 LAYERS = """
@@ -93,3 +96,42 @@ def test_copies_of_weights_that_do_not_fit_are_made_at_every_call(
     found = [x.op.name() for x in graph.nodes if x not in graph.steady]
     assert found.count("cudnn_convolution_relu") == convolutions
     assert copied_anew(graph) == copies
+
+
+STEM = """
+graph(%x: f16[4, 3, 64, 64] on cuda:0, %y: f16[1024, SIZE] on cuda:0,
+      %a: f16[32, 3, 3, 3] on cuda:0 state, %b: f16[64, 32, 3, 3] on cuda:0 state) {
+  %0 = neg %y
+  %1 = exp %y
+  %2 = add %0 %1
+  %3 = sum{dims=(0,)} %2
+  %4 = convolution{stride=(4, 4), padding=(1, 1), dilation=(1, 1)} %x %a
+  %5 = relu %4
+  %6 = convolution{stride=(2, 2), padding=(1, 1), dilation=(1, 1)} %5 %b
+  %7 = relu %6
+  return %3, %7
+}
+"""
+"""For the image of three channels cuDNN takes 256 KiB where eager takes SIZE times 4 KiB."""
+
+
+@pytest.mark.parametrize(("size", "both"), [(50, False), (100, True)])
+def test_a_convolution_stays_whose_image_cudnn_would_copy_without_room(
+    size: int, both: bool
+) -> None:
+    graph = optimize(parse(STEM.replace("SIZE", str(size))), False)
+    found = [x.op.name() for x in graph.nodes if "convolution" in x.op.name()]
+    assert found == ["cudnn_convolution_relu" if both else "convolution", "cudnn_convolution_relu"]
+
+
+def test_what_cudnn_copies_an_image_for_counts() -> None:
+    """24 bytes for each place of three channels in float32 were measured."""
+    image = tensor_type((32, 3, 224, 224), torch.float32, "cuda")
+    assert padded(image) == 32 * 224 * 224 * 24
+    assert padded(tensor_type((1, 3, 8, 8), torch.float16, "cuda")) == 8 * 8 * 16
+    assert padded(tensor_type((1, 4, 8, 8), torch.float32, "cuda")) == 0
+    assert padded(tensor_type((1, 0, 8, 8), torch.float32, "cuda")) == 0
+    weight = tensor_type((64, 3, 7, 7), torch.float32, "cuda")
+    assert CudnnConvolution((2, 2), (3, 3), (1, 1)).scratch(image, weight) == padded(image)
+    relu = CudnnConvolutionRelu((2, 2), (3, 3), (1, 1))
+    assert relu.scratch(image, weight, weight) == padded(image)

@@ -13,12 +13,12 @@ import lazytorch as lt
 from lazytorch.errors import LazyTorchError
 from lazytorch.interpret import interpret
 from lazytorch.ir import Builder, Graph, Operand, input
-from lazytorch.lower.memory import overwriting
 from lazytorch.lower.program import lower
 from lazytorch.op import Op
 from lazytorch.ops.aten import Aten, value_type
 from lazytorch.ops.elementary import Exp
 from lazytorch.ops.layout import Reshape
+from lazytorch.straight import overwriting
 from lazytorch.text import parse
 from lazytorch.types import TensorType, tensor_type
 

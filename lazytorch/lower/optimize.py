@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lazytorch import passes
 from lazytorch.ir import Graph
-from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores
+from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores, whole_vectors
 from lazytorch.ops.library import libraries
 from lazytorch.peak import Scratch, eager_peak, footprint, kept, scratch
 from lazytorch.types import TensorType
@@ -46,10 +46,12 @@ def optimize(
             found = passes.optimize(found, rest, observe, memo)
             if freeze or footprint(found, takes).total <= allowed:
                 return found
-    for found in at_every_call(laid_out, allowed, takes) if again is None else ():
-        found = passes.optimize(found, rest, observe, memo)
-        if footprint(found, takes).total <= allowed:
-            return found
+    for fits in (tensor_cores, whole_vectors) if copies and again is None else ():
+        laid_out = passes.optimize(graph, passes.gpu_weights(fits), observe, memo)
+        for found in at_every_call(laid_out, allowed, takes):
+            found = passes.optimize(found, rest, observe, memo)
+            if footprint(found, takes).total <= allowed:
+                return found
     return passes.optimize(graph, rest, observe, memo)
 
 

@@ -12,12 +12,11 @@ from lazytorch.lower.call import KernelCall, LibraryCall, own
 from lazytorch.lower.counted import counted
 from lazytorch.lower.kernel import Generated, Kernel, Target
 from lazytorch.lower.line import Line
-from lazytorch.lower.memory import overwriting
 from lazytorch.lower.prepared import operands_of, prepared
 from lazytorch.lower.reserve import reserve
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.number import Arithmetic
-from lazytorch.straight import root, written_over, written_straight
+from lazytorch.straight import overwriting, root, written_over, written_straight
 from lazytorch.types import TensorType
 
 

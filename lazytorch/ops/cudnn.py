@@ -36,6 +36,11 @@ def tensor_cores(x: TensorType) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
+def whole_vectors(x: TensorType) -> bool:
+    """Whether cuDNN's kernels for tensor cores read such an image as it is."""
+    return tensor_cores(x) and not padded(x)
+
+
 def multiplies(x: TensorType) -> bool:
     """Whether cuBLAS multiplies such an operand on tensor cores, as torch is set now."""
     if on_gpu(x) and x.dtype is torch.float32:
@@ -59,6 +64,14 @@ def attends(query: TensorType, key: TensorType) -> bool:
     )
 
 
+def padded(x: TensorType) -> int:
+    """Bytes that cuDNN takes at least for an image without 16 bytes of channels, or a multiple,
+    which its kernels for tensor cores read at once: it copies the image. On an H200 those were 24
+    bytes for each place of three channels in float32."""
+    channels = x.shape[1] * x.dtype.itemsize
+    return x.numel // max(x.shape[1], 1) * max(2 * channels, 16) if channels % 16 else 0
+
+
 class CudnnConvolution(Op):
     """Convolution of x (N, C, H, W) with weight (O, C, H, W), without a bias; channels last."""
 
@@ -69,6 +82,9 @@ class CudnnConvolution(Op):
     def infer(self, x: TensorType, weight: TensorType) -> TensorType:
         found = Convolution(self.stride, self.padding, self.dilation).infer(x, weight)
         return found.with_strides(channels_last(found.shape))
+
+    def scratch(self, x: TensorType, weight: TensorType) -> int:
+        return padded(x)
 
     def run(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if not x.is_cuda:
@@ -104,6 +120,9 @@ class CudnnConvolutionRelu(Op):
                 {"result": found, "residual": residual},
             )
         return found.with_strides(channels_last(found.shape))
+
+    def scratch(self, x: TensorType, *others: TensorType) -> int:
+        return padded(x)
 
     def run(
         self,

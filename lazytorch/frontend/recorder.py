@@ -113,6 +113,10 @@ class Recorder:
         """`x.item()`."""
         raise NotImplementedError
 
+    def tolist(self, x: LazyTensor) -> Any:
+        """`x.tolist()`."""
+        return self.force(x).tolist()
+
     def describe(self, x: LazyTensor) -> str:
         """`repr(x)`."""
         raise NotImplementedError

@@ -34,6 +34,7 @@ from lazytorch.frontend.sources import (
     Source,
     State,
     Storage,
+    listed,
 )
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Node, input
@@ -43,6 +44,9 @@ from lazytorch.ops.certain import certain
 from lazytorch.ops.create import Literal as TensorLiteral
 from lazytorch.ops.number import ToNumber
 from lazytorch.types import ScalarType, TensorType, Type, carries
+
+FEW = 64
+"""Elements of a tensor that may decide as a list how Python goes on."""
 
 
 class Restart(BaseException):
@@ -279,6 +283,16 @@ class Recording(Recorder):
             return kind(value.op.data.tensor.item())
         answer = certain(value)
         return self.decided(value, kind) if answer is None else kind(answer)
+
+    @override
+    def tolist(self, x: LazyTensor) -> Any:
+        """All elements decide, at one cut, if they are few."""
+        value = self.read(x)
+        if isinstance(value.op, TensorLiteral):
+            return value.op.data.tensor.tolist()
+        if x.typed.numel > FEW or x.typed.dtype.is_complex:
+            return super().tolist(x)
+        return listed(self.decided(value, list))
 
     def decided(self, value: Node, kind: type) -> Any:
         """Cut here, and go on knowing what a tensor's element or a number is."""

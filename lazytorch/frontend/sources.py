@@ -145,10 +145,10 @@ def static_inputs(piece: Piece, promised: bool) -> frozenset[int]:
 class Cut:
     """Where a recording was cut, and how its value decides what comes next.
 
-    A number is looked at: output 0 as `kind`. Or `call` is a function that runs on the piece's
-    first `operands` outputs, eagerly; then `value` describes what it returned, and its tensors
-    take the operands' place among the outputs. `live` says which cells (by order of creation) the
-    further outputs belong to.
+    A number is looked at: output 0 as `kind`, or all of its elements as a `list`. Or `call` is a
+    function that runs on the piece's first `operands` outputs, eagerly; then `value` describes what
+    it returned, and its tensors take the operands' place among the outputs. `live` says which cells
+    (by order of creation) the further outputs belong to.
     """
 
     where: str
@@ -162,6 +162,8 @@ class Cut:
         """The value that the piece's outputs give, and the outputs with the call's results."""
         if self.call is None:
             first = outputs[0]
+            if self.kind is list:
+                return hashable(first.tolist()), (*outputs,)
             return self.kind(first.item() if isinstance(first, torch.Tensor) else first), (
                 *outputs,
             )
@@ -178,6 +180,16 @@ class Cut:
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         parts = tuple(value_type(x) if isinstance(x, torch.Tensor) else x for x in leaves)
         return (spec, parts), (*tensors, *outputs[self.operands :])
+
+
+def hashable(values: Any) -> Any:
+    """Lists as tuples, so that they can be looked up."""
+    return tuple(map(hashable, values)) if isinstance(values, list) else values
+
+
+def listed(values: Any) -> Any:
+    """Tuples as the lists that they were."""
+    return list(map(listed, values)) if isinstance(values, tuple) else values
 
 
 @dataclass(frozen=True)

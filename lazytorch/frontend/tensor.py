@@ -94,7 +94,7 @@ class LazyTensor(torch.Tensor):
 
     @override
     def tolist(self) -> Any:
-        return self.force().tolist()
+        return self.recorder.tolist(self)
 
     def torch(self) -> torch.Tensor:
         """The value as an ordinary torch.Tensor of its own, outside the graph."""

@@ -52,11 +52,14 @@ def differentiable(
     written = written_inputs(first, leaves)
     refuse_written(written)
     changing = {id(t) for _, t in written}
+    ran = trail if trail is not None and trail.ran else None  # pieces, while it was recorded
+    before = {} if ran is None else ran.before
     call = Call(
         owner.fn, leaves, spec, arguments, state,
         [x for x in tensors if id(x) not in changing],
-        [(source, t.detach().clone()) for source, t in written],
-        [], random_state(first), autocast_state(), plan.watch.recalled, tuple,
+        [(source, before.get(id(t), t.detach()).clone()) for source, t in written],
+        [], random_state(first) if ran is None else ran.random, autocast_state(),
+        plan.watch.recalled, tuple,
     )  # fmt: skip
     last: list[Stage] = []
 

@@ -14,6 +14,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.record import record
 from lazytorch.frontend.sources import Assumed, Cut, Leaf, Piece, Recorded, Relied
 from lazytorch.frontend.watch import Watch
+from lazytorch.runtime.backward import random_state, written_inputs
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 
@@ -44,6 +45,10 @@ class Trail:
         self.done = list(done)
         self.new: list[Stage] = []
         self.ran: list[tuple[Any, tuple[Any, ...]]] = []
+        self.random: list[torch.Tensor] = []
+        """State of the generators before anything ran."""
+        self.before: dict[int, torch.Tensor] = {}
+        """What was written, by the tensor's id, with its values before."""
 
     def extend(self, spec: trees.Spec, known: tuple[Cut, ...]) -> Stage:
         """The first new stage; those after it hang on it as branches."""
@@ -87,6 +92,8 @@ class Trail:
     def on_cut(self, piece: Piece) -> Any:
         """Compile and run a new piece up to its cut; the value that decides."""
         stage = self.owner.lowered(piece, self.setting, None)
+        if torch.is_grad_enabled():
+            self.remember(stage)
         with torch.no_grad():
             outputs = stage.run(self.leaves, self.done)
             with self.watch.kept():
@@ -95,6 +102,14 @@ class Trail:
         self.done.append(outputs)
         self.ran.append((value, outputs))
         return value
+
+    def remember(self, stage: Stage) -> None:
+        """Keep what eager finds when it computes the function again for its gradients."""
+        if not self.ran:
+            self.random = random_state(stage)
+        for _, tensor in written_inputs(stage, self.leaves):
+            if id(tensor) not in self.before:
+                self.before[id(tensor)] = tensor.detach().clone()
 
     def check_constants(self, recorded: Recorded, spec: trees.Spec, known: tuple[Cut, ...]) -> None:
         """What the function returns besides tensors must come out of a second recording equal."""

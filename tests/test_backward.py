@@ -269,3 +269,35 @@ def test_results_do_not_outlive_their_graph() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_first_call_in_pieces_is_computed_again_from_where_it_began() -> None:
+    """The pieces that end in a cut run while the function is recorded: what they draw and write was
+    taken for what the function finds, and gradients were those of other numbers."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.ones(()))
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(3)
+            self.calls += 1
+            y = x * noise * self.calls * self.weight
+            much = int(noise.abs().sum() * 10) % 4 + 1
+            return (y.sum() * torch.rand(much)).sin().sum()
+
+    for seed in range(4):
+        ours, theirs = Drawing(), Drawing()
+        fast = lt.compile(ours, wait=True)
+        for call in range(2):
+            found = []
+            for f in (fast, theirs):
+                x = torch.linspace(0, 1, 3).requires_grad_()
+                torch.manual_seed(10 * seed + call)
+                y = f(x)
+                module = ours if f is fast else theirs
+                found.append((y.detach(), *torch.autograd.grad(y, [x, module.weight])))
+            torch.testing.assert_close(found[0], found[1])
+        torch.testing.assert_close(ours.calls, theirs.calls)

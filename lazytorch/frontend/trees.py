@@ -74,7 +74,7 @@ def register(kind: type, value: Any) -> bool:
     elif dataclasses.is_dataclass(kind):
         flat = _fields
         back = _fields_back(kind)
-    elif kind.__module__.startswith("transformers.cache_utils"):
+    elif any(x.__module__.startswith("transformers.cache_utils") for x in kind.__mro__):
         flat = _attributes
         back = _attributes_back(kind)
     else:

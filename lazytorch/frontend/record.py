@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import is_
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
+from lazytorch.frontend.drawn import in_vain, watched
 from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
@@ -70,23 +72,25 @@ def attempt(
     it changed, undone."""
     shared: set[int] = set()
     failure = ""
-    while True:
+
+    def begun(forced: float | None = None) -> Recording:
         sources, ties = origins(fn, leaves, spec, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
-        recorder = Recording(
-            sources,
-            ties,
-            shared,
-            known,
-            on_cut,
-            fullgraph,
-            varying is not None,
-            Grads(sources, leaves, used),
-        )
+        grads = Grads(sources, leaves, used)
+        numbers = varying is not None
+        found = Recording(sources, ties, shared, known, on_cut, fullgraph, numbers, grads)
+        found.draws.forced = forced
+        return found
+
+    while True:
+        recorder = begun()
         try:
             recorded, changes = record_once(recorder, fn, leaves, spec, watch, varying)
             if varying and not all(settled(change.new) for change in changes):
                 raise changing(watch, changes)  # perhaps it keeps a float that would be constant
+            if recorder.draws.seen:
+                again = partial(repeated, begun, fn, leaves, spec, watch, varying)
+                in_vain(recorder.draws, recorder.cuts, recorded, again)
         except Restart as restart:
             shared.add(restart.storage)
         except StateMadeError:  # whether its numbers vary or not
@@ -98,6 +102,19 @@ def attempt(
             failure = f"{type(error).__name__}: {error}"
         else:
             return replace(recorded, failure=failure), changes
+
+
+def repeated(
+    begun: Callable[[float], Recording],
+    fn: Callable[..., Any],
+    leaves: list[Any],
+    spec: trees.Spec,
+    watch: Watch,
+    varying: frozenset[int] | None,
+    forced: float,
+) -> Recorded:
+    """The recording once more, with what Python draws `forced`."""
+    return record_once(begun(forced), fn, leaves, spec, watch, varying)[0]
 
 
 def record_once(
@@ -126,6 +143,7 @@ def record_once(
         with (
             ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
             recording(recorder.mode),
+            watched(),
             stepping(watch.reach.optimizers, recorder),
         ):
             result = fn(*args, **kwargs)

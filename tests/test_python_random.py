@@ -1,0 +1,109 @@
+"""Python's and NumPy's random numbers: a replay would repeat the recorded ones."""
+
+import random
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lazytorch as lt
+from lazytorch.errors import UnsupportedError
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.mark.parametrize(
+    "draws",
+    [
+        lambda x: x * random.random(),
+        lambda x: x * (2 if np.random.uniform(0, 1) < 0.3 else 3),
+        lambda x: x + random.randint(0, 5),
+        lambda x: x[np.random.permutation(4)],
+        lambda x: x * np.random.rand(),
+        lambda x: x + torch.from_numpy(np.random.rand(4)),
+        lambda x: x * (1 if random.uniform(a=2, b=3) < 2.5 else 0),
+    ],
+    ids=["float", "branch", "integer", "order", "numpy", "array", "by name"],
+)
+def test_what_matters_is_refused_at_its_line(draws: Function) -> None:
+    x = torch.arange(4.0, dtype=torch.float64) + 1
+    random.seed(0)
+    np.random.seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    with pytest.raises(UnsupportedError, match="draws a number that every later call") as raised:
+        lt.compile(draws)(x)
+    assert __file__.rsplit("/", 1)[-1] in str(raised.value)
+    after = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert before == after
+    found = [lt.compile(lt.disable(draws))(x) for _ in range(20)]
+    assert len({tuple(y.tolist()) for y in found}) > 1
+
+
+class Layers(nn.Module):
+    """Draws whether to drop a layer before it looks whether it is in training."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            drawn = np.random.uniform(0, 1) < 0.1 or random.random() > 0.9
+            if not (self.training and drawn):
+                x = x.sin()
+        return x
+
+
+class Total(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().sum()
+
+
+def test_what_is_drawn_in_vain_is_not() -> None:
+    x = torch.linspace(0, 1, 5)
+    fast = lt.compile(Layers().eval())
+    for _ in range(2):
+        torch.testing.assert_close(fast(x), x.sin().sin().sin())
+    with pytest.raises(UnsupportedError, match=r"numpy.random.uniform\(\) draws"):
+        lt.compile(Layers())(x)
+
+
+def test_other_threads_draw_as_they_like() -> None:
+    done, drawn = threading.Event(), list[float]()
+
+    def draw() -> None:
+        while not done.is_set():
+            drawn.append(random.random())
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for n in range(3, 6):
+            torch.testing.assert_close(lt.compile(torch.sin)(torch.ones(n)), torch.ones(n).sin())
+    finally:
+        done.set()
+        thread.join()
+    assert len(set(drawn)) > 1
+    assert random.random.__module__ != "lazytorch.frontend.drawn"
+    assert not hasattr(random.random, "__wrapped__")
+
+
+def test_a_training_step_that_draws_is_eagers() -> None:
+    models = []
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), Layers(), Total())
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        np.random.seed(0)
+        random.seed(0)
+        step = lt.train_step(model, None, optimizer)
+        for _ in range(4):
+            if compiled:
+                step(torch.ones(2, 3))
+                continue
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).backward()
+            optimizer.step()
+        if compiled:
+            assert "draws a number" in step.explain()
+        models.append(model)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())

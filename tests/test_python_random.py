@@ -25,8 +25,9 @@ Function = Callable[[torch.Tensor], torch.Tensor]
         lambda x: x * np.random.rand(),
         lambda x: x + torch.from_numpy(np.random.rand(4)),
         lambda x: x * (1 if random.uniform(a=2, b=3) < 2.5 else 0),
+        lambda x: x * (1 if np.random.uniform(3) < 2.5 else 0),
     ],
-    ids=["float", "branch", "integer", "order", "numpy", "array", "by name"],
+    ids=["float", "branch", "integer", "order", "numpy", "array", "by name", "one end"],
 )
 def test_what_matters_is_refused_at_its_line(draws: Function) -> None:
     x = torch.arange(4.0, dtype=torch.float64) + 1

@@ -45,7 +45,7 @@ class Draws:
 
     def drawn(self, name: str, value: Any, args: Any, where: Where | None) -> Any:
         """The number for the function; `value` is what was drawn."""
-        low, high = args if len(args) == 2 else (0.0, 1.0)
+        low, high = (*args, 1.0)[:2] if args else (0.0, 1.0)
         known = name.rpartition(".")[2] in BETWEEN and isinstance(value, float)
         known = known and all(isinstance(x, int | float) for x in (low, high))
         self.seen.append((name, where, known))

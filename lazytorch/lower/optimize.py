@@ -6,9 +6,17 @@ from collections.abc import Iterator
 
 from lazytorch import passes
 from lazytorch.ir import Graph
-from lazytorch.ops.cudnn import attends, multiplies, on_gpu, tensor_cores, whole_vectors
+from lazytorch.ops.cudnn import (
+    CudnnConvolution,
+    CudnnConvolutionRelu,
+    attends,
+    multiplies,
+    on_gpu,
+    tensor_cores,
+    whole_vectors,
+)
 from lazytorch.ops.library import libraries
-from lazytorch.peak import Scratch, eager_peak, footprint, kept, scratch
+from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners, scratch
 from lazytorch.types import TensorType
 
 
@@ -59,10 +67,21 @@ def at_every_call(graph: Graph, allowed: int, takes: Scratch) -> Iterator[Graph]
     """The graph with copies of weights made at every call: with those kept that there is room for,
     by an estimate, and without any."""
     none = passes.transient_weights(graph, room=0)
-    if none is not graph:
+    if none is not graph and least(none, takes) <= allowed:
         room = allowed - footprint(none, takes).total
         some = passes.transient_weights(graph, room)
         yield from (some, none) if room > 0 and some is not none else (none,)
+
+
+def least(graph: Graph, takes: Scratch) -> int:
+    """What one of cuDNN's convolutions takes with what it reads, however the rest is computed."""
+    steady, kinds = graph.steady, CudnnConvolution | CudnnConvolutionRelu
+    most = 0
+    for x in graph.nodes:
+        if isinstance(x.op, kinds):
+            held = {owner for y in (x, *x.inputs) if y not in steady for owner in owners(y)}
+            most = max(most, takes(x) + sum(map(nbytes, held)))
+    return most
 
 
 def on_cpu(

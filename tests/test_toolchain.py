@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,3 +152,20 @@ def test_loads_from_another_thread() -> None:
     thread.start()
     thread.join()
     assert found == [42]
+
+
+@needs_compiler
+def test_a_process_that_cannot_be_made_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found, run, failed = toolchain.find_compiler(), subprocess.run, [OSError(14, "Bad address")]
+    assert found is not None
+
+    def once(*args: Any, **named: Any) -> Any:
+        if failed:
+            raise failed.pop()
+        return run(*args, **named)
+
+    monkeypatch.setattr(subprocess, "run", once)
+    found.build(ANSWER, True, tmp_path / "one.so")
+    assert not failed and (tmp_path / "one.so").exists()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -73,10 +73,14 @@ class Compiler:
             *("-x", "c++", "-", "-x", "none", "-o", str(path)),
             *self.libraries,
         )
+        run = partial(
+            subprocess.run, arguments, input=source, capture_output=True, text=True, check=False
+        )
         try:
-            made = subprocess.run(
-                arguments, input=source, capture_output=True, text=True, check=False
-            )
+            try:
+                made = run()
+            except OSError:  # a machine may be short of memory or of processes for a moment
+                made = run()
         except OSError as error:  # it has gone since, or no process can be made
             raise NoCompilerError(
                 f"the C++ compiler {self.command[0]!r} cannot be run any more: {error.strerror}",

@@ -79,10 +79,9 @@ def smallest(name: str, batch: int, device: str, slower: float) -> dict[str, Any
             high, best = part, found
         else:
             low = part
+    margin = min(MARGIN, int(SHARE * free.values))
     return {
-        "budget": None
-        if best is free
-        else best.needed_bytes + min(MARGIN, int(SHARE * free.values)),
+        "budget": None if best is free else best.needed_bytes + margin,
         "planned": best.values,
         "planned_without": free.values,
         "estimated_slowdown": (best.seconds or 0) / free.seconds,

@@ -159,10 +159,10 @@ def overwriting(graph: Graph) -> set[Node]:
     """The nodes that may write their result over an operand, run in the graph's order.
 
     Fresh memory costs more than the arithmetic on the CPU, where the kernel clears it page by page,
-    and is room that the peak does not need on a GPU. Declines
-    where anything reads the operand's memory afterwards, through a view or as an output, where the
-    node reads it twice, where the result is of another type, and where the memory is not the
-    program's own: an input's, a literal's, a view's, or what an overload of torch's returned.
+    and is room that the peak does not need on a GPU. Declines where anything reads the operand's
+    memory afterwards, through a view or as an output, where the node reads it twice, where the
+    result is of another type, and where the memory is not the program's own: an input's, a
+    literal's, a view's, or what an overload of torch's returned.
     """
     order = graph.nodes
     last = {root(x): i for i, node in enumerate(order) for x in node.inputs}

@@ -14,11 +14,10 @@ from collections.abc import Callable
 
 from lazytorch.ir import Graph, Item, Node, with_inputs
 from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
+from lazytorch.ops.cudnn import LARGEST
 from lazytorch.types import TensorType
 
 Fits = Callable[[TensorType, TensorType], bool]
-
-LARGEST = 128  # elements of a head
 
 
 def cudnn_attention(graph: Graph, fits: Fits) -> Graph:

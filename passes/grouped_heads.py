@@ -24,6 +24,7 @@ from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving,
 from lazytorch.ops.base import View
 from lazytorch.ops.chains import IndexMap, aligned, follow, identity, is_link
 from lazytorch.ops.copies import rerooted
+from lazytorch.ops.cudnn import LARGEST
 from lazytorch.ops.layout import Expand, Reshape
 from lazytorch.ops.pointwise import Cast
 from lazytorch.ops.reduce import Sum
@@ -31,8 +32,7 @@ from lazytorch.types import Shape, TensorType
 
 Fits = Callable[[TensorType, TensorType], bool]
 
-LARGEST = 128  # elements of a head that cuDNN takes
-ALIGNED = 8  # of which a head has a multiple
+ALIGNED = 8  # elements, of which a head has a multiple
 
 
 @dataclass(frozen=True, eq=False)

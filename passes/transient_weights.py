@@ -17,20 +17,20 @@ from lazytorch.ir import Builder, Graph, Input, Node, with_inputs
 from lazytorch.ops.after import After
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.copies import Clone
-from lazytorch.peak import computed
+from lazytorch.peak import computed, size
 from lazytorch.types import TensorType
 
 
 def transient_weights(graph: Graph, room: int) -> Graph:
     """The graph that keeps at most `room` bytes of copies of weights."""
     steady = graph.steady
-    readers: dict[Node, list[Node]] = {}
+    readers: dict[Node, int] = {}
     for node in graph.nodes:
         if node not in steady:
             for x in dict.fromkeys(node.inputs):
                 if computed(x, steady) and copied(x):
-                    readers.setdefault(x, []).append(node)
-    made = not_kept({x: len(found) for x, found in readers.items()}, room)
+                    readers[x] = readers.get(x, 0) + 1
+    made = not_kept(readers, room)
     if not made:
         return graph
     done: dict[Node, Node] = {x: x for x in graph.inputs}
@@ -49,8 +49,8 @@ def not_kept(readers: dict[Node, int], room: int) -> set[Node]:
     """The copies that are made at every call, by how many read each: the others cost the fewest
     bytes for each time that they would be made, and fit."""
     found: set[Node] = set()
-    for x in sorted(readers, key=lambda x: nbytes(x) / readers[x]):
-        room -= nbytes(x)
+    for x in sorted(readers, key=lambda x: size(x) / readers[x]):
+        room -= size(x)
         if room < 0:
             found.add(x)
     return found
@@ -58,30 +58,24 @@ def not_kept(readers: dict[Node, int], room: int) -> set[Node]:
 
 def copied(x: Node) -> bool:
     """Whether a value is made element by element of an input as large that is no vector."""
-    size = numel(x)
-    while size and not isinstance(x.op, Input):
-        large = [y for y in x.inputs if numel(y) == size]
+    count = numel(x)
+    while count and not isinstance(x.op, Input):
+        large = [y for y in x.inputs if numel(y) == count]
         if len(large) != 1 or not (isinstance(x.op, Pointwise | Clone) or x.op.view):
             return False
         (x,) = large
-    return size > 0 and isinstance(x.type, TensorType) and x.type.rank > 1
+    return count > 0 and isinstance(x.type, TensorType) and x.type.rank > 1
 
 
-def remade(x: Node, size: int, first: Node) -> Node:
-    """A copy made when `first` is there; what has fewer than `size` elements stays as it is."""
-    if numel(x) < size:
+def remade(x: Node, count: int, first: Node) -> Node:
+    """A copy made when `first` is there; what has fewer than `count` elements stays as it is."""
+    if numel(x) < count:
         return x
     if isinstance(x.op, Input):
         return Builder(x.where)(After(), x, first)
-    return with_inputs(x, [remade(y, size, first) for y in x.inputs])
+    return with_inputs(x, [remade(y, count, first) for y in x.inputs])
 
 
 def numel(x: Node) -> int:
     """How many elements a value has; 0 where it is no tensor."""
     return x.type.numel if isinstance(x.type, TensorType) else 0
-
-
-def nbytes(x: Node) -> int:
-    """Bytes of a tensor."""
-    assert isinstance(x.type, TensorType)
-    return x.type.nbytes

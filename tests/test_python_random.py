@@ -1,5 +1,6 @@
 """Python's and NumPy's random numbers: a replay would repeat the recorded ones."""
 
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -26,15 +27,40 @@ Function = Callable[[torch.Tensor], torch.Tensor]
         lambda x: x + torch.from_numpy(np.random.rand(4)),
         lambda x: x * (1 if random.uniform(a=2, b=3) < 2.5 else 0),
         lambda x: x * (1 if np.random.uniform(3) < 2.5 else 0),
+        lambda x: x * (2 if 0.3 < random.random() < 0.7 else 3),
+        lambda x: x * (2 if random.random() < 0.5 and random.random() > 0.5 else 3),
+        lambda x: x * (2 if math.log(random.random()) < -1 else 3),
+        lambda x: x * torch.full((4,), random.random(), dtype=x.dtype),
+        lambda x: x * shuffled([1, 2, 3, 4])[0],
+        lambda x: x * len(random.choice([[1], [1, 2]])),
+        lambda x: x * int(f"{random.randrange(4)}"),
     ],
-    ids=["float", "branch", "integer", "order", "numpy", "array", "by name", "one end"],
+    ids=[
+        "float",
+        "branch",
+        "integer",
+        "order",
+        "numpy",
+        "array",
+        "by name",
+        "one end",
+        "a band",
+        "two",
+        "in C",
+        "by torch",
+        "in place",
+        "chosen",
+        "text",
+    ],
 )
 def test_what_matters_is_refused_at_its_line(draws: Function) -> None:
     x = torch.arange(4.0, dtype=torch.float64) + 1
     random.seed(0)
     np.random.seed(0)
     before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    with pytest.raises(UnsupportedError, match="draws a number that every later call") as raised:
+    with pytest.raises(
+        UnsupportedError, match="draws what every later call would use again"
+    ) as raised:
         lt.compile(draws)(x)
     assert __file__.rsplit("/", 1)[-1] in str(raised.value)
     after = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
@@ -48,10 +74,33 @@ class Layers(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for _ in range(3):
-            drawn = np.random.uniform(0, 1) < 0.1 or random.random() > 0.9
-            if not (self.training and drawn):
+            drawn, other = np.random.uniform(0, 1), random.random()
+            if not (self.training and (drawn < 0.1 or other > 0.9)):
                 x = x.sin()
+            if x.sum() > 100:  # a cut
+                x = x - 1
         return x
+
+
+def shuffled(values: list[int]) -> list[int]:
+    random.shuffle(values)
+    return values
+
+
+def test_what_is_returned_or_kept_is_refused() -> None:
+    x = torch.ones(3)
+    with pytest.raises(UnsupportedError, match="draws what every later call would use again"):
+        lt.compile(lambda x: (x, random.random()))(x)
+    with pytest.raises(UnsupportedError):
+        lt.compile(Keeping())(x)
+
+
+class Keeping(nn.Module):
+    last: object = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = random.random()
+        return x * 2
 
 
 class Total(nn.Module):
@@ -105,6 +154,6 @@ def test_a_training_step_that_draws_is_eagers() -> None:
             model(torch.ones(2, 3)).backward()
             optimizer.step()
         if compiled:
-            assert "draws a number" in step.explain()
+            assert "draws what every later call" in step.explain()
         models.append(model)
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())

@@ -9,6 +9,7 @@ import torch
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.drawn import Drawn
 from lazytorch.frontend.number import Number
 from lazytorch.frontend.place import place
 from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
@@ -41,6 +42,8 @@ def finish(r: Recording, result: Any) -> Recorded:
             aliases.append(None)
         else:
             trees.refuse_object(leaf, "the result")
+            if isinstance(leaf, Drawn):
+                leaf.refuse()
             made.append(Leaf(None, leaf))
     number = {node: i for i, node in enumerate(r.sources)}
     owners: dict[Cell, list[LazyTensor]] = {}

@@ -6,7 +6,6 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from operator import is_
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.drawn import in_vain, watched
+from lazytorch.frontend.drawn import Drawn, watched
 from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
@@ -72,25 +71,23 @@ def attempt(
     it changed, undone."""
     shared: set[int] = set()
     failure = ""
-
-    def begun(forced: float | None = None) -> Recording:
+    while True:
         sources, ties = origins(fn, leaves, spec, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
-        grads = Grads(sources, leaves, used)
-        numbers = varying is not None
-        found = Recording(sources, ties, shared, known, on_cut, fullgraph, numbers, grads)
-        found.draws.forced = forced
-        return found
-
-    while True:
-        recorder = begun()
+        recorder = Recording(
+            sources,
+            ties,
+            shared,
+            known,
+            on_cut,
+            fullgraph,
+            varying is not None,
+            Grads(sources, leaves, used),
+        )
         try:
             recorded, changes = record_once(recorder, fn, leaves, spec, watch, varying)
             if varying and not all(settled(change.new) for change in changes):
                 raise changing(watch, changes)  # perhaps it keeps a float that would be constant
-            if recorder.draws.seen:
-                again = partial(repeated, begun, fn, leaves, spec, watch, varying)
-                in_vain(recorder.draws, recorder.cuts, recorded, again)
         except Restart as restart:
             shared.add(restart.storage)
         except StateMadeError:  # whether its numbers vary or not
@@ -102,19 +99,6 @@ def attempt(
             failure = f"{type(error).__name__}: {error}"
         else:
             return replace(recorded, failure=failure), changes
-
-
-def repeated(
-    begun: Callable[[float], Recording],
-    fn: Callable[..., Any],
-    leaves: list[Any],
-    spec: trees.Spec,
-    watch: Watch,
-    varying: frozenset[int] | None,
-    forced: float,
-) -> Recorded:
-    """The recording once more, with what Python draws `forced`."""
-    return record_once(begun(forced), fn, leaves, spec, watch, varying)[0]
 
 
 def record_once(
@@ -157,6 +141,10 @@ def record_once(
     except LazyTorchError as error:
         if error.where is None:
             error.where = recorder.b.where
+        raise
+    except (TypeError, AttributeError) as error:
+        if recorder.drawn and Drawn.__name__ in str(error):  # torch looks at its type alone
+            recorder.drawn[0].refuse()
         raise
     finally:
         recorder.finished = True

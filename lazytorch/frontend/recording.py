@@ -16,7 +16,7 @@ from lazytorch.data import Data
 from lazytorch.errors import CutError, LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
-from lazytorch.frontend.drawn import Draws
+from lazytorch.frontend.drawn import Drawn
 from lazytorch.frontend.elementwise import Inferred, record_elementwise
 from lazytorch.frontend.finish import piece
 from lazytorch.frontend.grads import Grads
@@ -99,7 +99,7 @@ class Recording(Recorder):
         self.deriving = 0  # how many derivatives are being taken of what is recorded now
         self.notes: list[str] = []
         self.inferred = Inferred()
-        self.draws = Draws()
+        self.drawn: list[Drawn] = []
 
     # How real tensors come in.
 

@@ -35,7 +35,7 @@ def optimize(
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
     far as the most that is alive at once stays at or below eager's; within a budget not at all.
     """
-    recorded = graph
+    recorded, memo = graph, {} if memo is None else memo  # some graphs are started from twice
     graph = passes.optimize(graph, passes.REWRITES, observe, memo)
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)

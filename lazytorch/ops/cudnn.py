@@ -18,6 +18,9 @@ TILE = 128
 
 ANY_LENGTH = 91500
 
+LARGEST = 128
+"""Elements of a head that its attention takes."""
+
 MOST = 65535
 """Batches or heads that cuDNN's attention takes."""
 

@@ -1,6 +1,6 @@
 """A training step under ten budgets: bytes that were allowed, planned and measured, and time.
 
-    python benchmarks/budgets.py FOLDER [--device cuda] [--minutes 3.3] MODEL ...
+    python benchmarks/budgets.py FOLDER [--device cuda] [--minutes 3.3] [--offload] MODEL ...
 
 The models and their batches are those of `training.py` (`gpt2`, `resnet50`; `gpt_small` and
 `resnet18` for a CPU), the optimizer AdamW, on a GPU under bfloat16 autocast. Budgets lie evenly
@@ -9,7 +9,8 @@ unbounded; the smallest comes first, since a CUDA graph's pool keeps what it onc
 step, which makes the optimizer's state, is eager's own. `measured` is a step's highest: on a GPU
 the allocator's own count while the program runs directly and is captured, on the CPU what is held
 and the profiler's allocations. `replayed` is the same of replays, with what lies idle in the pools
-of CUDA graphs. One JSON a model, written after each budget; a later run goes on where one stopped.
+of CUDA graphs. With `--offload` values may wait in the host's memory. One JSON a model, written
+after each budget; a later run goes on where one stopped.
 FOLDER/budgets.svg is drawn of all that are there (`budget_curves.py`).
 """
 
@@ -30,6 +31,7 @@ import lazytorch as lt
 from lazytorch import zoo
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.forecast import plan
+from lazytorch.lower.program import waiting
 from lazytorch.runtime.allocations import peak
 from lazytorch.runtime.setting import storages
 
@@ -43,8 +45,11 @@ TIMED = 15
 class Sweep:
     """A model and its optimizer, which take the same steps from the same values in each budget."""
 
-    def __init__(self, model: nn.Module, batch: Batch, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, batch: Batch, device: torch.device, offload: bool = False
+    ) -> None:
         self.device = device
+        self.offload = offload
         self.model = model.to(device).train()
         self.batch = tuple(x.to(device) for x in batch)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5)
@@ -70,8 +75,9 @@ class Sweep:
     def step(self, budget: float) -> lt.TrainStep:
         """A step within a budget."""
         return lt.train_step(
-            self.model, loss_of, self.optimizer, amp=self.amp, max_bytes=budget, wait=True
-        )
+            self.model, loss_of, self.optimizer, amp=self.amp, wait=True,
+            max_bytes=budget, offload=self.offload,
+        )  # fmt: skip
 
     def smallest(self) -> int:
         """The smallest budget that can be met, as a refusal says."""
@@ -111,10 +117,11 @@ class Sweep:
             call()  # which waits for the device
             times.append(1e3 * (time.perf_counter() - began))
         (stage,) = step.compiled.programs()
+        host = sum(x.nbytes for x in waiting(stage.main))
         found = {
             "budget": budget, "measured": max(highest), "replayed": replayed,
             "ms": statistics.median(times), "fastest_ms": min(times), "seconds_to_ready": ready,
-            "lines": len(stage.main.lines), "losses": losses[:WARM],
+            "lines": len(stage.main.lines), "host": host, "losses": losses[:WARM],
         }  # fmt: skip
         step.release()
         return found
@@ -154,6 +161,7 @@ def main() -> None:
     asked.add_argument("folder", type=Path)
     asked.add_argument("models", nargs="+", choices=MODELS)
     asked.add_argument("--device", default="cpu")
+    asked.add_argument("--offload", action="store_true", help="values may wait with the host")
     asked.add_argument("--minutes", type=float, default=3.3, help="for each model")
     given = asked.parse_intermixed_args()
     zoo._ready_for_torchvision()
@@ -162,8 +170,9 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models:
         until = time.monotonic() + 60 * given.minutes
-        file: Path = given.folder / f"{device.type}_{name}.json"
-        found: dict[str, Any] = {"model": name, "machine": machine(device)}
+        title = f"{name}_offload" if given.offload else name
+        file: Path = given.folder / f"{device.type}_{title}.json"
+        found: dict[str, Any] = {"model": title, "machine": machine(device)}
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
         torch.manual_seed(0)
@@ -172,7 +181,7 @@ def main() -> None:
         def save(file: Path = file, found: dict[str, Any] = found) -> None:
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-        swept(Sweep(model, batch, device), found, until, save)
+        swept(Sweep(model, batch, device, given.offload), found, until, save)
         save()
     results = [json.loads(x.read_text(encoding="utf-8")) for x in given.folder.glob("*.json")]
     (given.folder / "budgets.svg").write_text(drawn(results), encoding="utf-8")

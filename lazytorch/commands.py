@@ -203,6 +203,10 @@ def plan(
             "must.",
         ),
     ] = "",
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Values may wait in the host's memory, within --max-bytes."),
+    ] = False,
     sweep: Annotated[
         Sweep | None, typer.Option(help="A table: twice the batch until it does not fit.")
     ] = None,
@@ -220,7 +224,7 @@ def plan(
         case = Case(model, batch, dtype_named(dtype))
         limit = bytes_of(max_bytes) if max_bytes else device_named(device).memory
         bound = limit if train and max_bytes else None
-        make = planner(case, device, train, optimizer, amp, freeze, bound)
+        make = planner(case, device, train, optimizer, amp, freeze, bound, offload)
         with progress() as tell:
             tell(f"planning {model}")
             found = make(batch)
@@ -245,6 +249,7 @@ def planner(
     amp: DType | None,
     freeze: bool,
     bound: int | None = None,
+    offload: bool = False,
 ) -> Callable[[int], MemoryPlan]:
     """What plans a case at a batch size, each plan once; BudgetError where it exceeds `bound`."""
     built = case.without_memory(train)
@@ -267,6 +272,7 @@ def planner(
             amp=None if amp is None else dtype_named(amp),
             freeze=freeze,
             max_bytes=bound,
+            offload=offload,
         )
 
     return make

@@ -231,7 +231,7 @@ class Compiled:
 
         builds = self.builds
         found = lowered(
-            piece.graph, self.options, builds.target, observe, planned, builds.expect, known.takes
+            piece.graph, self.options, builds.target, observe, planned, builds.expect, known.costs
         )
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
+from lazytorch.ops.offload import FromHost, Sent, ToHost
 from lazytorch.peak import Owner, Scratch, given_room, made, nbytes, owners, returned, scratch
 from lazytorch.straight import groups, root, written_straight
 
@@ -17,7 +18,8 @@ class Jobs:
     Each is a node, followed by the elements of the tuple that it makes. A piece of memory is alive
     from the one that makes it to the last that reads or shows it. touches: for each. touched: by
     which. ends: whether it is freed. after: those that must come later. makes: bytes. updates:
-    those that write into inputs. scratch: bytes that are taken while one runs.
+    those that write into inputs. prompt: those that begin or end copies from and to the host.
+    scratch: bytes that are taken while one runs.
     """
 
     units: list[list[Node]]
@@ -29,6 +31,7 @@ class Jobs:
     before: list[list[int]]
     after: list[list[int]]
     updates: list[int]
+    prompt: list[int]
     scratch: list[int]
 
     def alone(self, i: int) -> int:
@@ -75,7 +78,7 @@ def jobs_of(graph: Graph, takes: Scratch = scratch) -> Jobs:
             number[x] = number[maker]
             units[number[x]].append(x)
     pieces: dict[Owner, int] = {}
-    jobs = Jobs(units, [], [], [], [], [], [], [[] for _ in units], [], [])
+    jobs = Jobs(units, [], [], [], [], [], [], [[] for _ in units], [], [], [])
     straight = written_straight(graph, groups(graph))
     elsewhere = given_room(straight)
     follow = old_readers(straight, nodes)
@@ -112,6 +115,8 @@ def jobs_of(graph: Graph, takes: Scratch = scratch) -> Jobs:
         if node in follow:
             needed |= dict.fromkeys([number[x] for x in follow[node]])
             jobs.updates.append(i)
+        if isinstance(node.op, ToHost | Sent | FromHost):
+            jobs.prompt.append(i)
         jobs.before.append(list(needed))
         for j in needed:
             jobs.after[j].append(i)

@@ -43,6 +43,9 @@ class Options:
         arguments, a call's own values, workspaces. A training step computes values again instead of
         keeping them, as far as that is needed; what cannot be met is refused before it runs. With
         it a function is recorded whole (`fullgraph`) and its kernels are waited for (`wait`).
+    offload: values that a training step's backward reads may wait in the host's memory (pinned), as
+        far as the copies run beside what a GPU computes, by an estimate: within `max_bytes` that
+        is done before anything is computed again.
     """
 
     fullgraph: bool = False
@@ -54,9 +57,15 @@ class Options:
     static_inputs: bool = False
     tune: bool = False
     max_bytes: float | None = None
+    offload: bool = False
 
     def __post_init__(self) -> None:
         refuse_unknown([self.numerics], get_args(Numerics), "numerics")
+        if self.offload and self.max_bytes is None:
+            raise LazyTorchError(
+                "offload is a way to stay within max_bytes, which is not given",
+                hint="lt.train_step(model, loss_fn, optimizer, max_bytes=20e9, offload=True)",
+            )
         if self.max_bytes is not None:
             if self.tune:
                 raise LazyTorchError(

@@ -43,6 +43,6 @@ def predict(
 
     planned = partial(setting.plan, measured=measured)
     with uncollected():  # thousands of nodes would be looked through again and again
-        graph, takes = recorded.piece.graph, setting.takes
-        found = lowered(graph, options, target, planned=planned, takes=takes)
+        graph, costs = recorded.piece.graph, setting.costs
+        found = lowered(graph, options, target, planned=planned, costs=costs)
         return planned(found.prologue, found.main)

@@ -3,8 +3,9 @@ computed again, in its backward, from what is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from lazytorch.cut import cheapest
 from lazytorch.ir import Const, Graph, Input, Item, Node, Write
@@ -15,6 +16,7 @@ from lazytorch.ops.batch_norm import BatchNormSaving, BatchNormTrain
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.create import Arange, Eye, Full
 from lazytorch.ops.custom import Custom
+from lazytorch.ops.generated import obstacle
 from lazytorch.ops.pool import MaxPoolIndices, MaxPoolOffsets, Windows
 from lazytorch.peak import Owner, nbytes, owners, size
 from lazytorch.types import ScalarType, TensorType, TupleType
@@ -28,16 +30,43 @@ CHEAP = (
 )  # fmt: skip
 """Operations that take about as long as moving what they read and make."""
 
+FREE = Pointwise | View | Full | Arange | Eye
+"""Operations that kernels compute on the way which read what they make."""
+
+Effort = Literal["none", "cheap", "all"]
+"""What may be computed again: what kernels compute on the way that read it, what is cheap, all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Away:
+    """Values that wait in the host's memory: copies there have ended, at the latest, when `gone` is
+    there; copies back begin when `back` is."""
+
+    values: frozenset[Node]
+    gone: Node
+    back: Node
+
 
 @dataclass(frozen=True, eq=False)
 class Again:
     """One way to leave less of a segment: its backward computes the values `made` again, once
-    `token` is there, from what is kept. `freed` are the bytes that need not be kept. Without values
-    it is the choice to keep pools' offsets instead of indices (`passes/pool_offsets`)."""
+    `token` is there, from what is kept, or was `away`. `freed` are the bytes that need not be kept.
+    Without values it is the choice to keep pools' offsets instead of indices
+    (`passes/pool_offsets`)."""
 
     made: frozenset[Node]
     token: Node
     freed: int
+    away: Away | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether the graph is another one by it."""
+        return bool(self.made) or self.away is not None
+
+
+Part = tuple[Sequence[Node], set[Owner]]
+"""A run of the forward's nodes, and the memory that crosses its end."""
 
 
 def forward(graph: Graph) -> list[Node]:
@@ -64,29 +93,35 @@ def forward(graph: Graph) -> list[Node]:
     return list(found)
 
 
-def choices(graph: Graph) -> list[Again]:
+def choices(graph: Graph, offload: Offload | None = None) -> list[Again]:
     """What may be computed again, in the order in which it should be given up; each later choice
     for a segment includes the earlier one.
 
     Before all, less is kept of pools, which costs next to nothing. Then what is cheap, segment
     after segment from the input on, then whole segments: those behind are back in memory first,
-    while all before them still wait.
+    while all before them still wait. Segments whose values `offload` lets wait in the host's
+    memory come before what is cheap, which they need not compute then, or else before whole ones.
     """
-    before = forward(graph)
-    ways = Ways(graph, before)
+    ways = Ways(graph, forward(graph))
     pools = [x for x in graph.nodes if isinstance(x.op, MaxPoolIndices | MaxPoolOffsets)]
     freed = sum(size(x.inputs[0]) for x in pools)
     offsets = [Again(frozenset(), pools[-1], freed)] if pools else []
-    found: dict[bool, list[Again]] = {True: [], False: []}
-    for segment, crossing in segments(graph, before):
-        for cheap in (True, False):
-            made = ways.missing(segment, crossing, cheap)
+    parts = list(segments(graph, ways.forward))
+    sent = Offloaded() if offload is None else offload(ways, parts)
+    found: dict[Effort, list[Again]] = {"cheap": [], "all": []}
+    for i, part in enumerate(parts):
+        for effort, some in found.items():
+            if i in sent.choices and (sent.first or effort == "all"):
+                continue
+            made = ways.missing(part, effort)
             if made is not None:
-                found[cheap].append(made)
-    return [*offsets, *found[True], *found[False]]
+                some.append(made)
+    first = sent.choices.values() if sent.first else ()
+    then = () if sent.first else sent.choices.values()
+    return [*offsets, *first, *found["cheap"], *then, *found["all"]]
 
 
-def segments(graph: Graph, before: Sequence[Node]) -> Iterable[tuple[list[Node], set[Owner]]]:
+def segments(graph: Graph, before: Sequence[Node]) -> Iterable[Part]:
     """Runs of the forward's nodes, each with the memory that crosses its end."""
     place = {x: i for i, x in enumerate(before)}
     last: dict[Owner, int] = {}
@@ -116,11 +151,27 @@ def segments(graph: Graph, before: Sequence[Node]) -> Iterable[tuple[list[Node],
             start, left = i + 1, 0
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What a segment's backward needs of it, and what of that is computed again: the values `made`,
+    which frees so many bytes."""
+
+    needed: Sequence[Node]
+    made: frozenset[Node] = frozenset()
+    freed: int = 0
+
+    @property
+    def again(self) -> list[Node]:
+        """What is needed and computed again."""
+        return [x for x in self.needed if x in self.made]
+
+
 class Ways:
     """What each segment's backward may compute again."""
 
     def __init__(self, graph: Graph, before: Sequence[Node]) -> None:
         self.graph = graph
+        self.forward = before
         self.before = set(before)
         self.solved: dict[Hashable, tuple[list[int], int]] = {}  # for layers that are the same
         self.after: dict[Node, list[Node]] = {}  # what waits for a token, of what was chosen
@@ -131,8 +182,15 @@ class Ways:
             if node not in self.before and any(x in self.fed for x in node.inputs):
                 self.fed.add(node)
 
-    def missing(self, segment: Sequence[Node], crossing: set[Owner], cheap: bool) -> Again | None:
+    def missing(self, part: Part, effort: Effort) -> Again | None:
         """What is computed again, and when; None where that frees nothing, or nothing says when."""
+        cut = self.cut(part, effort)
+        token = self.token(self.readers(*cut.again)) if cut.freed > 0 else None
+        return None if token is None else Again(cut.made, token, cut.freed)
+
+    def cut(self, part: Part, effort: Effort) -> Cut:
+        """What is computed again so that the least is kept."""
+        segment, crossing = part
         inside = set(segment)
         values = [x for x in segment if not isinstance(x.type, TupleType)]
         stays = {
@@ -143,34 +201,59 @@ class Ways:
         }
         needed = [x for x in segment if x not in stays and self.readers(x)]
         if not needed:
-            return None
-        same = cheap, *shape(segment, stays, set(needed))
+            return Cut(needed)
+        may = {x for x in segment if effort == "all" or self.allows(x, effort)}
+        same = effort, *shape(segment, stays, set(needed), may)
         if same not in self.solved:
-            made, freed = solve(segment, stays, needed, cheap)
+            made, freed = solve(segment, stays, needed, may)
             self.solved[same] = [i for i, x in enumerate(segment) if x in made], freed
         places, freed = self.solved[same]
-        made = frozenset(segment[i] for i in places)
-        token = self.token([x for x in needed if x in made])
-        if freed <= 0 or token is None:
-            return None
-        return Again(made, token, freed)
+        return Cut(needed, frozenset(segment[i] for i in places), freed)
 
-    def readers(self, node: Node) -> list[Node]:
-        """What reads a value of the forward behind it."""
-        users = self.graph.users[node]
+    def allows(self, node: Node, effort: Effort) -> bool:
+        """Whether a value may be computed again with so little effort."""
+        if effort == "cheap":
+            return isinstance(node.op, CHEAP | Item | After)
+        return isinstance(node.op, FREE) and self.in_kernels(node)
+
+    def in_kernels(self, node: Node) -> bool:
+        """Whether generated kernels alone read a value behind the forward."""
+        stack = self.readers(node)
+        for user in stack:
+            if isinstance(user.op, View):
+                stack += self.graph.users[user]
+            elif obstacle(user):
+                return False
+        return True
+
+    def readers(self, *nodes: Node) -> list[Node]:
+        """What reads values of the forward behind it."""
+        users = [u for x in nodes for u in self.graph.users[x]]
         return [u for u in users if u not in self.before and not isinstance(u.op, Write)]
 
-    def token(self, needed: Sequence[Node]) -> Node | None:
-        """The value behind the forward that is there last of those that do not wait for what is
-        computed again: the cotangent with which the segment's backward begins."""
-        readers = [u for x in needed for u in self.readers(x)]
-        behind: dict[Node, None] = {}  # in an order, so that of equals always the same is taken
+    def token(self, readers: Sequence[Node]) -> Node | None:
+        """The value for which `readers`, all that reads what is computed again, may wait: from now
+        on they count as waiting for it."""
+        found = self.latest(self.behind(readers))
+        if found is not None:
+            self.after.setdefault(found, []).extend(readers)
+        return found
+
+    def behind(self, readers: Sequence[Node]) -> Mapping[Node, None]:
+        """The readers and all that waits for them, in an order, so that of equals always the same
+        is taken."""
+        behind: dict[Node, None] = {}
         stack = list(readers)
         while stack:
             node = stack.pop()
             if node not in behind:
                 behind[node] = None
                 stack += [*self.graph.users[node], *self.after.get(node, ())]
+        return behind
+
+    def latest(self, behind: Mapping[Node, None]) -> Node | None:
+        """The value behind the forward that is there last of those that these nodes read and that
+        do not wait for them: the cotangent with which a segment's backward begins."""
         around = [
             x
             for node in behind
@@ -180,34 +263,42 @@ class Ways:
             and x not in self.before
             and isinstance(x.type, TensorType)
         ]
-        if not around:
-            return None
-        found = max(around, key=self.depth.__getitem__)
-        self.after.setdefault(found, []).extend(readers)
-        return found
+        return max(around, key=self.depth.__getitem__, default=None)
+
+
+@dataclass(frozen=True)
+class Offloaded:
+    """Choices by which values of some segments wait in the host's memory, by the segments' numbers;
+    and whether they come first, because that costs less than to compute what is cheap."""
+
+    choices: Mapping[int, Again] = field(default_factory=dict[int, Again])
+    first: bool = False
+
+
+Offload = Callable[[Ways, Sequence[Part]], Offloaded]
+"""What finds them (`lazytorch.offload`)."""
 
 
 def shape(
-    segment: Sequence[Node], stays: set[Node], needed: set[Node]
+    segment: Sequence[Node], stays: set[Node], needed: set[Node], may: set[Node]
 ) -> Iterable[tuple[Hashable, ...]]:
     """A segment without its place in the graph: equal for layers in which the same is computed of
-    values of the same types, and the same of it stays and is needed."""
+    values of the same types, and the same of it stays, is needed and may be computed again."""
     place = {x: i for i, x in enumerate(segment)}
     for x in segment:
         reads = [place.get(y, (y.type, isinstance(y.op, Const), repeatable(y))) for y in x.inputs]
-        yield x.op, x.type, tuple(reads), x in stays, x in needed
+        yield x.op, x.type, tuple(reads), x in stays, x in needed, x in may
 
 
 def solve(
-    segment: Sequence[Node], stays: set[Node], needed: Sequence[Node], cheap: bool
+    segment: Sequence[Node], stays: set[Node], needed: Sequence[Node], may: set[Node]
 ) -> tuple[set[Node], int]:
-    """What is computed again of a segment so that the least is kept, and the bytes that frees."""
+    """What is computed again of a segment, of what may be, so that the least is kept; and the bytes
+    that frees."""
     inside = set(segment)
 
     def operands(node: Node) -> Sequence[Node] | None:
-        if node not in inside or node in stays or not repeatable(node):
-            return None
-        if cheap and not isinstance(node.op, CHEAP | Item | After):
+        if node not in may or node in stays or not repeatable(node):
             return None
         return [x for x in node.inputs if not isinstance(x.op, Const)]
 

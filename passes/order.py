@@ -11,7 +11,8 @@ come last. What the prologue computes is not moved.
 
 What is written straight into an input (an optimizer's update of a parameter) takes no memory and
 frees what it reads, so that it runs at once, while a gradient is still in a cache, but after all
-that reads what was there.
+that reads what was there. Copies to the host's memory and back begin, and are taken for ended, as
+soon as what they wait for is there: so their graph says when (`ops.offload`).
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def order(graph: Graph, takes: Scratch = scratch) -> Graph:
 
 def at_once(jobs: Jobs, given: Sequence[int]) -> list[int]:
     """The order in which updates, and what they read that takes no memory, come as soon as they
-    can: nothing is alive for longer by that."""
+    can: nothing is alive for longer by that. And so do copies from and to the host."""
     moving: set[int] = set()
-    stack = list(jobs.updates)
+    stack = [*jobs.updates, *jobs.prompt]
     while stack:
         i = stack.pop()
         if i not in moving:

@@ -374,9 +374,9 @@ def test_layers_that_are_the_same_are_solved_once(monkeypatch: pytest.MonkeyPatc
         cuts.append(1)
         return solve(*given)
 
-    def looked(graph: Graph) -> Any:
+    def looked(graph: Graph, *given: Any) -> Any:
         graphs.append(graph)
-        return choices(graph)
+        return choices(graph, *given)
 
     monkeypatch.setattr("lazytorch.segments.solve", counted)
     monkeypatch.setattr("lazytorch.lower.budget.choices", looked)

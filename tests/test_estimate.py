@@ -2,8 +2,9 @@
 
 import pytest
 
+from lazytorch.devices import DEVICES
 from lazytorch.ir import Node
-from lazytorch.lower.estimate import flops
+from lazytorch.lower.estimate import flops, rate_of
 from lazytorch.text import parse
 
 CONVOLVED = 2 * (2 * 5 * 6 * 7) * (3 * 3 * 3)
@@ -48,7 +49,9 @@ def test_a_convolutions_derivative_is_as_much_for_each_operand(wanted: str, time
       return %1
     }}
     """)  # noqa: E501
-    assert flops(found.outputs[0].inputs[0]) == times * CONVOLVED
+    derivative = found.outputs[0].inputs[0]
+    assert flops(derivative) == times * CONVOLVED
+    assert rate_of(derivative, DEVICES["h200"]) == DEVICES["h200"].tf32  # as cuDNN is set
 
 
 def test_attentions_derivative_computes_the_scores_again() -> None:

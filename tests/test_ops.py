@@ -18,13 +18,18 @@ from lazytorch.types import ScalarType, TensorType, Type
 
 SAMPLES = by_op()
 STRUCTURAL = {"const", "input", "item", "write", "fused", "foreach", "custom"}
-OPAQUE = {  # not on every build: see passes/test_select.py and passes/test_post_ops.py
+# Not on every build: see passes/test_select.py and passes/test_post_ops.py; and test_offload.py.
+OPAQUE = {
     "packed_weight",
     "packed_convolution",
     "packed_convolution_add",
     "packed_linear_weight",
     "packed_linear",
     "one_dnn_linear",
+    "to_host",
+    "sent",
+    "from_host",
+    "received",
 }
 
 

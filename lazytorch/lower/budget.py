@@ -17,7 +17,8 @@ from lazytorch.ir import Graph, Node
 from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.lower.program import Program
 from lazytorch.lower.workspaces import call_key
-from lazytorch.passes import Choose, Memo, Observer, fuse, order, rematerialize
+from lazytorch.offload import Link
+from lazytorch.passes import Choose, Memo, Observer, fuse, horizontal, order, rematerialize
 from lazytorch.peak import Scratch, levels, scratch
 from lazytorch.segments import Again, choices
 
@@ -30,8 +31,8 @@ FEW = 4 * PATIENCE
 MANY = 256
 """Searches whose results are remembered."""
 
-FOUND: dict[tuple[int, int], int] = {}
-"""How many choices were taken for a graph, by its hash, and a limit."""
+FOUND: dict[tuple[int, int, bool], int] = {}
+"""How many choices were taken for a graph, by its hash, and a limit, with or without a link."""
 
 
 class Programs(Protocol):
@@ -61,13 +62,16 @@ def within(
     planned: Planned,
     observe: Observer | None = None,
     takes: Scratch = scratch,
+    link: Link | None = None,
 ) -> P:
     """What `made` gives with as few choices as the plan's peak allows; BudgetError, with the
-    smallest peak there is, where none stays within `limit`.
+    smallest peak there is, where none stays within `limit`. By a `link` values may wait in the
+    host's memory.
 
     A step is planned before its first call and again at its second: what was found is tried first.
     """
-    search, key = Search(made, planned, takes), (hash(graph), limit)
+    search = Search(made, planned, takes, link)
+    key = hash(graph), limit, link is not None
     best = FOUND.get(key, 0)
     if not best or search.peak(best) > limit:
         best = search.fewest(limit)
@@ -115,10 +119,12 @@ class Search(Generic[P]):
         made: Callable[[Observer, Choose, Memo], P],
         planned: Planned,
         takes: Scratch = scratch,
+        link: Link | None = None,
     ) -> None:
         self.made = made
         self.planned = planned
         self.takes = takes
+        self.link = link
         self.found: dict[int, P] = {}
         self.plans: dict[int, MemoryPlan] = {}
         self.steps: dict[int, list[tuple[str, Graph, Graph]]] = {}
@@ -156,7 +162,7 @@ class Search(Generic[P]):
     def narrows(self) -> bool:
         """Whether the first choice computes nothing again, but changes the graph in which others
         are made: estimates are of that once it was planned."""
-        return any(some and not some[0].made for _, some in self.known)
+        return any(some and not some[0].changes for _, some in self.known)
 
     def lowest(self, least: int) -> int:
         """The number, of those from `least` on, with the lowest peak: the last choices may have
@@ -257,5 +263,6 @@ class Search(Generic[P]):
         for known, some in self.known:
             if known is graph:
                 return some
-        self.known.append((graph, choices(graph)))
+        offload = None if self.link is None else self.link.along(horizontal(fuse(graph)))
+        self.known.append((graph, choices(graph, offload)))
         return self.known[-1][1]

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Graph
 from lazytorch.lower.budget import Planned, within
+from lazytorch.lower.costs import NOTHING_KNOWN, Costs
 from lazytorch.lower.kernel import Target
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.passes import Choose, Memo, Observer, horizontal
-from lazytorch.peak import Scratch, scratch
+from lazytorch.peak import Scratch
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,24 @@ def lowered(
     observe: Observer | None = None,
     planned: Planned | None = None,
     expect: Callable[[Graph], None] | None = None,
-    takes: Scratch = scratch,
+    costs: Costs = NOTHING_KNOWN,
 ) -> Lowered:
     """Both programs of a recorded graph; nothing is compiled. With `max_bytes`, they are the first
-    that are `planned` to stay within them. `takes` says what libraries allocate on its device.
+    that are `planned` to stay within them. `costs` is what is known of its device.
 
     `expect` is told of the graph whose kernels will be wanted as soon as its groups are final; with
     `max_bytes` once it is chosen.
     """
     if options.max_bytes is None or planned is None:
-        return attempt(graph, options, target_of, takes, telling(expect, observe))
-    made = partial(attempt, graph, options, target_of, takes)
-    found = within(int(options.max_bytes), graph, made, planned, observe, takes)
+        return attempt(graph, options, target_of, costs.takes, telling(expect, observe))
+    if options.offload and costs.link is None:
+        raise UnsupportedError(
+            "offload is for GPUs whose rates are known, and nothing is known of this device's",
+            hint="leave offload out; lazytorch.devices has the GPUs that are known",
+        )
+    made = partial(attempt, graph, options, target_of, costs.takes)
+    link = costs.link if options.offload else None
+    found = within(int(options.max_bytes), graph, made, planned, observe, costs.takes, link)
     if expect is not None:
         expect(found.graph)
     return found

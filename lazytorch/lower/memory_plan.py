@@ -30,7 +30,8 @@ class MemoryPlan:
     what a CUDA graph reads in the place of the arguments, which may be elsewhere at each call, and
     `replayed` one call's timeline without what is no part of that graph, if it leaves out anything.
     `unknown` counts the library calls whose workspace is not known, by operation: with such calls
-    the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`).
+    the peak is a lower bound. `seconds` is an estimate of a call's time (`lower.estimate`). `host`
+    are bytes of pinned memory of the host's, in which values of a call wait.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MemoryPlan:
     seconds: float | None = None
     copies: int = 0
     replayed: Timeline | None = None
+    host: int = 0
     levels: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,6 +166,8 @@ class MemoryPlan:
         yield f"  {size(self.prologue):>12}  kept by the prologue"
         yield f"  {size(self.activations):>12}  a call's values at the peak"
         yield f"  {size(self.workspaces):>12}  workspaces{self.bound()}"
+        if self.host:
+            yield f"  {size(self.host):>12}  wait in pinned memory of the host"
         if self.pool:
             yield (
                 f"  captured as a CUDA graph it takes {size(self.captured_bytes)}, of which "

@@ -16,6 +16,7 @@ from lazytorch.lower.prepared import operands_of, prepared
 from lazytorch.lower.reserve import reserve
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.number import Arithmetic
+from lazytorch.ops.offload import ToHost
 from lazytorch.straight import overwriting, root, written_over, written_straight
 from lazytorch.types import TensorType
 
@@ -235,6 +236,14 @@ class Lowering:
         function = unique(f"{label}_" if over else label, op, self.space)
         self.space[function] = op.overwrite if over else op.run
         return function, None
+
+
+def waiting(program: Program) -> list[TensorType]:
+    """What is copied to the host's memory, in the order of the lines."""
+    sent = (
+        x.node.inputs[0].type for x in program.lines if x.node and isinstance(x.node.op, ToHost)
+    )
+    return [x for x in sent if isinstance(x, TensorType)]
 
 
 def identifier(i: int, x: Node) -> str:

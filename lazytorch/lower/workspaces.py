@@ -20,12 +20,13 @@ from lazytorch.ir import Node, Op
 from lazytorch.lower.call import operand_text
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, View
+from lazytorch.ops.offload import Transfer
 from lazytorch.peak import Scratch, scratch
 from lazytorch.types import ScalarType, TensorType, Type
 
 FOLDER = Path(__file__).parent / "workspace_tables"
 
-NONE = Pointwise | View | Affine
+NONE = Pointwise | View | Affine | Transfer
 """Operations whose kernels take no workspace."""
 
 

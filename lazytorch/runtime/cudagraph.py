@@ -28,9 +28,10 @@ from lazytorch.lower.arena import arena, spans
 from lazytorch.lower.call import KernelCall
 from lazytorch.lower.counted import counted
 from lazytorch.lower.last_call import WORTH, LastCall, last_call
-from lazytorch.lower.program import Program
+from lazytorch.lower.program import Program, waiting
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import NONE, workspaces
+from lazytorch.ops.offload import pinned_as, shelved
 from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks
@@ -66,7 +67,8 @@ class Captured:
     """One capture: the graph, the memory it reads and the memory it leaves results in.
 
     Inputs that are `fixed` are read where they lie; of the outputs, the `fresh` ones are handed out
-    as copies, but for what the `last` call makes, which is not part of the graph.
+    as copies, but for what the `last` call makes, which is not part of the graph. Values of types
+    `host` are copied to the host's memory on the way.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Captured:
         pool: Pool,
         arena: int = 0,
         last: LastCall | None = None,
+        host: Sequence[TensorType] = (),
     ) -> None:
         self.graph = torch.cuda.CUDAGraph()
         self.pool = pool
@@ -93,7 +96,9 @@ class Captured:
         self.numbers = Numbers([inputs[i] for i in self.counting], pool.device)
         for i, x in zip(self.counting, self.numbers.tensors, strict=True):
             given[i] = x  # `Full`, which alone reads it, takes either
-        self.outputs, self.tables = capture(pool, self.graph, partial(run, *given), arena)
+        self.host = [pinned_as(x.shape, x.strides, x.dtype) for x in host]
+        call = shelved(partial(run, *given), self.host)
+        self.outputs, self.tables = capture(pool, self.graph, call, arena)
         pool.serve(self)
         made = -1 if last is None else last.output
         self.results: list[torch.Tensor] = [self.outputs[i] for i in fresh if i != made]
@@ -246,8 +251,9 @@ class Replayer:
                 last = last_call(self.program)
                 program = self.program if last is None else last.before
                 self.captured = Captured(
-                    program.run, inputs, fixed, self.fresh, pool, self.arena(program), last
-                )
+                    program.run, inputs, fixed, self.fresh, pool, self.arena(program), last,
+                    waiting(program),
+                )  # fmt: skip
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
                 return None

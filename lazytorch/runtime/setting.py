@@ -11,13 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.devices import Device, device_named
 from lazytorch.frontend.watch import Watch
-from lazytorch.lower.estimate import seconds
+from lazytorch.lower.costs import NOTHING_KNOWN, Costs
+from lazytorch.lower.estimate import link, seconds
 from lazytorch.lower.last_call import last_call
 from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
-from lazytorch.lower.program import Program
+from lazytorch.lower.program import Program, waiting
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import taking, workspaces
-from lazytorch.peak import Scratch, scratch
 from lazytorch.runtime.measured import measured_too
 
 STREAMS = 2
@@ -61,10 +61,10 @@ class Setting:
         return device_named(where) if isinstance(where, torch.device) else where
 
     @property
-    def takes(self) -> Scratch:
-        """What libraries allocate there while they compute, as far as it is known."""
+    def costs(self) -> Costs:
+        """What is known of the device before anything runs."""
         known = isinstance(self.device, Device) or self.device.type == "cuda"
-        return taking(self.device_of()) if known else scratch
+        return Costs(taking(self.device_of()), link(self.device_of())) if known else NOTHING_KNOWN
 
     def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
         """The plan of two programs and of what there is before they run. With `measured`,
@@ -89,6 +89,7 @@ class Setting:
             seconds(main, device),
             self.arguments if device.kind == "cuda" and not self.still else 0,
             None if last is None else timeline(last.before, known.find),
+            sum(x.nbytes for x in waiting(main)),
         )
 
 

@@ -19,7 +19,7 @@ from lazytorch.types import TensorType, dtype_name
 def memory(stage: Stage, options: Options) -> Iterator[str]:
     """The planned peak, the number of `fast.memory`, and what `freeze` changes or would change."""
     found = stage.plan()
-    eager = eager_peak(stage.piece.graph, stage.setting.takes)
+    eager = eager_peak(stage.piece.graph, stage.setting.costs.takes)
     yield (
         f"{size(found.peak_bytes)} at the peak: {size(found.held)} of weights and "
         f"inputs, {size(found.prologue)} kept between calls, {size(found.activations)} of a call's "

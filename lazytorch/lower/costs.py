@@ -1,0 +1,20 @@
+"""What is known of a device before anything runs on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lazytorch.offload import Link
+from lazytorch.peak import Scratch, scratch
+
+
+@dataclass(frozen=True)
+class Costs:
+    """`takes` are bytes that libraries allocate while they compute; `link` is the way to the host's
+    memory, None where nothing is known of it."""
+
+    takes: Scratch = scratch
+    link: Link | None = None
+
+
+NOTHING_KNOWN = Costs()

@@ -11,7 +11,7 @@ from lazytorch.autodiff.engine import hooked
 from lazytorch.autodiff.joint import halves
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Live, Recorded, Source, Storage
+from lazytorch.frontend.sources import Live, Recorded, Source, State, Storage
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
 from lazytorch.plan import Plan
@@ -71,6 +71,7 @@ def differentiable(
             call.halves = stage.backward
             call.inputs = stage.state.inputs(leaves, None)
         call.fills = recorded.fills
+        call.replaced = [(State(x), x.store[x.name]) for x in recorded.replaced]
         graph = stage.piece.graph
         one = {
             leaf.output: i

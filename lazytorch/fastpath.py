@@ -65,7 +65,7 @@ class FastPath:
         if plan.fast is not None:
             return plan.fast
         recorded = plan.stage.recorded
-        if recorded is None or recorded.changes or recorded.fills:
+        if recorded is None or recorded.changes or recorded.fills or recorded.replaced:
             return None
         if plan.objects or plan.varying or plan.assumptions.each or plan.relied:
             return None

@@ -69,16 +69,21 @@ class Plan:
 
 def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Sequence[Any]) -> Any:
     """The function's result from the program's outputs; containers that it fills are filled, and
-    tensors get the gradients that it leaves."""
+    tensors get the gradients, and places the tensors, that it leaves."""
     recorded = cast(Recorded, stage.recorded)
     result = trees.unflatten(
         recorded.spec,
         [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
     )
+    tensors: Sequence[torch.Tensor] = ()
+    if recorded.replaced:
+        result, tensors = result
     if recorded.grads:
         result, grads = result
         for source, grad in zip(recorded.grads, grads, strict=True):
             tensor_of(source, leaves).grad = grad
+    for slot, tensor in zip(recorded.replaced, tensors, strict=True):
+        slot.store[slot.name] = tensor
     if recorded.fills:
         result, after = result
         trees.graft(given, after)

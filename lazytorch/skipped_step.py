@@ -32,7 +32,8 @@ class Values:
     @torch.no_grad()
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Any] | None, batch: Any) -> None:
         reach = Reach(model, [] if loss_fn is None else [loss_fn])
-        held = [slot.store.get(slot.name) for slot in reach.state]
+        self.held = [(slot, slot.store.get(slot.name)) for slot in reach.state]
+        held = [x for _, x in self.held]
         found = [x for x in [*held, *trees.flatten(batch)[0]] if isinstance(x, torch.Tensor)]
         # Where elements share a place, torch refuses every write.
         self.each = [
@@ -43,6 +44,9 @@ class Values:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Write them back."""
+        """Write them back, and put back what was replaced."""
+        for slot, x in self.held:
+            if slot.store.get(slot.name) is not x:
+                slot.store[slot.name] = x
         for x, before in self.each:
             x.copy_(before)

@@ -91,13 +91,23 @@ class Trail:
 
     def on_cut(self, piece: Piece) -> Any:
         """Compile and run a new piece up to its cut; the value that decides."""
-        stage = self.owner.lowered(piece, self.setting, None)
-        if torch.is_grad_enabled():
-            self.remember(stage)
+        with self.watch.undone():  # it reads what there was before the call
+            stage = self.owner.lowered(piece, self.setting, None)
+            if torch.is_grad_enabled():
+                self.remember(stage)
+            with torch.no_grad():
+                outputs = stage.run(self.leaves, self.done)
         with torch.no_grad():
-            outputs = stage.run(self.leaves, self.done)
+            cut = cast(Cut, piece.cut)
+            if cut.call is not None and (replaced := self.watch.replaced()):
+                raise UnsupportedError(
+                    f"a function kept eager runs after the forward replaced {replaced[0].label}, "
+                    "which it would not see",
+                    {"at": cut.where},
+                    hint="write into the tensor (copy_), or replace it afterwards",
+                )
             with self.watch.kept():
-                value, outputs = cast(Cut, piece.cut).resolve(outputs)
+                value, outputs = cut.resolve(outputs)
         self.new.append(stage)
         self.done.append(outputs)
         self.ran.append((value, outputs))

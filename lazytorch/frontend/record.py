@@ -123,6 +123,7 @@ def record_once(
     changes: list[Change] = []
     grads: list[tuple[Argument | State | Held, torch.Tensor | None]] = []
     relied: tuple[Relied, ...] = ()
+    replaced: list[Slot] = []
     try:
         with (
             ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
@@ -137,7 +138,12 @@ def record_once(
             result = (result, (args, kwargs))
         grads = recorder.grads.changed()
         relied = recorder.grads.relied()
-        recorded = finish(recorder, (result, [x for _, x in grads]) if grads else result)
+        if grads:
+            result = (result, [x for _, x in grads])
+        replaced = watch.replaced()
+        if replaced:
+            result = (result, [slot.store[slot.name] for slot in replaced])
+        recorded = finish(recorder, result)
     except LazyTorchError as error:
         if error.where is None:
             error.where = recorder.b.where
@@ -149,10 +155,12 @@ def record_once(
     finally:
         recorder.finished = True
         recorder.grads.restore()
-        changes = watch.undo()
+        changes = watch.undo(repeated=True)
     places = tuple([source for source, _ in grads])
     kept = recorder if any(recorder.grads.hooks.values()) else None
-    made = replace(recorded, fills=fills, grads=places, relied=relied, recorder=kept)
+    made = replace(
+        recorded, fills=fills, grads=places, relied=relied, recorder=kept, replaced=tuple(replaced)
+    )
     return made, changes
 
 

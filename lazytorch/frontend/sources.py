@@ -238,8 +238,9 @@ class Recorded:
     `assumed` is what the recording, all its pieces, took for granted of numbers; `failure` why
     there are none in the graph, where the function cannot work with them.
 
-    `grads` are the tensors whose `.grad` is another one afterwards; what it is then comes last in
-    the result. `relied` is what the recording took for granted of gradients.
+    `grads` are the tensors whose `.grad` is another one afterwards; what it is then comes behind
+    them in the result. `relied` is what the recording took for granted of gradients. `replaced` are
+    the places of tensors that hold others afterwards (`self.mean = ...`), which come last.
     """
 
     piece: Piece
@@ -253,6 +254,7 @@ class Recorded:
     failure: str = ""
     grads: tuple[Argument | State | Held, ...] = ()
     relied: tuple[Relied, ...] = ()
+    replaced: tuple[Slot, ...] = ()
     recorder: Any = None  # where the function registered hooks, which are recorded in it
 
 

@@ -23,7 +23,6 @@ from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.known import Change, Known, content, put
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Holder, Reach
-from lazytorch.frontend.tensor import LazyTensor
 
 _DEEP = 20
 
@@ -158,15 +157,23 @@ class Watch:
 
     # What a forward did to it.
 
-    def undo(self) -> list[Change]:
-        """Put everything back; what the forward had changed, by value."""
+    def replaced(self) -> list[Slot]:
+        """Places of tensors that hold others of the same type now: a call can put others there."""
+        if all(known.same() for known in self.groups):
+            return []
+        found = [change for known in self.groups for change in known.changes(known.base)]
+        return [x.place for x in found if isinstance(x.place, Slot) and self.found_again(x)]
+
+    def undo(self, repeated: bool = False) -> list[Change]:
+        """Put everything back; what the forward had changed, by value. What is `replaced` is left
+        out if it is `repeated` at every call."""
         if all(known.same() for known in self.groups):
             return []
         found = [
             change
             for known in self.groups
             for change in known.changes(known.base)
-            if (isinstance(change.new, LazyTensor) or not self.found_again(change))
+            if not (repeated and self.found_again(change))
             and not self.equals(change.old, change.new)
         ]
         for known in self.groups:
@@ -195,6 +202,16 @@ class Watch:
         finally:
             for known, now in zip(self.groups, present, strict=True):
                 known.restore(now)
+
+    @contextmanager
+    def undone(self) -> Generator[None]:
+        """What a forward changed so far is undone for a while."""
+        present = [known.present() for known in self.groups]
+        for known in self.groups:
+            known.restore(known.base)
+        yield
+        for known, now in zip(self.groups, present, strict=True):
+            known.restore(now)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Make the changes that a forward makes."""

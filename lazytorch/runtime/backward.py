@@ -46,6 +46,7 @@ class Call:
     halves: Backward | None = None  # the compiled backward, and which tensors are its inputs
     inputs: list[Any] = field(default_factory=list[Any])
     fills: bool = False  # the arguments follow in the flattened result
+    replaced: list[tuple[State, torch.Tensor]] = field(default_factory=list[Any])  # what was there
     versions: list[int] = field(default_factory=list[int])  # of what is read
 
     def wanted(self) -> list[torch.Tensor]:
@@ -64,6 +65,8 @@ class Call:
         leaves = list(self.leaves)
         with ExitStack() as stack:
             stack.enter_context(self.recalled())
+            for place, tensor in self.replaced:
+                stack.enter_context(replaced(place, tensor))
             for source, before in self.written:
                 # The run gets copies to write to: the real buffers have moved on already.
                 if isinstance(source, Argument):

@@ -5,14 +5,14 @@
     python benchmarks/recompute.py FOLDER --planned FOLDER MODEL ...
 
 For each model the smallest `max_bytes` is looked for whose plan is estimated to take at most so
-much longer than the plan without a bound: plans alone, nothing runs; with `--offload` values may
-wait in the host's memory, too, which the estimate takes for free; with `--planned` the budgets are
-those that a run without the device wrote, and torch.compile's bytes, where that folder has them,
-what another run measured. Then both steps are measured: the most bytes that one call
-allocates beyond what was there, run directly without CUDA graphs, and milliseconds, the two in
-turns; and what a step of eager's and of torch.compile's allocates. Several processes may run at the
-same time: a lock lets one after the other take times. One JSON a model, those that are there are
-left.
+much longer than the plan without a bound, whose kernels take 1.4 times the roofline at least
+(`lower/estimate.py`): plans alone, nothing runs; with `--offload` values may wait in the host's
+memory, too, which the estimate takes for free; with `--planned` the budgets are those that a run
+without the device wrote, and torch.compile's bytes, where that folder has them, what another run
+measured. Then both steps are measured: the most bytes that one call allocates beyond what was
+there, run directly without CUDA graphs, and milliseconds, the two in turns; and what a step of
+eager's and of torch.compile's allocates. Several processes may run at the same time: a lock lets
+one after the other take times. One JSON a model, those that are there are left.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from lazytorch.bench.compare import reason
 from lazytorch.bench.machine import machine, parse_device
 from lazytorch.forecast import plan
 from lazytorch.frontend import trees
+from lazytorch.lower.estimate import SLOWER
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.runtime.allocations import peak
 
@@ -82,7 +83,7 @@ def smallest(name: str, batch: int, device: str, slower: float, offload: bool) -
         except lt.BudgetError:
             low = part
             continue
-        if found.seconds is not None and found.seconds <= free.seconds * (1 + slower):
+        if found.seconds is not None and found.seconds <= free.seconds * (1 + slower * SLOWER):
             high, best = part, found
         else:
             low = part

@@ -320,9 +320,11 @@ class Compiled:
         """
         with self.lock:
             started = time.perf_counter()
+            plan.watch.equal()  # which remembers what calls put in the place of other tensors
             path = Trail(self, leaves, plan.watch, plan.varying, done)
             with torch.set_grad_enabled(plan.grad):  # stages run without
                 following = path.extend(spec, tuple(cuts))
+                plan.before |= path.remembered()
             stage.add(cuts[-1].value, following)
             # Every way through the plan then assumes what this one does: more than it must.
             plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])

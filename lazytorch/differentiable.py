@@ -67,10 +67,17 @@ def differentiable(
         stage, outputs = owner.forward(plan, leaves, spec, trail)
         recorded = cast(Recorded, stage.recorded)
         last.append(stage)
+        if plan.before:  # a way that was not known yet, and what it writes
+            new = [x for x in written_inputs(first, leaves) if id(x[1]) not in changing]
+            refuse_written(new)
+            call.written += [(source, plan.before[id(t)]) for source, t in new]
+            call.read = [x for x in call.read if all(x is not t for _, t in new)]
+            plan.before.clear()
         if stage.backward is not None and stage is first:
             call.halves = stage.backward
             call.inputs = stage.state.inputs(leaves, None)
         call.fills = recorded.fills
+        call.stages = [(x.state.places, x.state.tensors) for x in first.successors()]
         call.replaced = [(State(x), x.store[x.name]) for x in recorded.replaced]
         graph = stage.piece.graph
         one = {

@@ -51,6 +51,8 @@ H200, with one copy or eight."""
 EARLY = 2.0
 """How many times as early as it must a copy back begins: to wait costs time, to be there bytes."""
 
+EFFORTS: tuple[Effort, ...] = ("cheap", "all")
+
 BACKWARD = 2
 """How many times as long as a segment its backward takes: two products for each."""
 
@@ -121,6 +123,7 @@ class Offloading:
             for owner in (o for x in (node, *node.inputs) for o in owners(x)):
                 self.last[owner] = i
         self.waiting: dict[Node, Waiting] = {}
+        self.later_readers: dict[Node, list[Node]] = {}  # if more is computed again
         self.out = self.back = 0.0  # when copies there end; how long before its end copies begin
 
     def found(self) -> dict[int, Again]:
@@ -148,17 +151,22 @@ class Offloading:
             if x not in cut.made:
                 self.read(x, self.ways.readers(x))
         readers = self.ways.readers(*cut.again)
-        for x in {y: None for node in cut.made for y in node.inputs}:
-            if x in self.ways.before and x not in cut.made:
-                self.read(x, readers)
+        for x in self.operands(cut):
+            self.read(x, readers)
+        for effort in EFFORTS:  # which may be chosen for it later
+            wider = self.ways.cut(part, effort)
+            readers = self.ways.readers(*wider.again)
+            for x in self.operands(wider):
+                self.later_readers.setdefault(shown(x)[0], []).extend(readers)
+
+    def operands(self, cut: Cut) -> Iterable[Node]:
+        """What is read to compute values again."""
+        read = {y: None for node in cut.made for y in node.inputs}
+        return [y for y in read if y in self.ways.before and y not in cut.made]
 
     def read(self, x: Node, readers: Sequence[Node]) -> None:
         """A value is read; it is noted for what owns its memory."""
-        views: list[Node] = []
-        value = x
-        while isinstance(value.op, View) and repeatable(value):
-            views.append(value)
-            value = value.inputs[0]
+        value, views = shown(x)
         if readers and sendable(value) and value in self.ways.before:
             noted = self.waiting.setdefault(value, Waiting())
             noted.readers += readers
@@ -177,7 +185,9 @@ class Offloading:
         done = self.clock[self.ends[k]]
         out = max(self.out, done) + seconds
         back = max(self.back, BACKWARD * done) + EARLY * seconds
-        readers = [*self.ways.readers(*cut.again), *[y for x in chosen.values() for y in x.readers]]
+        readers = self.ways.readers(*cut.again)
+        for x, waiting in chosen.items():
+            readers += [*waiting.readers, *self.later_readers.get(x, ())]
         behind = self.ways.behind(readers)
         gone = next((x for i, x in self.later(k, chosen) if self.clock[i] >= out), None)
         begin = next(
@@ -211,6 +221,15 @@ class Offloading:
                 reached.add(x)
                 if i >= self.ends[k] and anchor(x):
                     yield i, x
+
+
+def shown(x: Node) -> tuple[Node, list[Node]]:
+    """The value that a chain of views shows, and the views."""
+    views: list[Node] = []
+    while isinstance(x.op, View) and repeatable(x):
+        views.append(x)
+        x = x.inputs[0]
+    return x, views
 
 
 def sendable(x: Node) -> bool:

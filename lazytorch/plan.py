@@ -34,6 +34,7 @@ class Plan:
         self.relied = trail.relied  # what there was of gradients
         self.grad = torch.is_grad_enabled()
         self.fast: FastPath | None = None  # once it has replayed
+        self.before: dict[int, torch.Tensor] = {}  # by id, what new branches of a call wrote over
         self.objects = [
             (i, x)
             for i, x in enumerate(trail.leaves)
@@ -68,8 +69,8 @@ class Plan:
 
 
 def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Sequence[Any]) -> Any:
-    """The function's result from the program's outputs; containers that it fills are filled, and
-    tensors get the gradients, and places the tensors, that it leaves."""
+    """The function's result from the program's outputs; containers that it fills are filled,
+    tensors get the gradients that it leaves, and the tensors that it replaces are replaced."""
     recorded = cast(Recorded, stage.recorded)
     result = trees.unflatten(
         recorded.spec,

@@ -41,11 +41,10 @@ def recorded_step(
     finite, whether it is. Model, loss and state are arguments so that their tensors are found."""
     r = current()
     assert r is not None
+    r.undoes = step.skip_nonfinite
     parameters = step.parameters()
     scales = {name: r.lazy(x) for name, x in step.scales().items()}
     total, grads = gradients_of(r, step, batch, named, scales.get("scale"))
-    if step.skip_nonfinite:
-        refuse_replaced(model)
     groups = settings[: len(step.optimizer.param_groups)]
     with torch.no_grad():
         fine = overflow = None
@@ -79,10 +78,10 @@ def recorded_gradients(
     undone already where a step is skipped."""
     r = current()
     assert r is not None
+    r.undoes = step.skip_nonfinite
     scale = step.scales().get("scale")
     total, grads = gradients_of(r, step, batch, named, None if scale is None else r.lazy(scale))
     if step.skip_nonfinite:
-        refuse_replaced(model)
         with torch.no_grad():
             undone(r, finite(total, [g for g in grads if g is not None]), {})
     return total, grads
@@ -162,17 +161,6 @@ def finite(loss: torch.Tensor, grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """Whether the loss and every gradient are finite, as a tensor."""
     every = [loss.isfinite().all(), *[g.isfinite().all() for g in grads]]
     return torch.stack(every).all()
-
-
-def refuse_replaced(model: nn.Module) -> None:
-    """UnsupportedError where the forward put other tensors in the place of buffers: what is not
-    written cannot be undone."""
-    for name, x in model.named_buffers():
-        if isinstance(x, LazyTensor):
-            raise UnsupportedError(
-                f"the forward replaces {name}, which a step that is skipped would have to undo",
-                hint="write into it (copy_), or leave out skip_nonfinite",
-            )
 
 
 def undone(r: Recorder, fine: torch.Tensor, before: Mapping[int, Node]) -> None:

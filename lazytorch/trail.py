@@ -113,6 +113,12 @@ class Trail:
         self.ran.append((value, outputs))
         return value
 
+    def remembered(self) -> dict[int, torch.Tensor]:
+        """What is kept for gradients, with what the last new stage will write."""
+        if torch.is_grad_enabled():
+            self.remember(self.new[-1])
+        return self.before
+
     def remember(self, stage: Stage) -> None:
         """Keep what eager finds when it computes the function again for its gradients."""
         if not self.ran:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from replacing import Branching, Given, Looked, Mean, Plain, Returned, Swapped, held
 from torch import nn
 
 import lazytorch as lt
@@ -16,114 +17,45 @@ CALLS = 8
 """Enough for a call that is recorded, some that are looked up, and those that replay."""
 
 
-class Mean(nn.Module):
-    """A moving average by assignment, read after it was replaced."""
-
-    mean: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-        self.register_buffer("mean", torch.zeros(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
-        return (x - self.mean) * self.scale
-
-
-class Swapped(nn.Module):
-    """Two buffers that change places."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("a", torch.zeros(3))
-        self.register_buffer("b", torch.ones(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.a, self.b = self.b, self.a
-        self.b += 1
-        return x + self.a
-
-
-class Given(nn.Module):
-    """The argument stays."""
-
-    last: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("last", torch.zeros(4, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x - self.last
-        self.last = x
-        return y
-
-
-class Returned(nn.Module):
-    """What stays is the result, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("sum", torch.zeros(4, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.sum = self.sum + x
-        return self.sum
-
-
-class Looked(nn.Module):
-    """A value decides after, and before, something was replaced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count = self.count + 1
-        if self.count.item() > 2:
-            self.count = self.count - 2
-            return x * self.count
-        return x - self.count
-
-
-class Plain(nn.Module):
-    """An attribute that is no buffer, of a module inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside = nn.Linear(3, 3)
-        self.inside.state = torch.ones(3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.inside.state = self.inside.state + x.mean(0)
-        return x + self.inside.state
-
-
 KINDS: list[Callable[[], nn.Module]] = [Mean, Swapped, Given, Returned, Looked, Plain]
 
 
-def held(module: nn.Module) -> list[torch.Tensor]:
-    plain = [x for m in module.modules() for x in vars(m).values() if isinstance(x, torch.Tensor)]
-    return [*module.buffers(), *plain]
+def called(run: Any, module: nn.Module, inputs: list[torch.Tensor]) -> list[Any]:
+    """All calls of one side, before the other's: what one of them sets must not help the other."""
+    return [(run(x), [y.clone() for y in held(module)]) for x in inputs]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, Branching])
 @pytest.mark.parametrize("options", [{}, {"wait": True}, {"wait": True, "freeze": True}])
+@torch.no_grad()
 def test_every_call_leaves_what_eager_leaves(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     eager, module = kind().eval(), kind().eval()
     fast = lt.compile(module, **options)
-    for i in range(CALLS):
-        x = torch.randn(4, 3)
-        with torch.no_grad():
-            torch.testing.assert_close(fast(x), eager(x), msg=f"call {i}")
-        for a, b in zip(held(module), held(eager), strict=True):
-            torch.testing.assert_close(a, b, msg=f"after call {i}")
+    inputs = [torch.randn(4, 3) + 100 * (i > 4) for i in range(CALLS)]
+    inputs += [x - 200 for x in inputs[-2:]] + inputs[:2]
+    got, wanted = called(fast, module, inputs), called(eager, eager, inputs)
+    for i, (one, other) in enumerate(zip(got, wanted, strict=True)):
+        torch.testing.assert_close(one, other, msg=f"call {i}")
     assert sum(map(len, fast.plans.values())) == 1
+
+
+@torch.no_grad()
+def test_a_forward_that_fails_in_a_new_branch_loses_nothing() -> None:
+    class Failing(Branching):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            if self.mean.sum().item() > 11:
+                raise ValueError("too much")
+            return y
+
+    module = Failing()
+    fast = lt.compile(module, wait=True)
+    for _ in range(2):
+        fast(torch.zeros(3))
+    with pytest.raises(ValueError, match="too much"):
+        fast(torch.zeros(3))
+    torch.testing.assert_close(module.mean, torch.full((3,), 3.0))
 
 
 def test_objects_are_those_of_eager() -> None:
@@ -148,21 +80,58 @@ def test_objects_are_those_of_eager() -> None:
     assert swapped.a is a and swapped.b is b
 
 
-@pytest.mark.parametrize("kind", [Mean, Swapped, Looked])
-def test_gradients_are_eagers(kind: Any) -> None:
+def differentiated(run: Any, module: nn.Module, inputs: list[torch.Tensor], late: bool) -> Any:
+    """Gradients of every call and what it leaves; `late`, when all calls are done."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    left, losses = [], []
+    for x in leaves:
+        losses.append(run(x).square().sum())
+        left.append([y.clone() for y in held(module)])
+        if not late:
+            losses[-1].backward()
+    for loss in losses if late else ():
+        loss.backward()
+    return [x.grad for x in leaves], left, [p.grad for p in module.parameters()]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", [Mean, Swapped, Looked, Branching])
+def test_gradients_are_eagers(kind: Any, late: bool) -> None:
+    if kind is Swapped and late:
+        pytest.skip("it writes what an earlier backward reads, which eager refuses, too")
     torch.manual_seed(0)
     eager, module = kind(), kind()
+    inputs = [torch.randn(4, 3) + 100 * (i % 3 - 1) for i in range(CALLS)]
+    got = differentiated(lt.compile(module, wait=True), module, inputs, late)
+    torch.testing.assert_close(got, differentiated(eager, eager, inputs, late))
+
+
+def test_what_a_new_branch_writes_is_differentiated_with_what_was_there() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x[0, 1].item() < 0:
+                self.mean += 1
+            return x * self.mean
+
+    eager, module = Written(), Written()
+    inputs = [torch.full((4, 3), float(sign)) for sign in (1, -1, 1, -1)]
+    got = differentiated(lt.compile(module, wait=True), module, inputs, late=False)
+    torch.testing.assert_close(got, differentiated(eager, eager, inputs, late=False))
+
+
+def test_a_tensor_assigned_before_the_backward_is_not_read_by_it() -> None:
+    module = Branching()
     fast = lt.compile(module, wait=True)
-    for _ in range(CALLS):
-        xs = [torch.randn(4, 3).requires_grad_() for _ in range(2)]
-        xs[1].data.copy_(xs[0].detach())
-        for run, x in zip((fast, eager), xs, strict=True):
-            run(x).square().sum().backward()
-        torch.testing.assert_close(xs[0].grad, xs[1].grad)
-        for a, b in zip(held(module), held(eager), strict=True):
-            torch.testing.assert_close(a, b)
-    for p, q in zip(module.parameters(), eager.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
+    x = torch.full((3,), -100.0).requires_grad_()
+    y = fast(x)
+    module.mean = torch.full((3,), 7.0)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(3))
+    torch.testing.assert_close(module.mean, torch.full((3,), 7.0))
 
 
 @pytest.mark.parametrize("kind", [Mean, Looked])
@@ -212,6 +181,74 @@ def test_a_step_that_is_skipped_puts_back_what_was_replaced() -> None:
     step(x, x)
     assert "replaces mean" in step.why
     torch.testing.assert_close(net.mean, 0.9 * before + 0.1 * x.mean(0))
+
+
+class Both(nn.Module):
+    """Two buffers that change places, in a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Swapped()
+
+    def forward(self, y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return (self.inside(y) - t).mean()
+
+
+def test_whatever_is_replaced_keeps_a_step_from_being_skipped_unseen() -> None:
+    first = nn.Sequential(nn.Linear(3, 3), Plain())
+    for net, loss in ((first, nn.MSELoss()), (nn.Linear(3, 3), Both())):
+        sgd = torch.optim.SGD(net.parameters(), 0.1)
+        step = lt.train_step(net, loss, sgd, skip_nonfinite=True)
+        x = torch.randn(4, 3)
+        step(x, x)
+        before = [y.clone() for m in (net, loss) for y in [*held(m), *m.parameters()]]
+        step(x, torch.full_like(x, torch.nan))
+        after = [y for m in (net, loss) for y in [*held(m), *m.parameters()]]
+        torch.testing.assert_close(after, before)
+        assert "replaces" in step.why
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_what_a_gradient_belongs_to_is_refused_by_name(flag: bool) -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3), flag)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight = nn.Parameter(self.weight.detach() * 1.1, flag)
+            return x * self.weight
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = torch.zeros(3).requires_grad_()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.tanh(x + self.hidden)
+            self.hidden = h.detach().requires_grad_() if flag else h
+            return h
+
+    for module in (Weights(), Hidden()):
+        with pytest.raises(UnsupportedError, match="the forward changed"):
+            lt.compile(module)(torch.randn(3).requires_grad_())
+
+
+@torch.no_grad()
+def test_what_runs_eagerly_may_replace_too() -> None:
+    class Counted(Mean):
+        @lt.disable
+        def count(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean = self.mean + 1
+            return x * 2
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.count(x) + self.mean
+
+    module, eager = Counted(), Counted()
+    inputs = [torch.randn(4, 3) for _ in range(CALLS)]
+    got = called(lt.compile(module, wait=True), module, inputs)
+    torch.testing.assert_close(got, called(eager, eager, inputs))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import is_
 from typing import Any, cast
 
@@ -22,7 +23,18 @@ from lazytorch.frontend.optimizers import StateMadeError, stepping
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Reach
 from lazytorch.frontend.recording import Recording, Restart
-from lazytorch.frontend.sources import Argument, Cut, Held, OnCut, Recorded, Relied, Source, State
+from lazytorch.frontend.sources import (
+    Argument,
+    Cut,
+    Held,
+    OnCut,
+    Piece,
+    Recorded,
+    Relied,
+    Source,
+    State,
+)
+from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.frontend.watch import Change, Watch
 
 
@@ -73,13 +85,14 @@ def attempt(
     failure = ""
     while True:
         sources, ties = origins(fn, leaves, spec, watch.reach)
+        found = None if on_cut is None else partial(cut_and_met, on_cut, sources, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
         recorder = Recording(
             sources,
             ties,
             shared,
             known,
-            on_cut,
+            found,
             fullgraph,
             varying is not None,
             Grads(sources, leaves, used),
@@ -99,6 +112,18 @@ def attempt(
             failure = f"{type(error).__name__}: {error}"
         else:
             return replace(recorded, failure=failure), changes
+
+
+def cut_and_met(
+    on_cut: OnCut, sources: dict[int, tuple[Source, str]], reach: Reach, piece: Piece
+) -> Any:
+    """What `on_cut` gives; tensors that eager code put in places are found there from now on."""
+    value = on_cut(piece)
+    for slot in reach.state:
+        tensor = slot.store.get(slot.name)
+        if isinstance(tensor, torch.Tensor) and not isinstance(tensor, LazyTensor):
+            sources.setdefault(id(tensor), (State(slot), slot.label))
+    return value
 
 
 def record_once(
@@ -141,6 +166,12 @@ def record_once(
         if grads:
             result = (result, [x for _, x in grads])
         replaced = watch.replaced()
+        if replaced and recorder.undoes:
+            raise UnsupportedError(
+                f"the forward replaces {replaced[0].label}, which a step that is skipped would "
+                "have to undo",
+                hint="write into it (copy_), or leave out skip_nonfinite",
+            )
         if replaced:
             result = (result, [slot.store[slot.name] for slot in replaced])
         recorded = finish(recorder, result)

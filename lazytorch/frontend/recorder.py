@@ -45,6 +45,8 @@ class Recorder:
     """What both uses share; they say how real tensors come in and how values get out."""
 
     kind: type[LazyTensor] = LazyTensor
+    undoes = False
+    """Whether what is recorded may have to be undone: then nothing may be replaced."""
 
     def __init__(self) -> None:
         self.b = RecordingBuilder(self)

@@ -238,9 +238,9 @@ class Recorded:
     `assumed` is what the recording, all its pieces, took for granted of numbers; `failure` why
     there are none in the graph, where the function cannot work with them.
 
-    `grads` are the tensors whose `.grad` is another one afterwards; what it is then comes behind
-    them in the result. `relied` is what the recording took for granted of gradients. `replaced` are
-    the places of tensors that hold others afterwards (`self.mean = ...`), which come last.
+    `grads` are the tensors whose `.grad` is another one afterwards; what it is then comes next in
+    the result. `relied` is what the recording took for granted of gradients. `replaced` are the
+    places of tensors that hold others afterwards (`self.mean = ...`), which come last.
     """
 
     piece: Piece

@@ -162,19 +162,28 @@ class Watch:
         if all(known.same() for known in self.groups):
             return []
         found = [change for known in self.groups for change in known.changes(known.base)]
-        return [x.place for x in found if isinstance(x.place, Slot) and self.found_again(x)]
+        return [x.place for x in found if isinstance(x.place, Slot) and self.repeats(x)]
+
+    def repeats(self, change: Change) -> bool:
+        """Whether a call can put a tensor in the place of another: none that a gradient belongs to,
+        by which it would be another tensor than eager's."""
+        return (
+            self.found_again(change)
+            and not change.old.requires_grad
+            and not isinstance(change.old, torch.nn.Parameter)
+            and not isinstance(change.new, torch.nn.Parameter)
+        )
 
     def undo(self, repeated: bool = False) -> list[Change]:
-        """Put everything back; what the forward had changed, by value. What is `replaced` is left
-        out if it is `repeated` at every call."""
+        """Put everything back; what the forward had changed, by value: without what is `replaced`,
+        if that is `repeated` at every call."""
         if all(known.same() for known in self.groups):
             return []
         found = [
             change
             for known in self.groups
             for change in known.changes(known.base)
-            if not (repeated and self.found_again(change))
-            and not self.equals(change.old, change.new)
+            if not (repeated and self.repeats(change)) and not self.equals(change.old, change.new)
         ]
         for known in self.groups:
             known.restore(known.base)
@@ -209,9 +218,11 @@ class Watch:
         present = [known.present() for known in self.groups]
         for known in self.groups:
             known.restore(known.base)
-        yield
-        for known, now in zip(self.groups, present, strict=True):
-            known.restore(now)
+        try:
+            yield
+        finally:
+            for known, now in zip(self.groups, present, strict=True):
+                known.restore(now)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Make the changes that a forward makes."""
@@ -224,10 +235,11 @@ class Watch:
         return line_of(self.reach.functions, change.key or change.label.rpartition(".")[2])
 
 
-def alike(a: torch.Tensor, b: object) -> bool:
+def alike(a: object, b: object) -> bool:
     """Whether a tensor may take another's place in a plan."""
     return (
-        isinstance(b, torch.Tensor)
+        isinstance(a, torch.Tensor)
+        and isinstance(b, torch.Tensor)
         and a.shape == b.shape
         and a.dtype is b.dtype
         and a.device == b.device

@@ -97,9 +97,15 @@ class Received(Transfer):
         return x
 
 
-@cache
 def lanes(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """The streams of a device's copies to the host and back."""
+    """The streams of copies from a device to the host and back: this thread's, since a stream that
+    takes part in one thread's recording must not be used by others meanwhile."""
+    return lanes_of(device, threading.get_ident())
+
+
+@cache
+def lanes_of(device: torch.device, thread: int) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """Those of a thread."""
     return torch.cuda.Stream(device), torch.cuda.Stream(device)
 
 
@@ -152,7 +158,9 @@ def pinned(like: torch.Tensor) -> torch.Tensor:
             "values that wait in the host's memory cannot be recorded in a CUDA graph of your own",
             hint="call the step outside of it: it is captured by itself",
         )
-    return next(_shelf.left)
+    memory = next(_shelf.left)
+    assert memory.shape == like.shape and memory.dtype is like.dtype, "copies in another order"
+    return memory
 
 
 def pinned_as(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -8,7 +8,7 @@ for, and as slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,12 +18,15 @@ from torch.autograd.function import FunctionCtx
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Argument, Recorded, Source, State
+from lazytorch.frontend.sources import Argument, Held, Recorded, Source, State
 from lazytorch.interpret import aliased
 from lazytorch.ir import Write
 from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
+
+Found = tuple[list[tuple[int, State | Held]], list[tuple[int, torch.Tensor]]]
+"""The places of a stage by number, and the tensors that it found there."""
 
 
 @dataclass
@@ -46,7 +49,8 @@ class Call:
     halves: Backward | None = None  # the compiled backward, and which tensors are its inputs
     inputs: list[Any] = field(default_factory=list[Any])
     fills: bool = False  # the arguments follow in the flattened result
-    replaced: list[tuple[State, torch.Tensor]] = field(default_factory=list[Any])  # what was there
+    stages: list[Found] = field(default_factory=list[Any])  # what was in the places that it reads
+    replaced: list[tuple[State, torch.Tensor]] = field(default_factory=list[Any])  # and replaces
     versions: list[int] = field(default_factory=list[int])  # of what is read
 
     def wanted(self) -> list[torch.Tensor]:
@@ -65,7 +69,7 @@ class Call:
         leaves = list(self.leaves)
         with ExitStack() as stack:
             stack.enter_context(self.recalled())
-            for place, tensor in self.replaced:
+            for place, tensor in (*standing(self.stages), *self.replaced):
                 stack.enter_context(replaced(place, tensor))
             for source, before in self.written:
                 # The run gets copies to write to: the real buffers have moved on already.
@@ -132,6 +136,15 @@ def versions(tensors: Sequence[torch.Tensor]) -> list[int]:
         return [x._version for x in tensors]
     except RuntimeError:
         return [-1 if x.is_inference() else x._version for x in tensors]
+
+
+def standing(stages: Sequence[Found]) -> Iterator[tuple[State, torch.Tensor]]:
+    """What was in places that may hold other tensors now."""
+    for places, tensors in stages:
+        found = dict(tensors)
+        for i, source in places:
+            if isinstance(source, State) and i in found:
+                yield source, found[i]
 
 
 @contextmanager

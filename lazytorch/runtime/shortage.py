@@ -13,7 +13,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, OutOfMemoryError, Where
 from lazytorch.lower.memory_plan import MemoryPlan, size
-from lazytorch.lower.program import Program, waiting
+from lazytorch.lower.program import Program
 
 SAYS = ("not enough memory", "DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 """What torch says on the CPU, on a GPU, and when a library could not allocate."""
@@ -34,8 +34,6 @@ def out_of_memory(
     The frames of the programs are let go, or what they computed would live as long as the error.
     """
     where = next(failed(error, programs), None)
-    if any(map(waiting, programs)):  # no copy may write into memory that is let go
-        torch.cuda.synchronize()
     error.__traceback__ = None
     found = plan()
     largest = next((x.where for x in found.at_peak if x.where is not None), None)

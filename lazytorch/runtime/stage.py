@@ -12,7 +12,7 @@ import torch
 from lazytorch.frontend.sources import Cut, Piece, Recorded
 from lazytorch.ir import Graph
 from lazytorch.lower.memory_plan import MemoryPlan
-from lazytorch.lower.program import Program
+from lazytorch.lower.program import Program, waiting
 from lazytorch.op import attribute_key
 from lazytorch.runtime.cudagraph import Replayer, Run
 from lazytorch.runtime.gradients import Backward
@@ -87,8 +87,10 @@ class Stage:
         """The piece's outputs; `done` are the outputs of the pieces before it."""
         try:
             return self.outputs(leaves, done)
-        except RuntimeError as error:
-            if not exhausted(error):
+        except BaseException as error:
+            for x in waiting(self.main)[:1]:  # no copy may write into memory that is let go
+                torch.cuda.synchronize(x.device)
+            if not isinstance(error, RuntimeError) or not exhausted(error):
                 raise
             raise out_of_memory(error, self.plan, self.main, self.prologue) from error
 

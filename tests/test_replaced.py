@@ -150,6 +150,39 @@ def test_gradients_of_gradients_find_what_the_call_found(kind: Any) -> None:
             torch.testing.assert_close(a, b)
 
 
+class Shared:
+    """What a function finds on a class."""
+
+    total = torch.zeros(3)
+
+
+@torch.no_grad()
+def test_a_class_holds_what_a_function_puts_there() -> None:
+    def summed(x: torch.Tensor) -> torch.Tensor:
+        Shared.total = Shared.total + x
+        return Shared.total * 2
+
+    fast, total = lt.compile(summed, wait=True), torch.zeros(3)
+    for _ in range(CALLS):
+        x = torch.randn(3)
+        total = total + x
+        torch.testing.assert_close(fast(x), total * 2)
+        torch.testing.assert_close(Shared.total, total)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_module_that_was_compiled_by_itself_is_found_inside(grad: bool) -> None:
+    torch.manual_seed(0)
+    eager, module = Mean(), Mean()
+    inside = lt.compile(module, wait=True)
+    fast = lt.compile(lambda x: inside(inside(x)), wait=True)
+    for _ in range(CALLS):
+        x = torch.randn(4, 3)
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(fast(x), eager(eager(x)))
+        torch.testing.assert_close(module.mean, eager.mean)
+
+
 def test_a_training_step_replaces_as_eagers_does() -> None:
     torch.manual_seed(0)
     nets = [Mean(), Mean()]

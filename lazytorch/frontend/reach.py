@@ -94,6 +94,11 @@ class Reach:
             self.optimizer(label, value)
         elif isinstance(value, types.MethodType):
             self.queue.extend([(label, value.__self__), (label, value.__func__)])
+        elif isinstance(value, type):
+            if code.users_class(value):
+                self.methods(value)
+        elif isinstance(wrapped := getattr(value, "__dict__", {}).get("__wrapped__"), nn.Module):
+            self.queue.append((label, wrapped))  # a module that was compiled by itself
         elif callable(value) and (
             (found := list(code.python(value))) or isinstance(value, functools.partial)
         ):
@@ -173,10 +178,13 @@ class Reach:
                 self.slot(store, name, dotted(label, name))
 
     def kind(self, kind: type) -> None:
+        """The class of an object."""
+        if id(kind) not in self.met:
+            self.met[id(kind)] = kind
+            self.methods(kind)
+
+    def methods(self, kind: type) -> None:
         """A class: methods are code; attributes of the user's own classes are read too."""
-        if id(kind) in self.met:
-            return
-        self.met[id(kind)] = kind
         for base in kind.__mro__:
             if code.library(base.__module__):
                 continue

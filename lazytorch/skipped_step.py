@@ -27,8 +27,8 @@ class Gradients:
 
 class Values:
     """Copies of everything that a forward may write: what the model and the loss hold, and the
-    batch. A recorded step needs none: it knows what it writes, and is refused if it
-    replaces any of them."""
+    batch. A recorded step needs none: it knows what it writes, and is refused if it replaces any of
+    them."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Any] | None, batch: Any) -> None:

@@ -85,7 +85,7 @@ def attempt(
     failure = ""
     while True:
         sources, ties = origins(fn, leaves, spec, watch.reach)
-        found = None if on_cut is None else partial(cut_and_met, on_cut, sources, watch.reach)
+        found = None if on_cut is None else partial(after_cut, on_cut, sources, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
         recorder = Recording(
             sources,
@@ -114,7 +114,7 @@ def attempt(
             return replace(recorded, failure=failure), changes
 
 
-def cut_and_met(
+def after_cut(
     on_cut: OnCut, sources: dict[int, tuple[Source, str]], reach: Reach, piece: Piece
 ) -> Any:
     """What `on_cut` gives; tensors that eager code put in places are found there from now on."""

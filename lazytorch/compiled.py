@@ -43,7 +43,7 @@ from lazytorch.runtime.libraries import load
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
-from lazytorch.trail import Trail
+from lazytorch.trail import Before, Trail
 from lazytorch.varying import Assumptions, Numbers
 from lazytorch.view.explain import explain
 
@@ -268,20 +268,20 @@ class Compiled:
     ) -> Any:
         """Run the plan's stages, with gradients where eager would have them."""
         if not torch.is_grad_enabled():
-            stage, outputs = self.forward(plan, leaves, spec, trail)
+            stage, outputs = self.forward(plan, leaves, spec, trail, {})
             return assemble(stage, outputs, given, leaves)
         tensors = plan_tensors(plan.stage, leaves)
         if plan.carries and any(t.requires_grad for t in tensors):
             stage, outputs = differentiable(self, plan, leaves, spec, tensors, trail)
         else:
             with torch.no_grad():
-                stage, outputs = self.forward(plan, leaves, spec, trail)
+                stage, outputs = self.forward(plan, leaves, spec, trail, {})
         return assemble(stage, outputs, given, leaves)
 
     def forward(
-        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None
+        self, plan: Plan, leaves: list[Any], spec: trees.Spec, trail: Trail | None, before: Before
     ) -> tuple[Stage, tuple[Any, ...]]:
-        """Run stage after stage, choosing by the value of each cut; the last one's outputs."""
+        """Run stages, choosing by each cut's value; `before` gets what new branches write over."""
         stage = plan.stage
         done: list[tuple[Any, ...]] = []
         cuts: list[Cut] = []
@@ -301,7 +301,7 @@ class Compiled:
             cuts.append(replace(stage.cut, value=value))
             following = stage.follow(value)
             if following is None:
-                following = self.branch(plan, stage, cuts, leaves, spec, done)
+                following = self.branch(plan, stage, cuts, leaves, spec, done, before)
             stage = following
 
     def branch(
@@ -312,6 +312,7 @@ class Compiled:
         leaves: list[Any],
         spec: trees.Spec,
         done: list[tuple[Any, ...]],
+        before: Before,
     ) -> Stage:
         """Record what follows a value of a cut that was not seen before.
 
@@ -324,14 +325,13 @@ class Compiled:
             path = Trail(self, leaves, plan.watch, plan.varying, done)
             with torch.set_grad_enabled(plan.grad):  # stages run without
                 following = path.extend(spec, tuple(cuts))
-                plan.before |= path.remembered()
+                before |= path.remembered()
             stage.add(cuts[-1].value, following)
             # Every way through the plan then assumes what this one does: more than it must.
             plan.assumptions = Assumptions([*plan.assumptions.each, *path.assumed])
             plan.relied = plan.relied or path.relied
-            labels = argument_labels(self.fn, spec)
             reasons = [f"a value at {cuts[-1].where} that was not seen before"]
-            reasons += self.numbers.learn(spec, path.assumed, labels)
+            reasons += self.numbers.learn(spec, path.assumed, argument_labels(self.fn, spec))
             seconds = time.perf_counter() - started
             Report.add(Event("recompile", self.name, "; ".join(reasons), seconds))
             for value, outputs in path.ran:

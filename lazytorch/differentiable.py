@@ -27,7 +27,7 @@ from lazytorch.runtime.backward import (
 from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import present
-from lazytorch.trail import Trail
+from lazytorch.trail import Before, Trail
 
 if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
@@ -64,15 +64,15 @@ def differentiable(
     last: list[Stage] = []
 
     def run() -> tuple[Any, ...]:
-        stage, outputs = owner.forward(plan, leaves, spec, trail)
+        overwritten: Before = {}
+        stage, outputs = owner.forward(plan, leaves, spec, trail, overwritten)
         recorded = cast(Recorded, stage.recorded)
         last.append(stage)
-        if plan.before:  # a way that was not known yet, and what it writes
+        if overwritten:  # a way that was not known yet, and what it writes
             new = [x for x in written_inputs(first, leaves) if id(x[1]) not in changing]
             refuse_written(new)
-            call.written += [(source, plan.before[id(t)]) for source, t in new]
+            call.written += [(source, overwritten[id(t)]) for source, t in new]
             call.read = [x for x in call.read if all(x is not t for _, t in new)]
-            plan.before.clear()
         if stage.backward is not None and stage is first:
             call.halves = stage.backward
             call.inputs = stage.state.inputs(leaves, None)

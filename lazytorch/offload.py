@@ -51,7 +51,8 @@ H200, with one copy or eight."""
 EARLY = 2.0
 """How many times as early as it must a copy back begins: to wait costs time, to be there bytes."""
 
-EFFORTS: tuple[Effort, ...] = ("cheap", "all")
+LATER: tuple[Effort, ...] = ("cheap", "all")
+"""Of a segment that is not offloaded, what may be chosen."""
 
 BACKWARD = 2
 """How many times as long as a segment its backward takes: two products for each."""
@@ -153,7 +154,7 @@ class Offloading:
         readers = self.ways.readers(*cut.again)
         for x in self.operands(cut):
             self.read(x, readers)
-        for effort in EFFORTS:  # which may be chosen for it later
+        for effort in LATER:
             wider = self.ways.cut(part, effort)
             readers = self.ways.readers(*wider.again)
             for x in self.operands(wider):

@@ -34,7 +34,6 @@ class Plan:
         self.relied = trail.relied  # what there was of gradients
         self.grad = torch.is_grad_enabled()
         self.fast: FastPath | None = None  # once it has replayed
-        self.before: dict[int, torch.Tensor] = {}  # by id, what new branches of a call wrote over
         self.objects = [
             (i, x)
             for i, x in enumerate(trail.leaves)

@@ -174,6 +174,7 @@ class Ways:
         self.forward = before
         self.before = set(before)
         self.solved: dict[Hashable, tuple[list[int], int]] = {}  # for layers that are the same
+        self.cuts: dict[tuple[Node, Effort], Cut] = {}  # by a segment's first node
         self.after: dict[Node, list[Node]] = {}  # what waits for a token, of what was chosen
         self.depth: dict[Node, int] = {}
         self.fed: set[Node] = set(self.before)  # what depends on the forward
@@ -189,7 +190,14 @@ class Ways:
         return None if token is None else Again(cut.made, token, cut.freed)
 
     def cut(self, part: Part, effort: Effort) -> Cut:
-        """What is computed again so that the least is kept."""
+        """What is computed again so that the least is kept, looked for once."""
+        key = part[0][0], effort
+        if key not in self.cuts:
+            self.cuts[key] = self.cut_anew(part, effort)
+        return self.cuts[key]
+
+    def cut_anew(self, part: Part, effort: Effort) -> Cut:
+        """The same, looked for now."""
         segment, crossing = part
         inside = set(segment)
         values = [x for x in segment if not isinstance(x.type, TupleType)]

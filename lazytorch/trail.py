@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
 
 
+Before = dict[int, torch.Tensor]
+"""Copies of tensors that a call writes to, as they were before it, by the tensors' ids."""
+
+
 class Trail:
     """Records from the start along answered cuts, compiles the pieces that are new and runs those
     that end in a cut."""
@@ -47,7 +51,7 @@ class Trail:
         self.ran: list[tuple[Any, tuple[Any, ...]]] = []
         self.random: list[torch.Tensor] = []
         """State of the generators before anything ran."""
-        self.before: dict[int, torch.Tensor] = {}
+        self.before: Before = {}
         """What was written, by the tensor's id, with its values before."""
 
     def extend(self, spec: trees.Spec, known: tuple[Cut, ...]) -> Stage:
@@ -113,7 +117,7 @@ class Trail:
         self.ran.append((value, outputs))
         return value
 
-    def remembered(self) -> dict[int, torch.Tensor]:
+    def remembered(self) -> Before:
         """What is kept for gradients, with what the last new stage will write."""
         if torch.is_grad_enabled():
             self.remember(self.new[-1])

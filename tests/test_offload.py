@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import accumulate
 
 import pytest
+import saving
 import torch
+from saving import results
 from torch import nn
 from torch.nn import functional
 
@@ -13,13 +15,12 @@ import lazytorch as lt
 from lazytorch import offload as offloading
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.forecast import plan
-from lazytorch.interpret import interpret
 from lazytorch.ir import Graph, Node
 from lazytorch.offload import Link
 from lazytorch.ops.after import After
 from lazytorch.ops.linalg import Linear
 from lazytorch.ops.offload import FromHost, Received, Sent, ToHost, Transfer
-from lazytorch.passes import REWRITES, check_signature, optimize, order
+from lazytorch.passes import check_signature, order
 from lazytorch.passes.rematerialize import rematerialize
 from lazytorch.peak import footprint, size
 from lazytorch.segments import Again, choices
@@ -29,27 +30,8 @@ WIDTH, ROWS, DEEP = 32, 64, 8
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def step(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A loss and its gradients."""
-    y = x
-    for w in weights:
-        inside = functional.gelu(functional.linear(y, w)).softmax(-1)
-        y = y + functional.dropout(torch.tanh(inside * inside.exp()), 0.3)
-    loss = y.square().mean()
-    return loss, *torch.autograd.grad(loss, weights)
-
-
 def recorded() -> tuple[Graph, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    values = [torch.randn(ROWS, WIDTH, dtype=torch.float64)]
-    values += [nn.Parameter(torch.randn(WIDTH, WIDTH, dtype=torch.float64)) for _ in range(DEEP)]
-    return optimize(lt.trace(step, *values), REWRITES), values
-
-
-def results(graph: Graph, values: list[torch.Tensor]) -> list[torch.Tensor]:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        return list(interpret(graph, *values))
+    return saving.recorded(ROWS, WIDTH, DEEP)
 
 
 def fast(seconds: float = 1e-3, rate: float = 1e12) -> Link:

@@ -85,14 +85,14 @@ def attempt(
     failure = ""
     while True:
         sources, ties = origins(fn, leaves, spec, watch.reach)
-        found = None if on_cut is None else partial(after_cut, on_cut, sources, watch.reach)
+        resume = None if on_cut is None else partial(after_cut, on_cut, sources, watch.reach)
         used = bool(watch.reach.optimizers) or "grad" in watch.reach.names
         recorder = Recording(
             sources,
             ties,
             shared,
             known,
-            found,
+            resume,
             fullgraph,
             varying is not None,
             Grads(sources, leaves, used),

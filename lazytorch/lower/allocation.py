@@ -30,7 +30,7 @@ from lazytorch.ops.chains import is_copy
 from lazytorch.ops.conv import channels_last
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
 from lazytorch.ops.loss import BinaryCrossEntropy, MseLoss, SmoothL1Loss
-from lazytorch.ops.offload import FromHost, Sent, ToHost
+from lazytorch.ops.offload import ToHost
 from lazytorch.types import OpaqueType, ScalarType, TensorType, TupleType, Type, broadcast
 
 
@@ -71,10 +71,8 @@ def allocation(node: Node, site: KernelCall | LibraryCall | None = None) -> Allo
         return made(node.type, generated=True)
     if isinstance(site, LibraryCall):
         op = site.chosen
-    if isinstance(op, ToHost | Sent | FromHost):
+    if isinstance(op, AtenBackward | ToHost):  # which ask for the device, which need not be here
         return made(node.type)
-    if isinstance(op, AtenBackward):
-        return made(node.type)  # torch's engine would ask for the device, which need not be here
     types = tuple([x.type for x in node.inputs])
     if isinstance(op, ScaledDotProductAttention) and on_gpu(types[0]):
         return replace(made(node.type), scratch=row_sums(types[0]))

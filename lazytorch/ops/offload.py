@@ -125,6 +125,13 @@ def wait(parcel: Parcel, x: torch.Tensor) -> None:
         torch.cuda.current_stream(x.device).wait_event(parcel.copied)
 
 
+def landed(device: torch.device) -> None:
+    """Wait for all copies, where a call that began some has failed: none may write into memory that
+    is let go. A recording copies nothing, and cannot wait."""
+    if not torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize(device)
+
+
 class _Shelf(threading.local):
     """Pinned memory for what this thread records."""
 

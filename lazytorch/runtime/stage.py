@@ -14,6 +14,7 @@ from lazytorch.ir import Graph
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.program import Program, waiting
 from lazytorch.op import attribute_key
+from lazytorch.ops.offload import landed
 from lazytorch.runtime.cudagraph import Replayer, Run
 from lazytorch.runtime.gradients import Backward
 from lazytorch.runtime.setting import Setting
@@ -86,11 +87,14 @@ class Stage:
     def run(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
         """The piece's outputs; `done` are the outputs of the pieces before it."""
         try:
-            return self.outputs(leaves, done)
-        except BaseException as error:
-            for x in waiting(self.main)[:1]:  # no copy may write into memory that is let go
-                torch.cuda.synchronize(x.device)
-            if not isinstance(error, RuntimeError) or not exhausted(error):
+            try:
+                return self.outputs(leaves, done)
+            except BaseException:  # also an interrupt: memory is let go when this goes up
+                if away := waiting(self.main):
+                    landed(away[0].device)
+                raise
+        except RuntimeError as error:
+            if not exhausted(error):
                 raise
             raise out_of_memory(error, self.plan, self.main, self.prologue) from error
 

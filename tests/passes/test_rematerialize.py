@@ -1,16 +1,17 @@
 """rematerialize: the backward computes values again, which changes no value; draws happen once."""
 
 import pytest
+import saving
 import torch
+from saving import results
 from torch import nn
 from torch.nn import functional
 
 import lazytorch as lt
 from lazytorch.errors import VerifyError
-from lazytorch.interpret import interpret
 from lazytorch.ir import Graph
 from lazytorch.ops.after import After
-from lazytorch.passes import REWRITES, check_signature, optimize
+from lazytorch.passes import check_signature
 from lazytorch.passes.cse import cse
 from lazytorch.passes.rematerialize import rematerialize
 from lazytorch.segments import Again, choices
@@ -19,27 +20,8 @@ from lazytorch.verify import verify
 WIDTH, DEEP = 8, 4
 
 
-def step(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A loss and its gradients."""
-    y = x
-    for w in weights:
-        inside = functional.gelu(functional.linear(y, w)).softmax(-1)
-        y = y + functional.dropout(torch.tanh(inside * inside.exp()), 0.3)
-    loss = y.square().mean()
-    return loss, *torch.autograd.grad(loss, weights)
-
-
 def recorded() -> tuple[Graph, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    values = [torch.randn(16, WIDTH, dtype=torch.float64)]
-    values += [nn.Parameter(torch.randn(WIDTH, WIDTH, dtype=torch.float64)) for _ in range(DEEP)]
-    return optimize(lt.trace(step, *values), REWRITES), values
-
-
-def results(graph: Graph, values: list[torch.Tensor]) -> list[torch.Tensor]:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        return list(interpret(graph, *values))
+    return saving.recorded(16, WIDTH, DEEP)
 
 
 def test_every_number_of_choices_gives_the_same_values_and_draws_once() -> None:

@@ -229,9 +229,9 @@ class Compiled:
             self.stages.append((name, now - began, len(before), len(after)))
             began = now
 
-        builds = self.builds
+        builds, costs = self.builds, known.costs_of(piece)
         found = lowered(
-            piece.graph, self.options, builds.target, observe, planned, builds.expect, known.costs
+            piece.graph, self.options, builds.target, observe, planned, builds.expect, costs
         )
         program = self.builds.tuned(found.main, found.rest)
         stage = Stage(

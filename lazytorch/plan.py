@@ -12,6 +12,8 @@ import torch
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded, tensor_of
 from lazytorch.guards import Key, flat
+from lazytorch.ops.philox import PhiloxState
+from lazytorch.runtime.marks import BOUNDARY, shift
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 from lazytorch.varying import Assumptions
@@ -47,11 +49,14 @@ class Plan:
             leaf.requires_grad for r in recorded for leaf in r.leaves
         )
         self.exact = any(id(x) in returned for _, x in self.objects)
+        # What torch would draw for an argument's elements depends on where in memory that begins.
+        effects = [x for s in stage.successors() for x in s.optimized.effects]
+        self.draws = any(isinstance(x.op, PhiloxState) for x in effects)
 
     def holds(self, leaves: list[Any]) -> bool:
         """Whether Python values, and objects among the arguments, are as when it was recorded, and
         what it assumed of numbers is true of these arguments."""
-        if not self.assumptions.hold(leaves):
+        if not self.assumptions.hold(leaves) or not self.lies(leaves):
             return False
         if not all([one.holds(leaves) for one in self.relied]):
             return False
@@ -59,6 +64,10 @@ class Plan:
         if others and self.exact:
             return False
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
+
+    def lies(self, leaves: Sequence[Any]) -> bool:
+        """Whether arguments begin where what it draws takes them to begin."""
+        return not self.draws or not any([shift(x) for x in leaves if isinstance(x, torch.Tensor)])
 
     def let_go(self) -> None:
         """Hold no weights that were replaced, nor what was computed of them."""
@@ -103,6 +112,8 @@ def why_none(plans: OrderedDict[Key, list[Plan]], key: Key, leaves: list[Any]) -
             return "a tensor has a gradient now, or has none any more, or another hook"
         if where := latest.assumptions.broken(leaves):
             return f"a number compares otherwise at {where}"
+        if not latest.lies(leaves):
+            return f"an argument begins off a boundary of {BOUNDARY} bytes, as its random draws do"
         return "an object among the arguments says something else"
     last = next(reversed(plans))
     parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)

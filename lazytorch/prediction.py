@@ -43,6 +43,6 @@ def predict(
 
     planned = partial(setting.plan, measured=measured)
     with uncollected():  # thousands of nodes would be looked through again and again
-        graph, costs = recorded.piece.graph, setting.costs
+        graph, costs = recorded.piece.graph, setting.costs_of(recorded.piece)
         found = lowered(graph, options, target, planned=planned, costs=costs)
         return planned(found.prologue, found.main)

@@ -23,6 +23,7 @@ from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
+from lazytorch.passes.draws_in_kernels import draws_in_kernels
 from lazytorch.passes.early_views import early_views
 from lazytorch.passes.epilogues import epilogues
 from lazytorch.passes.fold_batch_norm import fold_batch_norm
@@ -91,6 +92,12 @@ RECOGNIZED: tuple[Pass, ...] = (
     late_factors,  # after attention, which has scales of its own; after cse: readers are final
 )
 """What is written out becomes operations that round less often than eager, on every device."""
+
+
+def draws(resident: int) -> tuple[Pass, ...]:
+    """The passes before all others, while tensors lie as eager's do, which decides what is drawn
+    for them; for a GPU that holds `resident` threads at once."""
+    return (partial(draws_in_kernels, resident=resident),)
 
 
 def default(again: Choose | None = None, takes: Scratch = scratch) -> tuple[Pass, ...]:
@@ -279,6 +286,8 @@ __all__ = [
     "cudnn",
     "cudnn_attention",
     "default",
+    "draws",
+    "draws_in_kernels",
     "early_views",
     "epilogues",
     "fold_batch_norm",

@@ -141,7 +141,7 @@ class Rewrite:
         alone = set(self.graph.users[x]) <= readers and x not in self.graph.outputs
         if alone and len(readers) <= DEEPEST:
             images = [y for y in x.inputs if isinstance(y.type, TensorType) and y.type.rank]
-            if isinstance(x.op, Pointwise) and not obstacle(x) and all(map(c.fits, images)):
+            if elementwise(x) and all(map(c.fits, images)):
                 inside = readers | {x}
                 operands = [
                     self.in_parts(c, y, inside, image, made) if y in images else self.done[y]
@@ -164,7 +164,7 @@ class Rewrite:
         if isinstance(x.op, Item) and not x.op.index and x.inputs[0] in self.results:
             normed = self.norms.get(x.inputs[0])
             return c.like(normed.in_parts(), x) if normed and normed.x is image else None
-        if not isinstance(x.op, Pointwise) or obstacle(x):
+        if not elementwise(x):
             return None
         operands: list[Node] = []
         for y in x.inputs:
@@ -238,3 +238,8 @@ class Rewrite:
         dx = c.b(Mul(), c.b(Sub(), c.wide(whole), line), c.beside(scale))
         like = rest[0]
         return [c.like(dx, x), c.flat(c.b(Mul(), product, deviation), like), c.flat(total, like)]
+
+
+def elementwise(x: Node) -> bool:
+    """Whether a generated kernel computes a value of its operands alone, wherever they lie."""
+    return isinstance(x.op, Pointwise) and x.op.first_place() is None and not obstacle(x)

@@ -11,10 +11,12 @@ from lazytorch.peak import Scratch, scratch
 @dataclass(frozen=True)
 class Costs:
     """`takes` are bytes that libraries allocate while they compute; `link` is the way to the host's
-    memory, None where nothing is known of it."""
+    memory, None where nothing is known of it; `resident` is how many threads the device holds at
+    once, 0 where kernels are not to draw what torch's would."""
 
     takes: Scratch = scratch
     link: Link | None = None
+    resident: int = 0
 
 
 NOTHING_KNOWN = Costs()

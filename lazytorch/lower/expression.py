@@ -294,13 +294,18 @@ def print_steps(
     found: Steps,
     inputs: Sequence[Expression],
     inside: Callable[[tuple[Bound, ...]], Expression] | None = None,
+    places: Sequence[Expression] = (),
 ) -> list[Expression]:
     """Write the lines that compute a group; its outputs, each in its own dtype.
 
     `inputs` are what the steps load, in their order: 16-bit numbers widened to float32, numbers in
-    float64. `inside` gives the condition that bounds are.
+    float64. `inside` gives the condition that bounds are, `places` are those that are wanted.
     """
     known: dict[Step, Expression] = dict(zip(found.all, inputs, strict=False))
+    asking = found.places()
+    if len(asking) != len(places):
+        raise UnsupportedError(f"{asking[0].node.op.name()} takes places, which no kernel here has")
+    place = dict(zip(asking, places, strict=True))
     for step in found.all:
         node, op = step.node, step.node.op
         if isinstance(op, Input):
@@ -321,7 +326,8 @@ def print_steps(
                     else printer.to(known[x], dtype)
                     for x, dtype in zip(step.operands, dtypes, strict=True)
                 ]
-                result = op.emit(cast(Any, printer), *operands)
+                asked = [place[step]] if step in place else []
+                result = op.emit(cast(Any, printer), *operands, *asked)
             result = printer.to(result, node.type.dtype)
             known[step] = printer.round16(result) if printer.rounding else result
     return [known[step] for step in found.outputs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lazytorch.errors import UnsupportedError
@@ -16,7 +16,6 @@ from lazytorch.lower.program import Program, lower
 from lazytorch.lower.prologue import split
 from lazytorch.options import Options
 from lazytorch.passes import Choose, Memo, Observer, horizontal
-from lazytorch.peak import Scratch
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,13 @@ def lowered(
     `max_bytes` once it is chosen.
     """
     if options.max_bytes is None or planned is None:
-        return attempt(graph, options, target_of, costs.takes, telling(expect, observe))
+        return attempt(graph, options, target_of, costs, telling(expect, observe))
     if options.offload and costs.link is None:
         raise UnsupportedError(
             "offload is for GPUs whose rates are known, and nothing is known of this device's",
             hint="leave offload out; lazytorch.devices has the GPUs that are known",
         )
-    made = partial(attempt, graph, options, target_of, costs.takes)
+    made = partial(attempt, graph, options, target_of, costs)
     link = costs.link if options.offload else None
     found = within(int(options.max_bytes), graph, made, planned, observe, costs.takes, link)
     if expect is not None:
@@ -86,13 +85,15 @@ def attempt(
     graph: Graph,
     options: Options,
     target_of: Callable[[Graph], Target | None],
-    takes: Scratch,
+    costs: Costs,
     observe: Observer | None = None,
     again: Choose | None = None,
     memo: Memo | None = None,
 ) -> Lowered:
     """Both programs, with what `again` chooses computed again."""
-    graph = optimize(graph, options.freeze, options.numerics, observe, again, memo, takes)
+    if target_of(graph) is None:  # without kernels torch draws
+        costs = replace(costs, resident=0)
+    graph = optimize(graph, options.freeze, options.numerics, observe, again, memo, costs)
     steady, rest = split(graph)
     target = target_of(graph)
     main = lower(rest, target, "program")

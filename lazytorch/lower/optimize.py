@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lazytorch import passes
 from lazytorch.ir import Graph
+from lazytorch.lower.costs import NOTHING_KNOWN, Costs
 from lazytorch.ops.cudnn import (
     CudnnConvolution,
     CudnnConvolutionRelu,
@@ -16,7 +17,7 @@ from lazytorch.ops.cudnn import (
     whole_vectors,
 )
 from lazytorch.ops.library import libraries
-from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners, scratch
+from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners
 from lazytorch.types import TensorType
 
 
@@ -27,15 +28,17 @@ def optimize(
     observe: passes.Observer | None = None,
     again: passes.Choose | None = None,
     memo: passes.Memo | None = None,
-    takes: Scratch = scratch,
+    costs: Costs = NOTHING_KNOWN,
 ) -> Graph:
     """The graph that runs. What `again` chooses is computed again in the backward; what is in the
-    `memo` is not run again; `takes` says what libraries allocate while they compute.
+    `memo` is not run again; `costs` is what is known of the device.
 
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
     far as the most that is alive at once stays at or below eager's; within a budget not at all.
     """
     recorded, memo = graph, {} if memo is None else memo  # some graphs are started from twice
+    takes = costs.takes
+    graph = passes.optimize(graph, passes.draws(costs.resident), observe, memo)
     graph = passes.optimize(graph, passes.REWRITES, observe, memo)
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)

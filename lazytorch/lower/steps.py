@@ -9,12 +9,12 @@ memory, each at every place that it is needed at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Graph, Input, Node
 from lazytorch.ops.affine import Affine, Place
-from lazytorch.ops.base import Rowwise
+from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.types import Number, ScalarType, Shape, Strides, TensorType
 
 Operand = TensorType | ScalarType
@@ -65,13 +65,19 @@ class Steps:
         """The body's input that each load reads, numbers included."""
         return [step.node for step in self.all if isinstance(step.node.op, Input)]
 
+    def places(self) -> list[Step]:
+        """The steps whose arithmetic takes the place of the element."""
+        return [step for step in self.all if first_place(step) is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """A load: of the tensor number `operand`, with strides by the dimensions of the kernel's shape,
-    from `offset` elements behind its first one, where `bounds` hold; elsewhere `fill`."""
+    from `offset` elements behind its first one, where `bounds` hold; elsewhere `fill`.
 
-    operand: int
+    Of no tensor (`operand` is None), it is the place itself that is wanted."""
+
+    operand: int | None
     strides: Strides
     offset: int = 0
     bounds: tuple[Bound, ...] = ()
@@ -98,7 +104,7 @@ def steps(body: Graph, shape: Shape) -> Steps:
             inside = tuple([inner.bounds for _, inner in there])
             operands = [(x, narrowed(x, joined(at, inner, node.op, x), own)) for x, inner in there]
         else:
-            operands = [(x, narrowed(x, at, own)) for x in node.inputs]
+            operands = [(x, at_hand(x, narrowed(x, at, own))) for x in node.inputs]
         if missing := [x for x in operands if x not in known]:
             stack += reversed(missing)
             continue
@@ -124,6 +130,12 @@ def narrowed(node: Node, at: At, own: At) -> At:
             raise UnsupportedError(f"{node.op.name()} is needed at another place", where=node.where)
         return own
     return narrow(at, typed.shape)
+
+
+def at_hand(x: Node, at: At) -> At:
+    """Where arithmetic reads an operand: one element is there wherever the result is asked for."""
+    one = isinstance(x.type, TensorType) and x.type.numel == 1
+    return replace(at, bounds=(), fill=None) if one and at.bounds else at
 
 
 def narrow(at: At, shape: Shape) -> At:
@@ -181,15 +193,30 @@ def joined(at: At, there: At, op: Affine, x: Node) -> At:
 
 
 def reads(found: Steps, body: Graph, operands: Sequence[Operand]) -> list[Read]:
-    """The loads of a kernel that is given `operands`, in the order of its steps."""
+    """The loads of a kernel that is given `operands`, in the order of its steps, and behind them
+    the places that are wanted."""
     numbers: dict[Node, tuple[int, TensorType]] = {}
     for x, typed in zip(body.inputs, operands, strict=True):
         if isinstance(typed, TensorType):
             numbers[x] = (len(numbers), typed)
-    return [load(s.at, *numbers[s.node]) for s in found.all if s.node in numbers]
+    loads = [load(s.at, *numbers[s.node]) for s in found.all if s.node in numbers]
+    return [*loads, *[place(step) for step in found.places()]]
 
 
-def load(at: At, operand: int, typed: TensorType) -> Read:
+def first_place(step: Step) -> int | None:
+    """The place of the first element of a step whose arithmetic takes places."""
+    return step.node.op.first_place() if isinstance(step.node.op, Pointwise) else None
+
+
+def place(step: Step) -> Read:
+    """Where an element of a step's result lies in its memory."""
+    begin, typed = first_place(step), step.node.type
+    assert begin is not None and isinstance(typed, TensorType)
+    found = load(step.at, None, typed)
+    return replace(found, offset=found.offset + begin, bounds=(), fill=None)
+
+
+def load(at: At, operand: int | None, typed: TensorType) -> Read:
     """The load of an operand at a place."""
     own = (0,) * (len(at.scales) - typed.rank) + typed.strides
     strides = tuple([a * b for a, b in zip(own, at.scales, strict=True)])

@@ -69,6 +69,11 @@ class Pointwise(Op, abstract=True):
     def infer(self, *xs: Any, **_: Any) -> Type:
         return elementwise(self, xs, torch.get_default_dtype())
 
+    def first_place(self) -> int | None:
+        """The place of the first element, where `emit` takes, behind the operands, which place in
+        the result's memory an element has; None where it does not ask."""
+        return None
+
     def emit(self, s: Emitter, *xs: Value, **_: Value) -> Value:
         """The arithmetic, in the vocabulary of `Emitter`."""
         raise NotImplementedError(f"{self.name()} has no arithmetic")

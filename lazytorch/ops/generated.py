@@ -61,6 +61,8 @@ def obstacle(node: Node) -> str | None:
             return "a number that varies is no float"
         if isinstance(op, Pow):  # torch computes some exponents otherwise than others
             return "the exponent or the base of a power varies"
+    if typed.device.type != "cuda" and op.first_place() is not None:
+        return "only a GPU has generated kernels that ask for places"
     wide = typed.device.type == "cpu" and typed.dtype is torch.float64
     if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error
         return "float64 trigonometry is left to torch's own kernel"

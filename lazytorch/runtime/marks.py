@@ -12,6 +12,8 @@ from lazytorch.runtime.asker import Answers, Asker
 
 ADDRESS = torch.Tensor.data_ptr
 
+BOUNDARY = 16
+
 FEW = 8
 """Tensors that Python asks as fast."""
 
@@ -62,3 +64,9 @@ def exact(tensors: Sequence[torch.Tensor]) -> Any:
     sizes: Any = [list(x.shape) for x in tensors]
     strides: Any = [list(x.stride()) for x in tensors]
     return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+
+
+def shift(x: torch.Tensor) -> int:
+    """Bytes by which a tensor on a GPU begins behind a boundary of `BOUNDARY`: how torch's kernels
+    read it, and which number they draw for an element, depends on it."""
+    return int(x.storage_offset()) * x.dtype.itemsize % BOUNDARY if x.is_cuda else 0

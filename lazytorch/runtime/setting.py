@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.devices import Device, device_named
+from lazytorch.frontend.sources import Live, Piece
 from lazytorch.frontend.watch import Watch
 from lazytorch.lower.costs import NOTHING_KNOWN, Costs
 from lazytorch.lower.estimate import link, seconds
@@ -18,6 +19,7 @@ from lazytorch.lower.memory_plan import MemoryPlan, allocated, joined
 from lazytorch.lower.program import Program, waiting
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import taking, workspaces
+from lazytorch.runtime.marks import shift
 from lazytorch.runtime.measured import measured_too
 
 STREAMS = 2
@@ -30,7 +32,7 @@ class Setting:
     """A function by name, the modules and closures that hold its state, and its arguments' bytes.
 
     `device` is where its tensors are, or a device that need not be here. Arguments that are `still`
-    are promised to stay at their addresses.
+    are promised to stay at their addresses. `shifted` says that an argument begins off a boundary.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Setting:
     watch: Watch | None
     arguments: int
     still: bool = False
+    shifted: bool = False
 
     @staticmethod
     def of(
@@ -53,7 +56,8 @@ class Setting:
         where = next((x.device for x in [*tensors, *state]), torch.device("cpu"))
         known = storages(state)
         arguments = sum(n for key, n in storages(tensors).items() if key not in known)
-        return Setting(name, device or where, watch, arguments, still)
+        shifted = any(map(shift, tensors))
+        return Setting(name, device or where, watch, arguments, still, shifted)
 
     def device_of(self) -> Device:
         """What is known of the device."""
@@ -63,8 +67,15 @@ class Setting:
     @property
     def costs(self) -> Costs:
         """What is known of the device before anything runs."""
-        known = isinstance(self.device, Device) or self.device.type == "cuda"
-        return Costs(taking(self.device_of()), link(self.device_of())) if known else NOTHING_KNOWN
+        if not isinstance(self.device, Device) and self.device.type != "cuda":
+            return NOTHING_KNOWN
+        device = self.device_of()
+        return Costs(taking(device), link(device), 0 if self.shifted else device.resident)
+
+    def costs_of(self, piece: Piece) -> Costs:
+        """The same for a piece. What pieces before it leave may begin anywhere in memory."""
+        live = any(isinstance(x, Live) for x in piece.sources)
+        return replace(self.costs, resident=0) if live else self.costs
 
     def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
         """The plan of two programs and of what there is before they run. With `measured`,

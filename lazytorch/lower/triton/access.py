@@ -2,7 +2,8 @@
 
 Accesses are numbered: the loads first, then the stores. Access r has strides `s{r}_{d}` in loop d,
 starts `o{r}` elements behind its operand's first one, and is there where its bounds hold: bound q
-says that an index is at least `l{q}` and less than `h{q}`.
+says that an index is at least `l{q}` and less than `h{q}`. The last loads are none: they are the
+places themselves, which arithmetic asks for.
 """
 
 from __future__ import annotations
@@ -41,6 +42,24 @@ class Accesses:
     def loops(self) -> Loops:
         """The loops over all dimensions."""
         return collapse(self.shape, [r.strides for r in self.reads], self.writes, self.apart)
+
+    @cached_property
+    def loads(self) -> range:
+        """The accesses that load."""
+        return range(sum(read.operand is not None for read in self.reads))
+
+    @property
+    def places(self) -> range:
+        """The accesses that are places themselves."""
+        return range(len(self.loads), len(self.reads))
+
+    def run(self, r: int, strides: Strides, block: int) -> int:
+        """How many elements of an access lie one after the other, from a multiple of that on, where
+        it has `strides`, the innermost last, and the innermost loop goes in blocks: 8, 4 or 1."""
+        if strides[-1] != 1:
+            return 1
+        common = math.gcd(8, block, self.reads[r].offset, *strides[:-1])
+        return common if common >= 4 else 1
 
     def pointer(self, r: int) -> str:
         """The argument that an access starts from."""
@@ -102,5 +121,6 @@ def accesses(
 ) -> Accesses:
     """The accesses of a kernel that writes `outputs`, each of which broadcasts to `shape`."""
     writes = tuple([broadcast_strides(x, shape) for x in outputs])
-    itemsize = max(x.dtype.itemsize for x in (*operands, *outputs))
+    wide = [x for x in operands if x.numel > 1]  # one element is read once, whatever it takes
+    itemsize = max(x.dtype.itemsize for x in (*wide, *outputs))
     return Accesses(shape, tuple(reads), writes, len(operands), itemsize)

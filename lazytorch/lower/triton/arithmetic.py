@@ -154,6 +154,55 @@ def exp_near(x):
 
 
 @triton.jit
+def drawn_below(
+    seed,
+    offset,
+    place,
+    VECTOR: tl.constexpr,
+    THREADS: tl.constexpr,
+    BOUND: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """Whether the numbers of 32 bits that torch's kernel draws for elements (`ops/philox.py`) are
+    less than a bound. Each RUN elements of a block are those of one draw, or of two."""
+    first = place
+    if RUN > 1:
+        first = every_second(every_second(first))
+    if RUN == 8:
+        first = every_second(first)
+    turn = first // (THREADS * VECTOR)
+    inside = first - turn * (THREADS * VECTOR)
+    thread = inside // VECTOR
+    counter = (offset >> 2) + turn.to(tl.int64) * (VECTOR // 4)
+    if RUN < VECTOR:
+        counter += ((inside - thread * VECTOR) // 4).to(tl.int64)
+    a, b, c, d = four_below(seed, counter, thread, BOUND)
+    if RUN == 1:
+        lane = place & 3
+        return tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
+    if RUN == 8:
+        e, f, g, h = four_below(seed, counter + 1, thread, BOUND)
+        a, b, c, d = tl.join(a, e), tl.join(b, f), tl.join(c, g), tl.join(d, h)
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), place.shape)
+
+
+@triton.jit
+def every_second(x):
+    """The first of each two elements of a block."""
+    first, _ = tl.split(tl.reshape(x, [x.numel // 2, 2]))
+    return first
+
+
+@triton.jit
+def four_below(seed, counter, thread, BOUND: tl.constexpr):
+    """Which of the four numbers of a draw are less than a bound."""
+    low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+    thread = thread.to(tl.uint32)
+    a, b, c, d = tl.philox(seed, low, high, thread, thread * 0)
+    return a < BOUND, b < BOUND, c < BOUND, d < BOUND
+
+
+@triton.jit
 def any_far(largest, total, base):
     """Whether a row's sum overflowed, or may have lost what is next to nothing beside its base.
 

@@ -345,7 +345,8 @@ def elements(
         where = given.condition(bounds, partial(index, walk, block=walk.run > 1))
         return printer.bind(" & ".join(where), torch.bool)
 
-    values = print_steps(printer, found, inputs, inside)
+    places = [place(printer, walk, given, r) for r in given.places]
+    values = print_steps(printer, found, inputs, inside, places)
     mask = "" if not masked else ", mask" if walk.run == 1 else ", mask[:, None]"
     for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(given.reads)):
         at, code = offset(walk, r, "i" if walk.run == 1 else "c"), stored(value.code, x.dtype)
@@ -375,6 +376,15 @@ def load(walk: Walk, given: Accesses, r: int, masked: bool) -> str:
     at = offset(walk, r, name) if any(strides) else f"{name}0 * 0"
     code = f"tl.load({' + '.join([given.pointer(r), *given.start(r), at])}{mask})"
     return f"{code}[:, None]" if per_run else code
+
+
+def place(printer: TritonPrinter, walk: Walk, given: Accesses, r: int) -> Expression:
+    """Access r, which is to no tensor."""
+    code = " + ".join([*given.start(r), offset(walk, r, "i" if walk.run == 1 else "c")])
+    strides = walk.loops.strides[r]
+    if walk.run > 1:
+        return printer.place(code, walk.wide, given.run(r, strides, walk.run))
+    return printer.place(code, walk.wide, given.run(r, (1,), walk.block) if walk.flat(r) else 1)
 
 
 def offset(walk: Walk, r: int, index: str) -> str:

@@ -137,6 +137,33 @@ class TritonPrinter(Printer):
 
     short = False
 
+    def __init__(self, rounding: bool = False) -> None:
+        super().__init__(rounding)
+        self.runs: dict[str, int] = {}
+
+    def place(self, code: str, wide: bool, run: int) -> Expression:
+        """The places of elements; each `run` of them are one after the other, from a multiple of
+        that on."""
+        found = self.bind(code, torch.int64 if wide else torch.int32)
+        self.runs[found.code] = run
+        return found
+
+    def philox_below(
+        self,
+        seed: Expression,
+        offset: Expression,
+        place: Expression,
+        vector: int,
+        threads: int,
+        bound: int,
+    ) -> Expression:
+        """Whether the numbers that torch's kernels draw for the places are below a bound."""
+        run = max(x for x in (1, 4, vector) if x <= self.runs[place.code])
+        values = f"{seed.code}, {offset.code}, {place.code}"
+        return self.bind(
+            f"lt.drawn_below({values}, {vector}, {threads}, {bound}, {run})", torch.bool
+        )
+
     def operands(self, inputs: Sequence[Node], load: Callable[[int], str]) -> list[Expression]:
         """The values of loads: the r-th of a tensor by `load(r)`, numbers from their bits."""
         found: list[Expression] = []

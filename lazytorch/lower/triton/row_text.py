@@ -133,18 +133,19 @@ def row_statements(
     def inside(bounds: tuple[Bound, ...]) -> Expression:
         return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
 
-    values = print_steps(printer, found, inputs, inside)
+    places = [walk.element(printer, r) for r in walk.given.places]
+    values = print_steps(printer, found, inputs, inside, places)
     for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
         code = stored(value.code, x.dtype)
         printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
-    lines = found_rows(walk)
+    lines = [*found_rows(walk), "everywhere = tl.full([1, 1], 1, tl.int1)"]
     if walk.pieces == 1:
-        lines += [f"col = tl.arange(0, {walk.block})[None, :]", f"mask = {walk.inside}"]
-        return lines + [held(line) for line in printer.written]
-    lines += [
-        f"first = tl.arange(0, {walk.block})[None, :]",
-        "everywhere = tl.full([1, 1], 1, tl.int1)",
-    ]
+        lines.append(f"col = tl.arange(0, {walk.block})[None, :]")
+        texts = [held(line) for line in printer.written]
+        if walk.full(0):
+            return lines + [everywhere(text, walk) for text in texts]
+        return [*lines, f"mask = {walk.inside}", *texts]
+    lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     if walk.pieces:
         return lines + in_pieces(printer.written, walk)
     each, rest = passes(printer.written)

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 
+from lazytorch.lower.expression import Expression
 from lazytorch.lower.rows import rows_of
 from lazytorch.lower.triton.access import Accesses
+from lazytorch.lower.triton.printer import TritonPrinter
 from lazytorch.lower.triton.scale import OWN, Scale
 
 HELD = 16384
@@ -140,7 +142,7 @@ class TritonRows:
     def staged(self, elements: int) -> int:
         """How many blocks of so many elements are on their way at a time, or computed with; 0 where
         rows are written again, or no block of all that is read along rows fits besides."""
-        along = sum(bool(step) for step in self.rows.steps[: len(self.given.reads)])
+        along = sum(bool(self.rows.steps[r]) for r in self.given.loads)
         fits = SHARED // (max(along, 1) * elements * self.given.itemsize)
         return 0 if self.stores_rows() or not fits else min(STAGES, fits + 1)
 
@@ -153,7 +155,7 @@ class TritonRows:
 
         Where whole rows are written and those of one operand are read.
         """
-        rows = {x.operand for r, x in enumerate(self.given.reads) if self.differs(r)}
+        rows = {self.given.reads[r].operand for r in self.given.loads if self.differs(r)}
         return self.stores_rows() and len(rows) == 1 and self.given.itemsize <= 4
 
     def differs(self, r: int) -> bool:
@@ -163,13 +165,13 @@ class TritonRows:
     @property
     def shares(self) -> bool:
         """Whether a vector is read that all rows share."""
-        return any(self.rows.steps[r] and not self.differs(r) for r in range(len(self.given.reads)))
+        return any(self.rows.steps[r] and not self.differs(r) for r in self.given.loads)
 
     def unaligned(self) -> int | None:
         """An access to neighbours whose rows begin anywhere: a store, where there is one."""
         count = len(self.rows.steps)
         stores = range(len(self.given.reads), count)
-        for r in (*stores, *range(count - len(stores))):
+        for r in (*stores, *self.given.loads):
             strides = self.rows.outer.strides[r]
             if self.rows.steps[r] == 1 and any(strides) and self.begins_at(r) % ALIGNED == 0:
                 odd = any(s % ALIGNED for s in strides)
@@ -213,8 +215,8 @@ class TritonRows:
 
     def beside(self) -> bool:
         """Whether neighbours in memory are elements of neighbouring rows, in all that is read."""
-        outer, reads = self.rows.outer, range(len(self.given.reads))
-        wide = [r for r in reads if self.rows.steps[r] and any(outer.strides[r])]
+        outer = self.rows.outer
+        wide = [r for r in self.given.loads if self.rows.steps[r] and any(outer.strides[r])]
         return bool(wide) and all(
             abs(self.rows.steps[r]) > 1 and outer.strides[r][-1] == 1 for r in wide
         )
@@ -233,7 +235,8 @@ class TritonRows:
             return self.scale.warps_of(HOLDERS[self.given.itemsize > 2 and not self.shares])
         if not self.pieces:
             return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
-        lane = max(LANE[self.rows.count >= PLENTY] // self.given.itemsize, 8)
+        plenty = PLENTY // 4 if self.given.places else PLENTY  # draws are dear: less else for each
+        lane = max(LANE[self.rows.count >= plenty] // self.given.itemsize, 8)
         return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))
 
     @property
@@ -292,6 +295,14 @@ class TritonRows:
             for d, s in enumerate(self.rows.outer.strides[r])
             if s
         ]
+
+    def element(self, printer: TritonPrinter, r: int) -> Expression:
+        """Access r, which is to no tensor: the places of the elements."""
+        step, strides = self.rows.steps[r], self.rows.outer.strides[r]
+        along = ["col" if step == 1 else f"col * t{r}"] if step else []
+        code = " + ".join([*self.given.start(r), *self.row(r), *along])
+        run = self.given.run(r, (*strides, step), self.block) if self.shifted is None else 1
+        return printer.place(code, self.wide, run)
 
     def mask(self, r: int) -> str:
         """Which of the elements there are; nothing where every program has them."""

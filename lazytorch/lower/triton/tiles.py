@@ -89,11 +89,22 @@ class Tiles:
 
     def address(self, r: int) -> str:
         """Where access r has the elements."""
-        terms = [self.given.pointer(r), *self.given.start(r)]
-        for d, stride in enumerate(self.loops.strides[r]):
-            if stride:
-                terms.append(f"i{d}" if stride == 1 else f"i{d} * {self.given.stride(r, d)}")
-        return " + ".join(terms)
+        return " + ".join([self.given.pointer(r), *self.given.start(r), *self.terms(r)])
+
+    def terms(self, r: int) -> list[str]:
+        """The terms of an address that tell the element."""
+        return [
+            f"i{d}" if stride == 1 else f"i{d} * {self.given.stride(r, d)}"
+            for d, stride in enumerate(self.loops.strides[r])
+            if stride
+        ]
+
+    def place(self, printer: TritonPrinter, r: int) -> Expression:
+        """Access r, which is to no tensor."""
+        code, strides = " + ".join([*self.given.start(r), *self.terms(r)]), self.loops.strides[r]
+        whole = all(strides[d] for d in (self.across, self.inner))
+        run = self.given.run(r, strides, self.side) if whole else 1
+        return printer.place(code, self.wide, run)
 
     def load(self, r: int) -> str:
         """Load r, once for the tile where all share it."""
@@ -111,8 +122,9 @@ class Tiles:
 def tiles_of(given: Accesses, loops: Loops, scale: Scale = OWN) -> Tiles | None:
     """Tiles, where a load has its neighbours in another loop than the results; else None."""
     inner = len(loops.sizes) - 1
-    reads = loops.strides[: len(given.reads)]
-    if loops.sizes[inner] < SHORT or any(s[inner] != 1 for s in loops.strides[len(reads) :]):
+    reads = loops.strides[: len(given.loads)]
+    writes = loops.strides[len(given.reads) :]
+    if loops.sizes[inner] < SHORT or any(s[inner] != 1 for s in writes):
         return None
     for strides in reads:
         across = [d for d in range(inner) if strides[d] == 1 and loops.sizes[d] >= SHORT]
@@ -141,7 +153,8 @@ def tile_statements(
     def inside(bounds: tuple[Bound, ...]) -> Expression:
         return printer.bind(" & ".join(walk.given.condition(bounds, walk.index)), torch.bool)
 
-    values = print_steps(printer, found, inputs, inside)
+    places = [walk.place(printer, r) for r in walk.given.places]
+    values = print_steps(printer, found, inputs, inside, places)
     for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
         printer.lines.append(f"tl.store({walk.address(r)}, {stored(value.code, x.dtype)}, mask)")
     return printer.lines

@@ -189,12 +189,13 @@ class Compiled:
         self.fast = None
         return True
 
-    def backward_of(self, recorded: Recorded, leaves: list[Any], watch: Watch) -> Backward | None:
+    def backward_of(self, recorded: Recorded, trail: Trail) -> Backward | None:
         """The backward pass of a recorded function; None where torch differentiates eager's."""
         try:
-            found = differentiated(recorded, leaves, self.program)
-            if changes := watch.undo():  # by hooks and by the user's own backward functions
-                raise changing(watch, changes)
+            draws = 0 if self.builds.failed else trail.setting.costs_of(recorded.piece).resident
+            found = differentiated(recorded, trail.leaves, self.program, draws)
+            if changes := trail.watch.undo():  # by hooks and by the user's own backward functions
+                raise changing(trail.watch, changes)
             return found
         except LazyTorchError as error:
             Report.add(Event("backward", self.name, f"eager's own: {error.message}", 0.0))
@@ -249,8 +250,7 @@ class Compiled:
             back,
         )
         stage.state.replaced = weakref.WeakMethod(self.let_go)
-        spent = time.perf_counter() - began
-        self.stages.append(("lower", spent, len(found.graph), len(found.rest)))
+        observe("lower", found.graph, found.rest)
         self.builds.start([*stage.prologue.calls, *stage.main.calls])
         self.builds.watch(len(stage.state.tensors))
         check(self.options.max_bytes, planned, stage.prologue, stage.main)

@@ -120,9 +120,10 @@ def folded(x: torch.Tensor) -> bool:
 
 
 def differentiated(
-    recorded: Recorded, leaves: Sequence[Any], build: Callable[[Graph], Program]
+    recorded: Recorded, leaves: Sequence[Any], build: Callable[[Graph], Program], resident: int
 ) -> Backward | None:
     """The backward pass of a function recorded in one piece; None where no result has gradients.
+    `resident` is how many threads a GPU holds whose kernels may draw what dropout keeps.
 
     Raises UnsupportedError where an operation has no derivative, or memory that requires grad is
     shared or written.
@@ -148,4 +149,5 @@ def differentiated(
     if not carried or not wrt:
         return None
     hooks = None if recorded.recorder is None else hooked(recorded.recorder, False, outside=False)
-    return Backward(halves(graph, carried, [graph.inputs[i] for i in wrt], hooks), wrt, build)
+    asked = [graph.inputs[i] for i in wrt]
+    return Backward(halves(graph, carried, asked, hooks, resident), wrt, build)

@@ -13,6 +13,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded, tensor_of
 from lazytorch.guards import Key, flat
 from lazytorch.ops.philox import PhiloxState
+from lazytorch.ops.random import NativeDropout
 from lazytorch.runtime.marks import BOUNDARY, shift
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
@@ -51,7 +52,8 @@ class Plan:
         self.exact = any(id(x) in returned for _, x in self.objects)
         # What torch would draw for an argument's elements depends on where in memory that begins.
         effects = [x for s in stage.successors() for x in s.optimized.effects]
-        self.draws = any(isinstance(x.op, PhiloxState) for x in effects)
+        self.draws = any(isinstance(x.op, PhiloxState | NativeDropout) for x in effects)
+        self.shifted = stage.setting.shifted
 
     def holds(self, leaves: list[Any]) -> bool:
         """Whether Python values, and objects among the arguments, are as when it was recorded, and
@@ -66,8 +68,11 @@ class Plan:
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
 
     def lies(self, leaves: Sequence[Any]) -> bool:
-        """Whether arguments begin where what it draws takes them to begin."""
-        return not self.draws or not any([shift(x) for x in leaves if isinstance(x, torch.Tensor)])
+        """Whether arguments begin on a boundary, or one of them off it, if that decides what is
+        drawn, as when it was recorded."""
+        if not self.draws:
+            return True
+        return any([isinstance(x, torch.Tensor) and shift(x) > 0 for x in leaves]) == self.shifted
 
     def let_go(self) -> None:
         """Hold no weights that were replaced, nor what was computed of them."""

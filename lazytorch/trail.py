@@ -86,7 +86,7 @@ class Trail:
                 )
             planned = partial(self.setting.plan, measured=True)
         elif torch.is_grad_enabled() and recorded.cuts == 0:
-            backward = owner.backward_of(recorded, self.leaves, self.watch)
+            backward = owner.backward_of(recorded, self)
         self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward, planned))
         self.new[-1].state.meet(self.leaves)
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):

@@ -24,7 +24,6 @@ from lazytorch.ops.philox import (
     bound_of,
     factor_of,
     increment_of,
-    threads_of,
     vector_of,
 )
 from lazytorch.ops.random import NativeDropout
@@ -59,7 +58,7 @@ def drawn(node: Node, op: NativeDropout, resident: int) -> tuple[Node, Node, Nod
     vector, keep = vector_of(x.type), 1.0 - op.p
     if vector is None or not 0 < op.p < 1 or x.type.numel > REACH:
         return None
-    b, threads = Builder(node.where), threads_of(x.type, resident)
+    b, threads = Builder(node.where), resident // BLOCK * BLOCK
     state = b(PhiloxState(increment_of(x.type, threads), x.type.device))
     mask = PhiloxMask(x.type.shape, x.type.strides, bound_of(keep), vector, threads)
     kept = b(mask, b(Item(0), state), b(Item(1), state))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
 from lazytorch.ops.loss import CheckedClasses, RowCrossEntropy
+from lazytorch.ops.philox import Dropout, PhiloxMask, PhiloxState
 
 SIZES = ((2, 1), (1, 0), (1, 1))
 
@@ -48,7 +49,39 @@ def row_losses(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return loss[:, None].to(torch.promote_types(x.dtype, torch.float32))
 
 
+def counted(seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """What two threads draw that compute four elements at a time, one number after the other."""
+    drawn: list[bool] = []
+    for place in range(16, 40):
+        counter = int(offset) // 4 + place // 8
+        words = [counter % 2**32, counter >> 32, place % 8 // 4, 0]
+        keys = [int(seed) % 2**32, (int(seed) >> 32) % 2**32]
+        for _ in range(10):
+            high, low = divmod(0xD2511F53 * words[0], 2**32)
+            other, least = divmod(0xCD9E8D57 * words[2], 2**32)
+            words = [other ^ words[1] ^ keys[0], least, high ^ words[3] ^ keys[1], low]
+            keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
+        drawn.append(words[place % 4] < 2**31)
+    return torch.tensor(drawn).as_strided((3, 8), (1, 3))
+
+
+def state() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randint(1 << 62, ()), torch.zeros((), dtype=torch.int64)
+
+
+STATE = (torch.tensor(-(2**62) - 5), torch.tensor(2**34 + 4))
+MASK = PhiloxMask((3, 8), (1, 3), 2**31, 4, 2, 16)
+KEPT = (ROWS, ROWS > 0)
+
+
+def dropped(x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    return torch.where(kept, x * 1.25, x * 0)
+
+
 SAMPLES = [
+    Sample(PhiloxState(8, torch.device("cpu")), (), state, imported=False),
+    Sample(MASK, STATE, counted, imported=False),
+    Sample(Dropout(1.25), KEPT, dropped, imported=False),
     Sample(CudnnConvolution(*SIZES), (IMAGE, WEIGHT), convolved, imported=False),
     Sample(CudnnConvolutionRelu(*SIZES), (IMAGE, WEIGHT, BIAS), rectified, imported=False),
     Sample(

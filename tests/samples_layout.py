@@ -9,7 +9,7 @@ import torch
 
 from lazytorch.data import Data
 from lazytorch.ir import Op
-from lazytorch.ops import after, copies, create, index, layout, philox, random, windows, writes
+from lazytorch.ops import after, copies, create, index, layout, random, windows, writes
 
 Make = Callable[[], Any]
 Sample = tuple[Op, Callable[..., Any], tuple[Make, ...]]
@@ -340,24 +340,6 @@ def filled(fill: Callable[[torch.Tensor], Any]) -> Callable[[], torch.Tensor]:
 
 
 SHAPE = ((20, 30), torch.float32, CPU)
-
-
-def counted(seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """What two threads draw that compute four elements at a time, one number after the other."""
-    drawn: list[bool] = []
-    for place in range(16, 40):
-        counter = int(offset) // 4 + place // 8
-        words = [counter & philox.WORD, counter >> 32, place % 8 // 4, 0]
-        keys = [int(seed) & philox.WORD, (int(seed) >> 32) & philox.WORD]
-        for _ in range(10):
-            high, low = divmod(0xD2511F53 * words[0], 1 << 32)
-            other, least = divmod(0xCD9E8D57 * words[2], 1 << 32)
-            words = [other ^ words[1] ^ keys[0], least, high ^ words[3] ^ keys[1], low]
-            keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
-        drawn.append(words[place % 4] < 1 << 31)
-    return torch.tensor(drawn).as_strided((3, 8), (1, 3))
-
-
 RANDOM: dict[type[Op], list[Sample]] = {
     random.Uniform: [
         (random.Uniform(*SHAPE), lambda: torch.rand(20, 30), ()),
@@ -413,28 +395,6 @@ RANDOM: dict[type[Op], list[Sample]] = {
             (normal(20, 30),),
         )
     ],
-    philox.PhiloxState: [
-        (
-            philox.PhiloxState(8, torch.device("cpu")),
-            lambda: (torch.randint(1 << 62, ()), torch.zeros((), dtype=torch.int64)),
-            (),
-        )
-    ],
-    philox.PhiloxMask: [
-        (
-            philox.PhiloxMask((3, 8), (1, 3), 1 << 31, 4, 2, 16),
-            counted,
-            (lambda: torch.tensor(-(2**62) - 5), lambda: torch.tensor(2**34 + 4)),
-        )
-    ],
-    philox.Dropout: [
-        (
-            philox.Dropout(1.25),
-            lambda x, kept: torch.where(kept, x * 1.25, x * 0),
-            (normal(20, 30), lambda: normal(20, 30)() > 0),
-        )
-    ],
 }
-
 
 SAMPLES: dict[type[Op], list[Sample]] = {**VIEWS, **COPIES, **CREATE, **INDEXING, **RANDOM}

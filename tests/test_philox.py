@@ -17,6 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is imp
 pytest.importorskip("triton")
 
 import lazytorch as lt
+from lazytorch.autodiff.joint import halves
 from lazytorch.devices import device_named
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Builder, Graph, Input, Item, Node, input
@@ -35,7 +36,6 @@ from lazytorch.ops.philox import (
     factor_of,
     increment_of,
     philox,
-    threads_of,
     vector_of,
 )
 from lazytorch.ops.pointwise import Mul
@@ -56,8 +56,7 @@ def kind(*shape: int, dtype: torch.dtype = torch.float32) -> TensorType:
 def mask(b: Builder, x: TensorType, seed: Node, offset: Node, begin: int = 0) -> Node:
     vector = vector_of(x)
     assert vector is not None
-    threads = threads_of(x, RESIDENT)
-    return b(PhiloxMask(x.shape, x.strides, bound_of(0.7), vector, threads, begin), seed, offset)
+    return b(PhiloxMask(x.shape, x.strides, bound_of(0.7), vector, RESIDENT, begin), seed, offset)
 
 
 def kernel(op: Fused, types: tuple[TensorType, ...]) -> Launch:
@@ -241,11 +240,11 @@ def test_torchs_own_kernel_drops_the_same(
     after = torch.cuda.default_generators[0].get_offset()
     torch.manual_seed(5)
     torch.rand(100, device=DEVICE)
-    threads, vector = threads_of(typed, RESIDENT), vector_of(typed)
+    vector = vector_of(typed)
     assert vector is not None
-    seed, offset = PhiloxState(increment_of(typed, threads), DEVICE).run()
+    seed, offset = PhiloxState(increment_of(typed, RESIDENT), DEVICE).run()
     assert torch.cuda.default_generators[0].get_offset() == after
-    op = PhiloxMask(shape, typed.strides, bound_of(1 - p), vector, threads)
+    op = PhiloxMask(shape, typed.strides, bound_of(1 - p), vector, RESIDENT)
     assert torch.equal(op.run(seed, offset), kept)
     assert torch.equal(Dropout(factor_of(1 - p)).run(x, kept), product)
 
@@ -310,5 +309,16 @@ def test_a_training_step_draws_eagers_numbers() -> None:
         loss.backward()
         sgd.step()
         sgd.zero_grad()
-        wanted.append(float(loss))
+        wanted.append(float(loss.detach()))
     torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_a_backward_draws_again_what_was_dropped() -> None:
+    x = tensor_type((64, 96), torch.float32, torch.device("cuda", 0))
+    graph = dropout(x)
+    graph = Graph(graph.inputs, graph.outputs[:1], graph.effects)
+    both = halves(graph, [0], [graph.inputs[0]], resident=270336)
+    found = [both.forward.outputs[k].type for kind, k in both.saved if kind == "output"]
+    assert found == [tensor_type((), torch.int64, x.device)] * 2
+    kept = halves(graph, [0], [graph.inputs[0]])
+    assert [kept.forward.outputs[k].type for _, k in kept.saved] == [x.with_dtype(torch.bool)]

@@ -242,7 +242,10 @@ CONSTANT = {
     *("bernoulli", "exponential", "normal", "random_integer", "uniform"),
 }
 """Operations without a derivative: they have no floating operand or no floating result."""
-CHOSEN = {"row_cross_entropy", "checked_classes", "attention_saving", "max_pool_offsets"}
+CHOSEN = {
+    *("row_cross_entropy", "checked_classes", "attention_saving", "max_pool_offsets"),
+    *("dropout", "philox_mask", "philox_state"),
+}
 """What passes make of operations that were differentiated before, and what rules make."""
 LIBRARY = ("library", "cudnn", "cublas")
 

@@ -55,9 +55,14 @@ class Halves:
 
 
 def halves(
-    graph: Graph, carried: Sequence[int], wrt: Sequence[Node], hooked: Hooked | None = None
+    graph: Graph,
+    carried: Sequence[int],
+    wrt: Sequence[Node],
+    hooked: Hooked | None = None,
+    resident: int = 0,
 ) -> Halves:
-    """Both graphs of `graph`: gradients of the outputs `carried` by the inputs `wrt`.
+    """Both graphs of `graph`: gradients of the outputs `carried` by the inputs `wrt`. On a GPU that
+    holds `resident` threads at once, what dropout keeps is drawn again by the backward.
 
     Raises UnsupportedError where an operation on the way cannot be differentiated.
     """
@@ -71,7 +76,7 @@ def halves(
         graph.effects,
         (*graph.aliases, *[None] * len(gradients)),
     )
-    joint = passes.optimize(joint, passes.REWRITES)
+    joint = passes.optimize(joint, (*passes.draws(resident), *passes.REWRITES))
     count = len(graph.outputs)
     own = Graph(graph.inputs, joint.outputs[:count], joint.effects, graph.aliases)
     asked = joint.outputs[count:]

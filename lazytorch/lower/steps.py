@@ -67,7 +67,7 @@ class Steps:
 
     def places(self) -> list[Step]:
         """The steps whose arithmetic takes the place of the element."""
-        return [step for step in self.all if first_place(step) is not None]
+        return [step for step in self.all if first_place(step.node) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,9 @@ def steps(body: Graph, shape: Shape) -> Steps:
             inside = tuple([inner.bounds for _, inner in there])
             operands = [(x, narrowed(x, joined(at, inner, node.op, x), own)) for x, inner in there]
         else:
-            operands = [(x, at_hand(x, narrowed(x, at, own))) for x in node.inputs]
+            operands = [(x, narrowed(x, at, own)) for x in node.inputs]
+            if first_place(node) is not None:  # of nothing but numbers, which are there anyway
+                operands = [(x, replace(there, bounds=(), fill=None)) for x, there in operands]
         if missing := [x for x in operands if x not in known]:
             stack += reversed(missing)
             continue
@@ -130,12 +132,6 @@ def narrowed(node: Node, at: At, own: At) -> At:
             raise UnsupportedError(f"{node.op.name()} is needed at another place", where=node.where)
         return own
     return narrow(at, typed.shape)
-
-
-def at_hand(x: Node, at: At) -> At:
-    """Where arithmetic reads an operand: one element is there wherever the result is asked for."""
-    one = isinstance(x.type, TensorType) and x.type.numel == 1
-    return replace(at, bounds=(), fill=None) if one and at.bounds else at
 
 
 def narrow(at: At, shape: Shape) -> At:
@@ -203,17 +199,17 @@ def reads(found: Steps, body: Graph, operands: Sequence[Operand]) -> list[Read]:
     return [*loads, *[place(step) for step in found.places()]]
 
 
-def first_place(step: Step) -> int | None:
-    """The place of the first element of a step whose arithmetic takes places."""
-    return step.node.op.first_place() if isinstance(step.node.op, Pointwise) else None
+def first_place(node: Node) -> int | None:
+    """The place of a node's first element, where its arithmetic takes places."""
+    return node.op.first_place() if isinstance(node.op, Pointwise) else None
 
 
 def place(step: Step) -> Read:
     """Where an element of a step's result lies in its memory."""
-    begin, typed = first_place(step), step.node.type
+    begin, typed = first_place(step.node), step.node.type
     assert begin is not None and isinstance(typed, TensorType)
     found = load(step.at, None, typed)
-    return replace(found, offset=found.offset + begin, bounds=(), fill=None)
+    return replace(found, offset=found.offset + begin)
 
 
 def load(at: At, operand: int | None, typed: TensorType) -> Read:

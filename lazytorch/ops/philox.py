@@ -164,11 +164,9 @@ def vector_of(x: TensorType) -> int | None:
     return vector if x.is_dense and vector >= 4 else None
 
 
-def threads_of(x: TensorType, resident: int) -> int:
-    """Threads of torch's kernel that are under way at once, on a device that holds `resident`."""
-    return min(resident // BLOCK, -(-x.numel // BLOCK)) * BLOCK
-
-
 def increment_of(x: TensorType, threads: int) -> int:
-    """How far torch's kernel takes the generator's offset on."""
+    """How far torch's kernel takes the generator's offset on, on a device that holds `threads`.
+
+    There are no more threads than elements; but then there is one turn, as there is for `threads`.
+    """
     return ((x.numel - 1) // (4 * threads) + 1) * 4

@@ -32,9 +32,10 @@ from lazytorch.lower.program import Program, waiting
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import NONE, workspaces
 from lazytorch.ops.offload import pinned_as, shelved
+from lazytorch.ops.random import NativeDropout
 from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
-from lazytorch.runtime.marks import ADDRESS, Marks
+from lazytorch.runtime.marks import ADDRESS, Marks, shift
 from lazytorch.runtime.pool import Pool, capture, pool_of
 from lazytorch.types import TensorType
 
@@ -175,6 +176,7 @@ class Replayer:
         self.direct = 0
         self.captures = 0
         self.why = refusal(graph) or burden(graph, static)
+        self.draws = any(isinstance(x.op, NativeDropout) for x in graph.effects)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """The program's outputs."""
@@ -233,6 +235,10 @@ class Replayer:
         if self.why or not self.direct:
             return None
         if not all(isinstance(x, torch.Tensor | float) for x in inputs):
+            return None
+        moving = [x for i, x in enumerate(inputs) if i not in self.state | self.static]
+        if self.draws and any(isinstance(x, torch.Tensor) and shift(x) for x in moving):
+            self.why = "an argument begins off a boundary, which decides what is drawn for it"
             return None
         if self.captures == CAPTURES and self.static:
             self.static, self.captures = frozenset(), 0

@@ -180,10 +180,12 @@ def drawn_below(
     if RUN == 1:
         lane = place & 3
         return tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
-    if RUN == 8:
+    elif RUN == 4:
+        return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), place.shape)
+    else:
         e, f, g, h = four_below(seed, counter + 1, thread, BOUND)
-        a, b, c, d = tl.join(a, e), tl.join(b, f), tl.join(c, g), tl.join(d, h)
-    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), place.shape)
+        even, odd = tl.join(tl.join(a, e), tl.join(c, g)), tl.join(tl.join(b, f), tl.join(d, h))
+        return tl.reshape(tl.join(even, odd), place.shape)
 
 
 @triton.jit

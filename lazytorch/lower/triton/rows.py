@@ -235,7 +235,7 @@ class TritonRows:
             return self.scale.warps_of(HOLDERS[self.given.itemsize > 2 and not self.shares])
         if not self.pieces:
             return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
-        plenty = PLENTY // 4 if self.given.places else PLENTY  # draws are dear: less else for each
+        plenty = PLENTY // 2 if self.given.places else PLENTY  # draws are dear: less else for each
         lane = max(LANE[self.rows.count >= plenty] // self.given.itemsize, 8)
         return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))
 

@@ -339,3 +339,39 @@ def test_what_a_hook_of_the_backward_replaces_is_not_lost() -> None:
         fast(x).sum().backward()
         assert (module.a is b) == (i % 2 == 0)
         assert (module.a is a) == (i % 2 == 1)
+
+
+@pytest.mark.parametrize("early", [True, False])
+@torch.no_grad()
+def test_what_eager_code_took_out_of_its_place_is_not_read_from_there(early: bool) -> None:
+    """A tensor that was taken, and perhaps read, before eager code replaced it."""
+
+    class Taken(nn.Module):
+        mean: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+
+        @lt.disable
+        def put(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean = 2 * x
+            return x
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            old = self.mean
+            y = self.put(x + old if early else x + 1)
+            return y + old + self.mean
+
+    class Copied(Taken):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            old = self.mean.clone()
+            return self.put(x + 1) + old + self.mean
+
+    with pytest.raises(UnsupportedError, match="mean was taken before a function") as caught:
+        lt.compile(Taken())(torch.ones(3))
+    assert "return y + old + self.mean" in str(caught.value)
+    ours, theirs = Copied(), Copied()
+    fast = lt.compile(ours, wait=True)
+    for i in range(CALLS):
+        torch.testing.assert_close(fast(torch.full((3,), i)), theirs(torch.full((3,), i)))

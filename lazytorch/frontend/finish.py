@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
 from lazytorch.frontend.alias import Cell
 from lazytorch.frontend.drawn import Drawn
 from lazytorch.frontend.number import Number
 from lazytorch.frontend.place import place
-from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded
+from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded, State
 from lazytorch.frontend.tensor import LazyTensor
 from lazytorch.ir import Alias, Graph, Node, Write, postorder
 from lazytorch.ops.layout import Detach
@@ -104,6 +105,8 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     reached = set(postorder([*effects, *outputs]))
     reached |= {everything[a.index] for a in aliases if a is not None and a.source == "input"}
     used = [node for node in everything if node in reached]
+    if r.cuts:
+        refuse_replaced(r, used, reached)
     number = {node: i for i, node in enumerate(used)}
     renumbered = tuple(
         replace(a, index=number[everything[a.index]])
@@ -114,6 +117,27 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     graph = Graph(tuple(used), tuple(outputs), tuple(effects), renumbered)
     beside = [(number[x], place) for x, place in r.places_beside() if x in number]
     return Piece(graph, tuple(r.sources[x] for x in used), cut, tuple(beside))
+
+
+def refuse_replaced(r: Recording, used: list[Node], reached: set[Node]) -> None:
+    """UnsupportedError where a tensor is read that eager code, at a cut, put another in the place
+    of: a call would find the other one there."""
+    tensors = {x.cell.initial: t for t, x in zip(r.kept, r.shadows.values(), strict=True)}
+    for node in used:
+        source, tensor = r.sources[node], tensors.get(node)
+        if not isinstance(source, State) or tensor is None:
+            continue
+        now = source.slot.store.get(source.slot.name)
+        if now is tensor or not isinstance(now, torch.Tensor) or isinstance(now, LazyTensor):
+            continue
+        reader = next((x for x in reached if node in x.inputs), node)
+        raise UnsupportedError(
+            f"{source.slot.label} was taken before a function that is kept eager put another "
+            "tensor in its place, and is read after that: a call would read the other one",
+            {"taken": tuple(tensor.shape), "there now": tuple(now.shape)},
+            where=reader.where,
+            hint="take a copy before that function (clone()), or take the tensor again behind it",
+        )
 
 
 def carries_on(r: Recording, x: LazyTensor) -> bool:

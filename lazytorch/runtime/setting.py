@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -70,7 +72,8 @@ class Setting:
         if not isinstance(self.device, Device) and self.device.type != "cuda":
             return NOTHING_KNOWN
         device = self.device_of()
-        return Costs(taking(device), link(device), 0 if self.shifted else device.resident)
+        draws = not self.shifted and (isinstance(self.device, Device) or has_triton())
+        return Costs(taking(device), link(device), device.resident if draws else 0)
 
     def costs_of(self, piece: Piece) -> Costs:
         """The same for a piece. What pieces before it leave may begin anywhere in memory."""
@@ -102,6 +105,12 @@ class Setting:
             None if last is None else timeline(last.before, known.find),
             sum(x.nbytes for x in waiting(main)),
         )
+
+
+@cache
+def has_triton() -> bool:
+    """Whether kernels can be generated for the GPUs that are here."""
+    return find_spec("triton") is not None
 
 
 def held(watch: Watch) -> Iterable[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -83,10 +84,13 @@ class RandomInteger(Draw):
 class Bernoulli(Draw):
     """1 with probability `p`, else 0."""
 
+    compiled: ClassVar[Callable[[torch.Tensor, float], bool] | None] = None
+    """Fills a tensor as torch would, but faster, where it says that it did."""
     p: float = 0.5
 
     def fill(self, out: torch.Tensor) -> None:
-        out.bernoulli_(self.p)
+        if Bernoulli.compiled is None or not Bernoulli.compiled(out, self.p):
+            out.bernoulli_(self.p)
 
 
 class Exponential(Draw):

@@ -19,8 +19,10 @@ from lazytorch.lower.kernel import Kernel, Target
 from lazytorch.lower.prepared import prepared
 from lazytorch.lower.program import Program
 from lazytorch.lower.triton.ahead import AHEAD
+from lazytorch.ops.random import Bernoulli
 from lazytorch.options import Environment, Options, environment
 from lazytorch.runtime.cache import DiskCache
+from lazytorch.runtime.draws import Draws
 from lazytorch.runtime.marks import FEW, Asker
 from lazytorch.runtime.tune import searching, tuner_for
 from lazytorch.types import TensorType
@@ -52,6 +54,8 @@ class Builds:
 
     def tuned(self, program: Program, graph: Graph) -> Program:
         """The program, whose library calls are measured if anything is."""
+        if any(isinstance(x.op, Bernoulli) for x in graph.effects):
+            self.threads += [x for x in (Draws.start(environment()),) if x is not None]
         if self.tuner is None:
             return program
         for call in program.library:

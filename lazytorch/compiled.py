@@ -21,7 +21,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.modes import in_torch_func, uncollected
 from lazytorch.frontend.record import UnsettledError, argument_labels, changing
-from lazytorch.frontend.sources import Cut, Piece, Recorded, static_inputs
+from lazytorch.frontend.sources import Cut, Piece, Recorded, addresses
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, signature
@@ -241,7 +241,7 @@ class Compiled:
             self.builds.tuned(found.prologue, found.steady),
             program,
             found.read,
-            replayer(program, found.rest, static_inputs(piece, self.options.static_inputs))
+            replayer(program, found.rest, *addresses(piece, recorded, self.options.static_inputs))
             if back is None
             else program.run,
             known,

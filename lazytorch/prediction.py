@@ -41,6 +41,7 @@ def predict(
     def target(graph: Graph) -> Target:
         return target_for(setting.device_of().kind, options.numerics, environment())
 
+    setting = setting.replacing(recorded)
     planned = partial(setting.plan, measured=measured)
     with uncollected():  # thousands of nodes would be looked through again and again
         graph, costs = recorded.piece.graph, setting.costs_of(recorded.piece)

@@ -76,6 +76,7 @@ class Trail:
         seconds = time.perf_counter() - started
         owner.stages.append(("record", seconds, 0, len(recorded.piece.graph)))
         self.check_constants(recorded, spec, known)
+        self.setting = self.setting.replacing(recorded)
         backward = planned = None
         if owner.options.max_bytes is not None:
             if torch.is_grad_enabled() and any(x.requires_grad for x in recorded.leaves):

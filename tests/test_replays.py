@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import same
+from replacing import Mean, Plain, Returned, held
 from torch import nn
 
 import lazytorch as lt
@@ -79,8 +80,8 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudagraph, "buffer", zeros)
     monkeypatch.setattr(cudagraph, "refusal", lambda _: "")
 
-    def replayer(program: Program, graph: Graph, static: frozenset[int]) -> Replayer:
-        return Replayer(program, graph, torch.device("cpu"), static)
+    def replayer(program: Program, graph: Graph, *addresses: frozenset[int]) -> Replayer:
+        return Replayer(program, graph, torch.device("cpu"), *addresses)
 
     monkeypatch.setattr(compiled, "replayer", replayer)
 
@@ -119,6 +120,20 @@ def test_arguments_are_copied_in_and_results_out() -> None:
     assert replay.captures == 1
     x = inputs(1)
     assert fast(*x)[4] is x[0]
+
+
+@pytest.mark.parametrize("kind", [Mean, Returned, Plain])
+@torch.no_grad()
+def test_state_that_every_call_replaces_is_copied_in(kind: Callable[[], nn.Module]) -> None:
+    eager, module = kind().eval(), kind().eval()
+    fast, replay = settled(module, torch.ones(4, 3))
+    for _ in range(3):
+        eager(torch.ones(4, 3))
+    for seed in range(8):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(fast(x), eager(x))
+        torch.testing.assert_close(held(module), held(eager))
+    assert replay.captures == 1
 
 
 @torch.no_grad()

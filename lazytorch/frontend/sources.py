@@ -135,10 +135,17 @@ class Piece:
     beside: tuple[tuple[int, Beside], ...] = ()  # by the inputs that they are beside
 
 
-def static_inputs(piece: Piece, promised: bool) -> frozenset[int]:
-    """The inputs of a piece that stay in place, if that is promised: memory of the arguments."""
+def addresses(
+    piece: Piece, recorded: Recorded | None, promised: bool
+) -> tuple[frozenset[int], frozenset[int]]:
+    """The inputs of a piece that stay in place, if that is promised: memory of the arguments; and
+    the state that every call replaces, which never stays."""
     memory = [s.of if isinstance(s, Storage) else s for s in piece.sources]
-    return frozenset(i for i, s in enumerate(memory) if promised and isinstance(s, Argument))
+    stay = frozenset(i for i, s in enumerate(memory) if promised and isinstance(s, Argument))
+    replaced = () if recorded is None else recorded.replaced
+    places = {(id(slot.store), slot.name) for slot in replaced}
+    states = [(i, s.slot) for i, s in enumerate(memory) if isinstance(s, State)]
+    return stay, frozenset(i for i, slot in states if (id(slot.store), slot.name) in places)
 
 
 @dataclass(frozen=True)

@@ -150,26 +150,32 @@ def like(x: torch.Tensor) -> Callable[[], torch.Tensor]:
 class Replayer:
     """Runs a program of one CUDA device, directly at first and as a graph as soon as it can.
 
-    State (parameters, buffers, a prologue's values) is read where it lies, arguments are copied
-    into buffers, but for those that are `static`. `why` says why the program is not captured; empty
-    when it is or will be.
+    State (parameters, buffers, a prologue's values) is read where it lies, but for what has `moved`
+    at every call; arguments are copied into buffers, but for those that are `static`. `why` says
+    why the program is not captured; empty when it is or will be.
     """
 
     def __init__(
-        self, program: Program, graph: Graph, device: torch.device, static: frozenset[int]
+        self,
+        program: Program,
+        graph: Graph,
+        device: torch.device,
+        static: frozenset[int],
+        moved: frozenset[int] = frozenset(),
     ) -> None:
         self.program = program
         self.device = device
+        written = {e.inputs[0] for e in graph.effects if isinstance(e.op, Write)}
+        self.written = [i for i, x in enumerate(graph.inputs) if x in written]
+        moved -= set(self.written)  # they are written in their own places
         self.state = frozenset(
             i
             for i, x in enumerate(graph.inputs)
-            if isinstance(x.op, Input) and x.op.role == "state"
+            if isinstance(x.op, Input) and x.op.role == "state" and i not in moved
         )
         self.static = static
         self.aliases: tuple[Alias | None, ...] = graph.aliases
         self.fresh = [i for i, alias in enumerate(graph.aliases) if alias is None]
-        written = {e.inputs[0] for e in graph.effects if isinstance(e.op, Write)}
-        self.written = [i for i, x in enumerate(graph.inputs) if x in written]
         self.captured: Captured | None = None
         self.values: tuple[Any, ...] = ()  # the prologue's last ones
         self.owned: list[bool] = []  # which of them show no parameter's memory
@@ -283,12 +289,17 @@ class Replayer:
         return tuple(outputs)
 
 
-def replayer(program: Program, graph: Graph, static: frozenset[int] = frozenset()) -> Run:
+def replayer(
+    program: Program,
+    graph: Graph,
+    static: frozenset[int] = frozenset(),
+    moved: frozenset[int] = frozenset(),
+) -> Run:
     """How a program is run: as a CUDA graph where values lie on a GPU. The inputs `static` are
-    promised to stay where they are."""
+    promised to stay where they are, those that have `moved` are elsewhere at every call."""
     for x in graph.nodes:
         if isinstance(x.type, TensorType) and x.type.device.type == "cuda":
-            return Replayer(program, graph, x.type.device, static)
+            return Replayer(program, graph, x.type.device, static, moved)
     return program.run
 
 

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.devices import Device, device_named
-from lazytorch.frontend.sources import Live, Piece
+from lazytorch.frontend.sources import Live, Piece, Recorded
 from lazytorch.frontend.watch import Watch
 from lazytorch.lower.costs import NOTHING_KNOWN, Costs
 from lazytorch.lower.estimate import link, seconds
@@ -34,7 +34,8 @@ class Setting:
     """A function by name, the modules and closures that hold its state, and its arguments' bytes.
 
     `device` is where its tensors are, or a device that need not be here. Arguments that are `still`
-    are promised to stay at their addresses. `shifted` says that an argument begins off a boundary.
+    are promised to stay at their addresses. `shifted` says that an argument begins off a boundary,
+    `replaced` are the bytes of state that every call puts in the place of other state.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Setting:
     arguments: int
     still: bool = False
     shifted: bool = False
+    replaced: int = 0
 
     @staticmethod
     def of(
@@ -60,6 +62,12 @@ class Setting:
         arguments = sum(n for key, n in storages(tensors).items() if key not in known)
         shifted = any(map(shift, tensors))
         return Setting(name, device or where, watch, arguments, still, shifted)
+
+    def replacing(self, recorded: Recorded) -> Setting:
+        """The same for a function of which that is known."""
+        found = [slot.store.get(slot.name) for slot in recorded.replaced]
+        tensors = [x for x in found if isinstance(x, torch.Tensor)]
+        return replace(self, replaced=sum(storages(tensors).values()))
 
     def device_of(self) -> Device:
         """What is known of the device."""
@@ -101,7 +109,7 @@ class Setting:
             len(first.lines),
             known.stays * STREAMS,
             seconds(main, device),
-            self.arguments if device.kind == "cuda" and not self.still else 0,
+            (self.replaced + self.arguments * (not self.still)) if device.kind == "cuda" else 0,
             None if last is None else timeline(last.before, known.find),
             sum(x.nbytes for x in waiting(main)),
         )

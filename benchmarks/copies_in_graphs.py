@@ -1,0 +1,93 @@
+"""What copies beside a CUDA graph's kernels cost the kernels: the constant of `lazytorch.offload`.
+
+    python benchmarks/copies_in_graphs.py FILE
+
+A graph of many short kernels, one after the other, is replayed with no copy beside them, and with
+one to sixteen copies to the host's memory and back, each begun on another stream where a kernel has
+ended and waited for much later. One JSON: microseconds of each graph, and how much later than
+without copies each kernel ran.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lazytorch.bench.machine import machine
+from lazytorch.offload import BRANCH
+
+KERNELS = 400
+"""Kernels of a graph."""
+
+ELEMENTS = 1 << 16
+"""Elements of each: a kernel of some microseconds."""
+
+COPIES = (0, 1, 2, 4, 8, 16)
+COPIED = 1 << 20
+"""Bytes of a copy: it ends long before it is waited for."""
+
+ROUNDS = 40
+
+
+def captured(copies: int) -> torch.cuda.CUDAGraph:
+    """A graph with so many copies beside its kernels."""
+    x, graph = torch.zeros(ELEMENTS, device="cuda"), torch.cuda.CUDAGraph()
+    aside = torch.cuda.Stream()
+    pairs = [
+        (torch.empty(COPIED, dtype=torch.uint8, device="cuda"),
+         torch.empty(COPIED, dtype=torch.uint8, pin_memory=True))
+        for _ in range(copies)
+    ]  # fmt: skip
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        here = torch.cuda.current_stream()
+        begun: list[torch.cuda.Event] = []
+        for k in range(KERNELS):
+            x.add_(1.0)
+            if copies and k % (KERNELS // copies) == 0 and len(begun) < copies:
+                there, away = pairs[len(begun)]
+                ready, done = torch.cuda.Event(), torch.cuda.Event()
+                ready.record(here)
+                with torch.cuda.stream(aside):
+                    ready.wait(aside)
+                    away.copy_(there, non_blocking=True)
+                    there.copy_(away, non_blocking=True)
+                    done.record(aside)
+                begun.append(done)
+        for done in begun:
+            done.wait(here)
+        x.add_(1.0)
+    return graph
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("file", type=Path)
+    given = asked.parse_args()
+    graphs = {n: captured(n) for n in COPIES}
+    times: dict[int, list[float]] = {n: [] for n in COPIES}
+    for _ in range(ROUNDS):
+        for n, graph in graphs.items():
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            graph.replay()
+            ended.record()
+            torch.cuda.synchronize()
+            times[n].append(1e3 * began.elapsed_time(ended))
+    medians = {n: statistics.median(some) for n, some in times.items()}
+    found: dict[str, Any] = {
+        "kernels": KERNELS,
+        "us": medians,
+        "us_later_each": {n: (us - medians[0]) / KERNELS for n, us in medians.items() if n},
+        "estimated_us": 1e6 * BRANCH,
+        "machine": machine(torch.device("cuda", 0)),
+    }
+    given.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -192,7 +192,7 @@ class Compiled:
     def backward_of(self, recorded: Recorded, trail: Trail) -> Backward | None:
         """The backward pass of a recorded function; None where torch differentiates eager's."""
         try:
-            draws = 0 if self.builds.failed else trail.setting.costs_of(recorded.piece).resident
+            draws = () if self.builds.failed else trail.setting.costs_of(recorded.piece).draws
             found = differentiated(recorded, trail.leaves, self.program, draws)
             if changes := trail.watch.undo():  # by hooks and by the user's own backward functions
                 raise changing(trail.watch, changes)

@@ -14,6 +14,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Live, Recorded, Source, State, Storage
 from lazytorch.ir import Graph
 from lazytorch.lower.program import Program
+from lazytorch.passes import Pass
 from lazytorch.plan import Plan
 from lazytorch.runtime.backward import (
     Call,
@@ -120,10 +121,13 @@ def folded(x: torch.Tensor) -> bool:
 
 
 def differentiated(
-    recorded: Recorded, leaves: Sequence[Any], build: Callable[[Graph], Program], resident: int
+    recorded: Recorded,
+    leaves: Sequence[Any],
+    build: Callable[[Graph], Program],
+    first: Sequence[Pass] = (),
 ) -> Backward | None:
     """The backward pass of a function recorded in one piece; None where no result has gradients.
-    `resident` is how many threads a GPU holds whose kernels may draw what dropout keeps.
+    The passes `first` come before all others.
 
     Raises UnsupportedError where an operation has no derivative, or memory that requires grad is
     shared or written.
@@ -150,4 +154,4 @@ def differentiated(
         return None
     hooks = None if recorded.recorder is None else hooked(recorded.recorder, False, outside=False)
     asked = [graph.inputs[i] for i in wrt]
-    return Backward(halves(graph, carried, asked, hooks, resident), wrt, build)
+    return Backward(halves(graph, carried, asked, hooks, first), wrt, build)

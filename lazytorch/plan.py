@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lazytorch.frontend import trees
-from lazytorch.frontend.sources import Recorded, tensor_of
+from lazytorch.frontend.sources import Argument, Piece, Recorded, tensor_of
 from lazytorch.guards import Key, flat
-from lazytorch.ops.philox import PhiloxState
-from lazytorch.ops.random import NativeDropout
+from lazytorch.passes.draws_in_kernels import dropped
 from lazytorch.runtime.marks import BOUNDARY, shift
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
@@ -51,9 +50,9 @@ class Plan:
         )
         self.exact = any(id(x) in returned for _, x in self.objects)
         # What torch would draw for an argument's elements depends on where in memory that begins.
-        effects = [x for s in stage.successors() for x in s.optimized.effects]
-        self.draws = any(isinstance(x.op, PhiloxState | NativeDropout) for x in effects)
-        self.shifted = stage.setting.shifted
+        pieces = [s.piece if s.recorded is None else s.recorded.piece for s in stage.successors()]
+        arguments = [i for piece in pieces for i in dropped_arguments(piece)]
+        self.dropped = {i: shift(trail.leaves[i]) for i in arguments}
 
     def holds(self, leaves: list[Any]) -> bool:
         """Whether Python values, and objects among the arguments, are as when it was recorded, and
@@ -68,17 +67,21 @@ class Plan:
         return self.watch.same() and all(self.watch.equals(old, new) for old, new in others)
 
     def lies(self, leaves: Sequence[Any]) -> bool:
-        """Whether arguments begin on a boundary, or one of them off it, if that decides what is
-        drawn, as when it was recorded."""
-        if not self.draws:
-            return True
-        return any([isinstance(x, torch.Tensor) and shift(x) > 0 for x in leaves]) == self.shifted
+        """Whether arguments for which is drawn begin in memory as when it was recorded."""
+        return not self.dropped or all([shift(leaves[i]) == x for i, x in self.dropped.items()])
 
     def let_go(self) -> None:
         """Hold no weights that were replaced, nor what was computed of them."""
         self.watch.same()  # which remembers what is there now
         for stage in self.stage.successors():
             stage.let_go()
+
+
+def dropped_arguments(piece: Piece) -> list[int]:
+    """The arguments whose memory a dropout reads as it lies."""
+    roots = {root for root, _ in dropped(piece.graph).values()}
+    found = [s for x, s in zip(piece.graph.inputs, piece.sources, strict=True) if x in roots]
+    return sorted({x.index for x in found if isinstance(x, Argument)})
 
 
 def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Sequence[Any]) -> Any:
@@ -118,7 +121,7 @@ def why_none(plans: OrderedDict[Key, list[Plan]], key: Key, leaves: list[Any]) -
         if where := latest.assumptions.broken(leaves):
             return f"a number compares otherwise at {where}"
         if not latest.lies(leaves):
-            return f"an argument begins off a boundary of {BOUNDARY} bytes, as its random draws do"
+            return f"an argument that is dropped from begins elsewhere, modulo {BOUNDARY} bytes"
         return "an object among the arguments says something else"
     last = next(reversed(plans))
     parts = zip(flat((last[0], *last[2:])), flat((key[0], *key[2:])), strict=False)

@@ -94,10 +94,10 @@ RECOGNIZED: tuple[Pass, ...] = (
 """What is written out becomes operations that round less often than eager, on every device."""
 
 
-def draws(resident: int) -> tuple[Pass, ...]:
+def draws(resident: int, apart: frozenset[int] = frozenset()) -> tuple[Pass, ...]:
     """The passes before all others, while tensors lie as eager's do, which decides what is drawn
-    for them; for a GPU that holds `resident` threads at once."""
-    return (partial(draws_in_kernels, resident=resident),)
+    for them; for a GPU that holds `resident` threads at once, and inputs that lie `apart`."""
+    return (partial(draws_in_kernels, resident=resident, apart=apart),)
 
 
 def default(again: Choose | None = None, takes: Scratch = scratch) -> tuple[Pass, ...]:

@@ -59,10 +59,10 @@ def halves(
     carried: Sequence[int],
     wrt: Sequence[Node],
     hooked: Hooked | None = None,
-    resident: int = 0,
+    first: Sequence[passes.Pass] = (),
 ) -> Halves:
-    """Both graphs of `graph`: gradients of the outputs `carried` by the inputs `wrt`. On a GPU that
-    holds `resident` threads at once, what dropout keeps is drawn again by the backward.
+    """Both graphs of `graph`: gradients of the outputs `carried` by the inputs `wrt`. The passes
+    `first` come before all that decides what is kept.
 
     Raises UnsupportedError where an operation on the way cannot be differentiated.
     """
@@ -76,7 +76,7 @@ def halves(
         graph.effects,
         (*graph.aliases, *[None] * len(gradients)),
     )
-    joint = passes.optimize(joint, (*passes.draws(resident), *passes.REWRITES))
+    joint = passes.optimize(joint, (*first, *passes.REWRITES))
     count = len(graph.outputs)
     own = Graph(graph.inputs, joint.outputs[:count], joint.effects, graph.aliases)
     asked = joint.outputs[count:]

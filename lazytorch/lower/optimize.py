@@ -38,7 +38,7 @@ def optimize(
     """
     recorded, memo = graph, {} if memo is None else memo  # some graphs are started from twice
     takes = costs.takes
-    graph = passes.optimize(graph, passes.draws(costs.resident), observe, memo)
+    graph = passes.optimize(graph, costs.draws, observe, memo)
     graph = passes.optimize(graph, passes.REWRITES, observe, memo)
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)

@@ -21,12 +21,13 @@ from lazytorch.lower.call import operand_text
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, View
 from lazytorch.ops.offload import Transfer
+from lazytorch.ops.random import NativeDropout
 from lazytorch.peak import Scratch, scratch
 from lazytorch.types import ScalarType, TensorType, Type
 
 FOLDER = Path(__file__).parent / "workspace_tables"
 
-NONE = Pointwise | View | Affine | Transfer
+NONE = Pointwise | View | Affine | Transfer | NativeDropout
 """Operations whose kernels take no workspace."""
 
 

@@ -11,6 +11,8 @@ all that are under way at once computes `vector` elements after each other, then
 from __future__ import annotations
 
 from functools import partial
+from operator import floordiv, mod
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +27,12 @@ BLOCK = 256
 
 WIDTH = 16
 """Bytes that a thread of torch's kernel reads at once."""
+
+PART = 1 << 20
+"""Elements that torch's kernels draw for at a time, where they stand in for a generated one."""
+
+ALONE = Lock()
+"""Held while a generator is asked and moved on."""
 
 WORD = 0xFFFFFFFF
 FACTORS = (0xD2511F53, 0xCD9E8D57)
@@ -48,8 +56,9 @@ class PhiloxState(Op):
         if torch.cuda.is_current_stream_capturing():
             return self.captured()
         generator = torch.cuda.default_generators[self.device.index or 0]
-        seed, offset = generator.initial_seed(), generator.get_offset()
-        generator.set_offset(offset + self.increment)
+        with ALONE:
+            seed, offset = generator.initial_seed(), generator.get_offset()
+            generator.set_offset(offset + self.increment)
         signed = seed - (1 << 64) if seed >> 63 else seed
         made = partial(torch.full, (), dtype=torch.int64, device=self.device)
         return made(signed), made(offset)
@@ -94,11 +103,15 @@ class PhiloxMask(Pointwise):
 
     def run(self, seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         count = tensor_type(self.shape, torch.bool).numel
-        place = torch.arange(self.begin, self.begin + count, 4, device=seed.device)
-        turn, inside = place // (self.threads * self.vector), place % (self.threads * self.vector)
-        counter = offset // 4 + turn * (self.vector // 4) + inside % self.vector // 4
-        words = philox(seed, counter, inside // self.vector)
-        return (words < self.bound).flatten().as_strided(self.shape, self.strides)
+        kept = torch.empty(count, dtype=torch.bool, device=seed.device)
+        for first in range(0, count, PART):  # words of 64 bits, and several of them
+            last = min(first + PART, count)
+            place = torch.arange(self.begin + first, self.begin + last, 4, device=seed.device)
+            turn, inside = (f(place, self.threads * self.vector) for f in (floordiv, mod))
+            counter = offset // 4 + turn * (self.vector // 4) + inside % self.vector // 4
+            words = philox(seed, counter, inside // self.vector)
+            torch.lt(words.flatten(), self.bound, out=kept[first:last])
+        return kept.as_strided(self.shape, self.strides)
 
 
 class Dropout(Pointwise):

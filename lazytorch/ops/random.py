@@ -157,16 +157,23 @@ class Multinomial(Op):
 class NativeDropout(Op):
     """(x * mask / (1 - p), mask), with 1 - p the probability of True: CUDA's fused kernel.
 
+    Which number it draws for an element depends on how x lies in memory: where `strides` are
+    stated, x is copied to lie so, if it does not, and the results lie as they do then.
+
     On the CPU eager makes the mask and the product one by one, and so does the import of dropout.
     """
 
     effect: ClassVar[bool] = True
     p: float
+    strides: Strides | None = None
 
     def infer(self, x: TensorType) -> TupleType:
+        x = x if self.strides is None else x.with_strides(self.strides)
         return TupleType((x.dense(), x.dense().with_dtype(torch.bool)))
 
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.strides is not None and tuple(x.stride()) != self.strides:
+            x = x.new_empty_strided(x.shape, self.strides).copy_(x)
         return torch.native_dropout(x, self.p, True)
 
     def vjp(self, s: Calculus, g: list[Node | None], out: Node, x: Node) -> Cotangents:

@@ -32,7 +32,7 @@ from lazytorch.lower.program import Program, waiting
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import NONE, workspaces
 from lazytorch.ops.offload import pinned_as, shelved
-from lazytorch.ops.random import NativeDropout
+from lazytorch.passes.draws_in_kernels import dropped
 from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks, shift
@@ -182,7 +182,12 @@ class Replayer:
         self.direct = 0
         self.captures = 0
         self.why = refusal(graph) or burden(graph, static)
-        self.draws = any(isinstance(x.op, NativeDropout) for x in graph.effects)
+        roots = {root for root, _ in dropped(graph).values()}
+        self.dropped = [
+            i
+            for i, x in enumerate(graph.inputs)
+            if x in roots and i not in self.state and i not in static
+        ]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """The program's outputs."""
@@ -242,9 +247,8 @@ class Replayer:
             return None
         if not all(isinstance(x, torch.Tensor | float) for x in inputs):
             return None
-        moving = [x for i, x in enumerate(inputs) if i not in self.state | self.static]
-        if self.draws and any(isinstance(x, torch.Tensor) and shift(x) for x in moving):
-            self.why = "an argument begins off a boundary, which decides what is drawn for it"
+        if any(shift(inputs[i]) for i in self.dropped):
+            self.why = "an argument begins off a boundary, which decides what is dropped from it"
             return None
         if self.captures == CAPTURES and self.static:
             self.static, self.captures = frozenset(), 0

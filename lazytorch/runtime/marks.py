@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch._C._dynamo.guards import TensorGuards
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.runtime.asker import Answers, Asker
 
@@ -69,4 +70,8 @@ def exact(tensors: Sequence[torch.Tensor]) -> Any:
 def shift(x: torch.Tensor) -> int:
     """Bytes by which a tensor on a GPU begins behind a boundary of `BOUNDARY`: how torch's kernels
     read it, and which number they draw for an element, depends on it."""
-    return int(x.storage_offset()) * x.dtype.itemsize % BOUNDARY if x.is_cuda else 0
+    if not x.is_cuda:
+        return 0
+    if isinstance(x, FakeTensor):  # it lies nowhere
+        return int(x.storage_offset()) * x.dtype.itemsize % BOUNDARY
+    return x.data_ptr() % BOUNDARY

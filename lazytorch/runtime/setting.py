@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lazytorch.devices import Device, device_named
-from lazytorch.frontend.sources import Live, Piece, Recorded
+from lazytorch.frontend.sources import Argument, Live, Piece, Recorded
 from lazytorch.frontend.watch import Watch
 from lazytorch.lower.costs import NOTHING_KNOWN, Costs
 from lazytorch.lower.estimate import link, seconds
@@ -23,6 +23,7 @@ from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import taking, workspaces
 from lazytorch.runtime.marks import shift
 from lazytorch.runtime.measured import measured_too
+from lazytorch.types import TensorType
 
 STREAMS = 2
 """Of a GPU, that libraries keep workspaces for: the caller's, and the one on which graphs are
@@ -34,7 +35,7 @@ class Setting:
     """A function by name, the modules and closures that hold its state, and its arguments' bytes.
 
     `device` is where its tensors are, or a device that need not be here. Arguments that are `still`
-    are promised to stay at their addresses. `shifted` says that an argument begins off a boundary,
+    are promised to stay at their addresses. `shifted` are the arguments that begin off a boundary,
     `replaced` are the bytes of state that every call puts in the place of other state.
     """
 
@@ -43,7 +44,7 @@ class Setting:
     watch: Watch | None
     arguments: int
     still: bool = False
-    shifted: bool = False
+    shifted: frozenset[int] = frozenset()
     replaced: int = 0
 
     @staticmethod
@@ -60,8 +61,8 @@ class Setting:
         where = next((x.device for x in [*tensors, *state]), torch.device("cpu"))
         known = storages(state)
         arguments = sum(n for key, n in storages(tensors).items() if key not in known)
-        shifted = any(map(shift, tensors))
-        return Setting(name, device or where, watch, arguments, still, shifted)
+        shifted = {i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and shift(x)}
+        return Setting(name, device or where, watch, arguments, still, frozenset(shifted))
 
     def replacing(self, recorded: Recorded) -> Setting:
         """The same for a function of which that is known."""
@@ -80,13 +81,21 @@ class Setting:
         if not isinstance(self.device, Device) and self.device.type != "cuda":
             return NOTHING_KNOWN
         device = self.device_of()
-        draws = not self.shifted and (isinstance(self.device, Device) or has_triton())
+        draws = isinstance(self.device, Device) or has_triton()
         return Costs(taking(device), link(device), device.resident if draws else 0)
 
     def costs_of(self, piece: Piece) -> Costs:
-        """The same for a piece. What pieces before it leave may begin anywhere in memory."""
-        live = any(isinstance(x, Live) for x in piece.sources)
-        return replace(self.costs, resident=0) if live else self.costs
+        """The same for a piece. What pieces before it leave may begin anywhere in memory, and what
+        lies on another GPU is not this one's."""
+        own = self.device.torch_device if isinstance(self.device, Device) else self.device
+        types = [x.type for x in piece.graph.inputs if isinstance(x.type, TensorType)]
+        if any(x.device.type == "cuda" and x.device != own for x in types):
+            return replace(self.costs, resident=0)
+        first = not any(isinstance(x, Live) for x in piece.sources)
+        known = [
+            first and isinstance(x, Argument) and x.index not in self.shifted for x in piece.sources
+        ]
+        return replace(self.costs, apart=frozenset(i for i, x in enumerate(known) if not x))
 
     def plan(self, prologue: Program, main: Program, measured: bool = False) -> MemoryPlan:
         """The plan of two programs and of what there is before they run. With `measured`,

@@ -265,7 +265,7 @@ def dropout(b: Builder, input: Node, p: float, train: bool) -> Node:
         # Eager multiplies by a 0-d zero here, and draws nothing.
         return b(Mul(), input, full(b, (), 0.0, x.dtype, x.device))
     if x.device.type == "cuda":
-        return b(Item(0), b(NativeDropout(float(p)), input))
+        return b(Item(0), b(NativeDropout(float(p), x.strides), input))
     return masked(b, input, x, p)
 
 
@@ -292,5 +292,5 @@ def native_dropout(b: Builder, input: Node, p: float, train: bool | None) -> Any
     x = typed(input)
     if train is False or x.device.type != "cuda" or not x.numel:
         return NotImplemented
-    both = b(NativeDropout(float(p)), input)
+    both = b(NativeDropout(float(p), x.strides), input)
     return b(Item(0), both), b(Item(1), both)

@@ -3,9 +3,9 @@
     python benchmarks/copies_in_graphs.py FILE
 
 A graph of many short kernels, one after the other, is replayed with no copy beside them, and with
-one to sixteen copies to the host's memory and back, each begun on another stream where a kernel has
-ended and waited for much later. One JSON: microseconds of each graph, and how much later than
-without copies each kernel ran.
+one to sixteen: to the host's memory on one stream, begun where an early kernel has ended, back on
+another, begun later, and waited for by a kernel that is later still, as a backward waits. One JSON:
+microseconds of each graph, and how much later than without copies each kernel ran.
 """
 
 import argparse
@@ -35,30 +35,32 @@ ROUNDS = 40
 def captured(copies: int) -> torch.cuda.CUDAGraph:
     """A graph with so many copies beside its kernels."""
     x, graph = torch.zeros(ELEMENTS, device="cuda"), torch.cuda.CUDAGraph()
-    aside = torch.cuda.Stream()
-    pairs = [
-        (torch.empty(COPIED, dtype=torch.uint8, device="cuda"),
-         torch.empty(COPIED, dtype=torch.uint8, pin_memory=True))
-        for _ in range(copies)
-    ]  # fmt: skip
+    there, back = torch.cuda.Stream(), torch.cuda.Stream()
+    values = [torch.empty(COPIED, dtype=torch.uint8, device="cuda") for _ in range(copies)]
+    away = [torch.empty(COPIED, dtype=torch.uint8, pin_memory=True) for _ in values]
+    step = KERNELS // 3 // max(copies, 1)
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
         here = torch.cuda.current_stream()
-        begun: list[torch.cuda.Event] = []
+        gone, came = ([torch.cuda.Event() for _ in values] for _ in range(2))
         for k in range(KERNELS):
+            part, (i, rest) = k // (KERNELS // 3), divmod(k % (KERNELS // 3), step)
             x.add_(1.0)
-            if copies and k % (KERNELS // copies) == 0 and len(begun) < copies:
-                there, away = pairs[len(begun)]
-                ready, done = torch.cuda.Event(), torch.cuda.Event()
-                ready.record(here)
-                with torch.cuda.stream(aside):
-                    ready.wait(aside)
-                    away.copy_(there, non_blocking=True)
-                    there.copy_(away, non_blocking=True)
-                    done.record(aside)
-                begun.append(done)
-        for done in begun:
-            done.wait(here)
+            if rest or i >= copies:
+                continue
+            if part == 0:
+                there.wait_stream(here)
+                with torch.cuda.stream(there):
+                    away[i].copy_(values[i], non_blocking=True)
+                    gone[i].record(there)
+            elif part == 1:
+                back.wait_stream(here)
+                gone[i].wait(back)
+                with torch.cuda.stream(back):
+                    values[i].copy_(away[i], non_blocking=True)
+                    came[i].record(back)
+            elif part == 2:
+                came[i].wait(here)
         x.add_(1.0)
     return graph
 

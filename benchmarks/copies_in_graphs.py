@@ -1,4 +1,4 @@
-"""What copies beside a CUDA graph's kernels cost the kernels: the constant of `lazytorch.offload`.
+"""What copies beside a CUDA graph's kernels cost the kernels, which `lazytorch.offload` leaves out.
 
     python benchmarks/copies_in_graphs.py FILE
 
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from lazytorch.bench.machine import machine
-from lazytorch.offload import BRANCH
 
 KERNELS = 400
 """Kernels of a graph."""
@@ -84,7 +83,6 @@ def main() -> None:
         "kernels": KERNELS,
         "us": medians,
         "us_later_each": {n: (us - medians[0]) / KERNELS for n, us in medians.items() if n},
-        "estimated_us": 1e6 * BRANCH,
         "machine": machine(torch.device("cuda", 0)),
     }
     given.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

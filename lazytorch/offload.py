@@ -6,9 +6,8 @@ of the forward has time for: copies one after the other, each begun when its seg
 them ended before the forward is; and back in time, as the backward comes to them in the opposite
 order, and takes twice as long. By what clock is the caller's.
 
-But a CUDA graph with copies beside it runs slower as a whole. Where that is less than it takes to
-compute as many bytes again, segments are offloaded first, all that their backward reads but for
-what kernels compute on the way; else what is cheap is computed first, and the rest is offloaded.
+They come before all that is computed again, which takes time: calls in a CUDA graph with copies
+beside it begin 0.02 us later on an H200 (`benchmarks/copies_in_graphs.py`).
 
 Declines on small values, on those that the forward reads to its end, and where a batch goes through
 the forward in parts: one part's backward runs before the next one's forward.
@@ -32,7 +31,6 @@ from lazytorch.segments import (
     Cut,
     Effort,
     Offload,
-    Offloaded,
     Part,
     Ways,
     forward,
@@ -43,10 +41,6 @@ from lazytorch.types import TensorType
 LEAST = 1 << 22
 """Bytes below which a value stays: streams that wait for each other four times take as long as it
 takes to compute that much again."""
-
-BRANCH = 0.18e-6
-"""Seconds for which each call waits longer in a CUDA graph that copies beside it: measured on an
-H200, with one copy or eight."""
 
 EARLY = 2.0
 """How many times as early as it must a copy back begins: to wait costs time, to be there bytes."""
@@ -68,33 +62,19 @@ class Link:
 
     def along(self, fused: Graph) -> Offload:
         """What is offloaded of a step whose kernels are those of its `fused` graph."""
-        calls = sum(bool(x.inputs) and not x.op.view for x in fused.nodes)
-        return partial(offloaded, self, self.takes(forward(fused)), calls)
+        return partial(offloaded, self, self.takes(forward(fused)))
 
     def takes(self, nodes: Iterable[Node]) -> float:
         """The seconds of all of them."""
         return sum(map(self.seconds, nodes))
 
 
-def offloaded(link: Link, whole: float, calls: int, ways: Ways, parts: Sequence[Part]) -> Offloaded:
-    """What is offloaded, if the forward takes `whole` seconds, and the step so many calls."""
+def offloaded(link: Link, whole: float, ways: Ways, parts: Sequence[Part]) -> dict[int, Again]:
+    """What is offloaded, by the segments' numbers, if the forward takes `whole` seconds."""
     alone = link.takes(ways.forward)  # each by itself
     if not alone or any(isinstance(x.op, After) for x in ways.forward):
-        return Offloaded()
-    scale = whole / alone
-    again = scale * link.takes(instead(ways, parts, link.rate * whole))
-    first = BRANCH * calls <= again
-    found = Offloading(link, scale, ways, parts, "none" if first else "cheap").found()
-    return Offloaded(found, first)
-
-
-def instead(ways: Ways, parts: Sequence[Part], nbytes: float) -> Iterator[Node]:
-    """What would be computed again, of what is cheap, to keep so many bytes less; or all of it."""
-    for part in parts:
-        cut = ways.cut(part, "cheap")
-        if nbytes > 0 and cut.freed > 0:
-            nbytes -= cut.freed
-            yield from cut.made
+        return {}
+    return Offloading(link, whole / alone, ways, parts).found()
 
 
 @dataclass
@@ -109,11 +89,8 @@ class Waiting:
 class Offloading:
     """Segments one after the other, with the clocks of both directions."""
 
-    def __init__(
-        self, link: Link, scale: float, ways: Ways, parts: Sequence[Part], effort: Effort
-    ) -> None:
+    def __init__(self, link: Link, scale: float, ways: Ways, parts: Sequence[Part]) -> None:
         self.link = link
-        self.effort: Effort = effort
         self.ways = ways
         self.parts = parts
         seconds = (scale * link.seconds(x) for x in ways.forward)
@@ -132,7 +109,7 @@ class Offloading:
         found: dict[int, Again] = {}
         begins = [self.begin(segment) for segment, _ in self.parts]
         for k, part in enumerate(self.parts):
-            cut = self.ways.cut(part, self.effort)
+            cut = self.ways.cut(part, "none")
             self.note(part, cut)
             chosen = {x: y for x, y in self.waiting.items() if self.dies(x) < self.ends[k]}
             for x in chosen:

@@ -4,7 +4,7 @@ computed again, in its backward, from what is kept."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from lazytorch.cut import cheapest
@@ -100,25 +100,21 @@ def choices(graph: Graph, offload: Offload | None = None) -> list[Again]:
     Before all, less is kept of pools, which costs next to nothing. Then what is cheap, segment
     after segment from the input on, then whole segments: those behind are back in memory first,
     while all before them still wait. Segments whose values `offload` lets wait in the host's
-    memory come before what is cheap, which they need not compute then, or else before whole ones.
+    memory come before all that is computed again.
     """
     ways = Ways(graph, forward(graph))
     pools = [x for x in graph.nodes if isinstance(x.op, MaxPoolIndices | MaxPoolOffsets)]
     freed = sum(size(x.inputs[0]) for x in pools)
     offsets = [Again(frozenset(), pools[-1], freed)] if pools else []
     parts = list(segments(graph, ways.forward))
-    sent = Offloaded() if offload is None else offload(ways, parts)
+    sent = {} if offload is None else offload(ways, parts)
     found: dict[Effort, list[Again]] = {"cheap": [], "all": []}
     for i, part in enumerate(parts):
         for effort, some in found.items():
-            if i in sent.choices and (sent.first or effort == "all"):
-                continue
-            made = ways.missing(part, effort)
+            made = None if i in sent else ways.missing(part, effort)
             if made is not None:
                 some.append(made)
-    first = sent.choices.values() if sent.first else ()
-    then = () if sent.first else sent.choices.values()
-    return [*offsets, *first, *found["cheap"], *then, *found["all"]]
+    return [*offsets, *sent.values(), *found["cheap"], *found["all"]]
 
 
 def segments(graph: Graph, before: Sequence[Node]) -> Iterable[Part]:
@@ -274,17 +270,9 @@ class Ways:
         return max(around, key=self.depth.__getitem__, default=None)
 
 
-@dataclass(frozen=True)
-class Offloaded:
-    """Choices by which values of some segments wait in the host's memory, by the segments' numbers;
-    and whether they come first, because that costs less than to compute what is cheap."""
-
-    choices: Mapping[int, Again] = field(default_factory=dict[int, Again])
-    first: bool = False
-
-
-Offload = Callable[[Ways, Sequence[Part]], Offloaded]
-"""What finds them (`lazytorch.offload`)."""
+Offload = Callable[[Ways, Sequence[Part]], Mapping[int, Again]]
+"""What finds the choices by which values of some segments wait in the host's memory, by the
+segments' numbers (`lazytorch.offload`)."""
 
 
 def shape(

@@ -50,11 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("branch", [0.0, 1.0])
-def test_every_number_of_choices_gives_the_same_values_and_draws_once(
-    branch: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(offloading, "BRANCH", branch)
+def test_every_number_of_choices_gives_the_same_values_and_draws_once() -> None:
     graph, values = recorded()
     found = choices(graph, fast().along(graph))
     assert len(sends(found)) >= DEEP // 2
@@ -70,20 +66,11 @@ def test_every_number_of_choices_gives_the_same_values_and_draws_once(
 
 
 @pytest.mark.usefixtures("small")
-def test_what_costs_less_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_come_before_what_is_computed_again() -> None:
     graph, _ = recorded()
-    link = fast()
-    calls = sum(not x.op.view for x in graph.nodes)
-    monkeypatch.setattr(offloading, "BRANCH", 0.0)
-    found = choices(graph, link.along(graph))
+    found = choices(graph, fast().along(graph))
     sent = sends(found)
-    assert sent == found[: len(sent)]
-    monkeypatch.setattr(offloading, "BRANCH", 1e-3 * len(graph) / calls)  # more than all of it
-    found = choices(graph, link.along(graph))
-    cheap = choices(graph)[: found.index(sends(found)[0])]
-    assert len(cheap) >= DEEP
-    assert [x.made for x in cheap] == [x.made for x in found[: len(cheap)]]
-    assert all(x.away is None for x in found[len(cheap) + len(sends(found)) :])
+    assert sent == found[: len(sent)] and len(found) > len(sent) >= DEEP // 2
 
 
 @pytest.mark.usefixtures("small")

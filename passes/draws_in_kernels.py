@@ -83,11 +83,18 @@ def drawn(node: Node, resident: int) -> tuple[Node, Node, Node] | None:
 
 def on_boundary(place: Place, known: set[Node]) -> bool:
     """Whether memory begins on a boundary of `WIDTH` bytes, where what is made and the inputs
-    `known` do. What torch's other operations give may be a part of something larger."""
+    `known` do. What other operations give than torch's own may be a part of something larger."""
     root, behind = place
-    if behind is None or behind % WIDTH or isinstance(root.op, Aten | Custom):
+    if behind is None or behind % WIDTH or isinstance(root.op, Custom):
+        return False
+    if isinstance(root.op, Aten) and (not root.op.overload.startswith("aten.") or several(root)):
         return False
     return root in known or not isinstance(root.op, Input)
+
+
+def several(node: Node) -> bool:
+    """Whether an operation has several results, which may be parts of one piece of memory."""
+    return not isinstance(node.type, TensorType)
 
 
 def dropped(graph: Graph) -> dict[Node, Place]:

@@ -78,6 +78,7 @@ REDUCE: dict[str, Callable[[Make], list[Call]]] = {
     ],
     "log_softmax.int": lambda t: [call(t(2, 3, 4), 1), call(t(2, 3, 4), -1, torch.float64)],
     "_softmax": lambda t: [call(t(2, 3, 4), -1, False)],
+    "_safe_softmax": lambda t: [call(t(2, 3, 4), -1), call(t(2, 3, 4), 1, torch.float64)],
     "_log_softmax": lambda t: [call(t(2, 3, 4), 0, False)],
     "cumsum": lambda t: [call(t(2, 3, 4), 1), call(t(2, 3, 4), -1, dtype=torch.float64)],
     "cumprod": lambda t: [call(t(2, 3, 4), 1), call(t(), 0)],

@@ -1,6 +1,7 @@
 """Masks of attention whose rows are of odd lengths: a derivative holds no scores then either."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -160,3 +161,27 @@ def test_gradients_on_a_gpu(dtype: torch.dtype, shape: tuple[int, ...], boolean:
     want = torch.autograd.grad(loss(*leaves), leaves)
     near = 1e-4 if dtype is torch.float32 else 5e-2
     torch.testing.assert_close(list(got), list(want), rtol=near, atol=near)
+
+
+def test_queries_that_see_nothing_have_no_attention_and_no_gradient() -> None:
+    """A bias that wants a derivative takes attention apart, down to a softmax of hidden rows."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    bias = torch.randn(2, 3, 5, 5)
+    bias[1, :, 2] = -torch.inf
+    bias[0, 1, :, 3] = -torch.inf
+
+    def attend(bias: torch.Tensor) -> torch.Tensor:
+        weights = torch.ops.aten._safe_softmax(query @ key.mT / 2 + bias, -1)
+        return weights @ value
+
+    def gradient(run: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        given = bias.clone().requires_grad_()
+        out = run(given)
+        out.square().sum().backward()
+        assert given.grad is not None
+        return out.detach(), given.grad
+
+    ours, theirs = gradient(lt.compile(attend, wait=True)), gradient(attend)
+    torch.testing.assert_close(ours, theirs)
+    assert not ours[0][1, :, 2].any() and not ours[1][1, :, 2].any()

@@ -34,6 +34,7 @@ from lazytorch.ops.reduce import (
     LogSumExp,
     Mean,
     Reduction,
+    SafeSoftmax,
     Softmax,
     Sum,
     VectorNorm,
@@ -146,7 +147,7 @@ def test_rows_apart_in_memory_transposed_and_repeated(check: Check) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [layer_norm(70), Softmax(1), LogSoftmax(1)], ids=lambda op: op.name()
+    "op", [layer_norm(70), Softmax(1), SafeSoftmax(1), LogSoftmax(1)], ids=lambda op: op.name()
 )
 def test_nan_and_infinities_come_out_as_eagers(check: Check, op: Op) -> None:
     x = tensor(6, 70)
@@ -227,7 +228,9 @@ def test_rows_longer_than_a_program_holds(check: Check, build: Callable[..., Any
     check(build, tensor(3, HELD + 4099))
 
 
-@pytest.mark.parametrize("op", [Softmax(1), LogSoftmax(1)], ids=lambda op: op.name())
+@pytest.mark.parametrize(
+    "op", [Softmax(1), SafeSoftmax(1), LogSoftmax(1)], ids=lambda op: op.name()
+)
 def test_softmax_of_rows_longer_than_a_program_holds(check: Check, op: Op) -> None:
     x = tensor(3, HELD + 5000) * 10
     x[1, 7], x[2, :] = math.inf, -math.inf

@@ -323,6 +323,16 @@ class Softmax(Rowwise):
         return normalized_dim(self.dim, x.rank)
 
 
+class SafeSoftmax(Softmax):
+    """Softmax, but 0 in rows of -inf alone: attention whose queries may see nothing."""
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        return s.where(s.eq(s.row_max(xs[0]), -math.inf), 0.0, super().emit(s, *xs))
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten._safe_softmax(x, self.dim, self.dtype)
+
+
 class LogSoftmax(Softmax):
     """Logarithm of softmax, without underflow."""
 

@@ -106,12 +106,14 @@ def test_what_is_copied_into_state_lies_there() -> None:
     assert draws_in_kernels(graph, RESIDENT) is graph
 
 
-def test_what_other_operations_give_may_begin_anywhere() -> None:
+def test_parts_that_an_operation_gives_may_begin_anywhere() -> None:
     b, given = Builder(), input("x", kind(64))
-    found = b(Aten("aten.special_i0.default", (Operand(0),)), given)
-    node = b(NativeDropout(0.3), found)
-    graph = Graph((given,), (b(Item(0), node),), (node,))
-    assert draws_in_kernels(graph, RESIDENT) is graph
+    split = b(Aten("aten.unsafe_chunk.default", (Operand(0), 2)), given)
+    one = b(Aten("aten.special_i0.default", (Operand(0),)), given)
+    for found, taken in ((b(Item(1), split), False), (one, True)):
+        node = b(NativeDropout(0.3), found)
+        graph = Graph((given,), (b(Item(0), node),), (node,))
+        assert (draws_in_kernels(graph, RESIDENT) is not graph) is taken
 
 
 def test_a_dropout_of_torchs_lies_as_it_was_recorded() -> None:

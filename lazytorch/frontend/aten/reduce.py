@@ -196,6 +196,11 @@ def softmax(b: Builder, self: Node, dim: int, dtype: Dtype = None) -> Node:
     return b(ops.Softmax(front(self, dim), dtype), self)
 
 
+@imports("_safe_softmax")
+def _safe_softmax(b: Builder, self: Node, dim: int, dtype: Dtype = None) -> Node:  # pyright: ignore[reportUnusedFunction]
+    return b(ops.SafeSoftmax(front(self, dim), dtype), self)
+
+
 @imports("log_softmax.int")
 def log_softmax(b: Builder, self: Node, dim: int, dtype: Dtype = None) -> Node:
     return b(ops.LogSoftmax(front(self, dim), dtype), self)

@@ -242,4 +242,4 @@ class Rewrite:
 
 def elementwise(x: Node) -> bool:
     """Whether a generated kernel computes a value of its operands alone, wherever they lie."""
-    return isinstance(x.op, Pointwise) and x.op.first_place() is None and not obstacle(x)
+    return isinstance(x.op, Pointwise) and not x.op.placed and not obstacle(x)

@@ -97,8 +97,7 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             made = group[0].type
             assert isinstance(made, TensorType)
             reads = any(reads_number(x, made) for x in group[0].inputs)
-            places = op.first_place() is not None
-            return crosswise(group[0]) or places or (gpu and reads)
+            return crosswise(group[0]) or op.placed or (gpu and reads)
         case Clone():
             return gpu and (crosswise(group[0]) or not typed.is_dense)
         case RmsNorm() | RowCrossEntropy():

@@ -52,7 +52,7 @@ def row_losses(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def counted(seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """What two threads draw that compute four elements at a time, one number after the other."""
     drawn: list[bool] = []
-    for place in range(16, 40):
+    for place in range(24):
         counter = int(offset) // 4 + place // 8
         words = [counter % 2**32, counter >> 32, place % 8 // 4, 0]
         keys = [int(seed) % 2**32, (int(seed) >> 32) % 2**32]
@@ -70,7 +70,7 @@ def state() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 STATE = (torch.tensor(-(2**62) - 5), torch.tensor(2**34 + 4))
-MASK = PhiloxMask((3, 8), (1, 3), 2**31, 4, 2, 16)
+MASK = PhiloxMask((3, 8), (1, 3), 2**31, 4, 2)
 KEPT = (ROWS, ROWS > 0)
 
 

@@ -14,7 +14,7 @@ import lazytorch as lt
 from lazytorch.frontend.dicts import Dicts
 from lazytorch.lower.cpp import toolchain
 from lazytorch.options import environment
-from lazytorch.runtime import asker
+from lazytorch.runtime import asker, background
 from lazytorch.runtime.asker import Asker
 from lazytorch.runtime.marks import FEW, Marks
 
@@ -170,7 +170,7 @@ def test_where_torch_lacks_a_function_python_asks(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Dicts, "compiled", None)
     for fault in (
         (asker, "_QUESTIONS", ("no_such_function",)),
-        (asker, "load", lambda *_, **__: nothing()),
+        (background, "load", lambda *_, **__: nothing()),
         (Asker, "agrees", lambda _: False),
     ):
         with monkeypatch.context() as patched:

@@ -67,7 +67,7 @@ class Steps:
 
     def places(self) -> list[Step]:
         """The steps whose arithmetic takes the place of the element."""
-        return [step for step in self.all if first_place(step.node) is not None]
+        return [step for step in self.all if placed_in_memory(step.node)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def steps(body: Graph, shape: Shape) -> Steps:
             operands = [(x, narrowed(x, joined(at, inner, node.op, x), own)) for x, inner in there]
         else:
             operands = [(x, narrowed(x, at, own)) for x in node.inputs]
-            if first_place(node) is not None:  # of nothing but numbers, which are there anyway
+            if placed_in_memory(node):  # of nothing but numbers, which are there anyway
                 operands = [(x, replace(there, bounds=(), fill=None)) for x, there in operands]
         if missing := [x for x in operands if x not in known]:
             stack += reversed(missing)
@@ -199,17 +199,15 @@ def reads(found: Steps, body: Graph, operands: Sequence[Operand]) -> list[Read]:
     return [*loads, *[place(step) for step in found.places()]]
 
 
-def first_place(node: Node) -> int | None:
-    """The place of a node's first element, where its arithmetic takes places."""
-    return node.op.first_place() if isinstance(node.op, Pointwise) else None
+def placed_in_memory(node: Node) -> bool:
+    """Whether a node's arithmetic takes the places of its elements."""
+    return isinstance(node.op, Pointwise) and node.op.placed
 
 
 def place(step: Step) -> Read:
     """Where an element of a step's result lies in its memory."""
-    begin, typed = first_place(step.node), step.node.type
-    assert begin is not None and isinstance(typed, TensorType)
-    found = load(step.at, None, typed)
-    return replace(found, offset=found.offset + begin)
+    assert isinstance(step.node.type, TensorType)
+    return load(step.at, None, step.node.type)
 
 
 def load(at: At, operand: int | None, typed: TensorType) -> Read:

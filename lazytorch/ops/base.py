@@ -45,6 +45,9 @@ class Pointwise(Op, abstract=True):
     """Whether it says how torch's kernel rounds, so that its kernel contracts nothing besides."""
     numbers: ClassVar[bool] = True
     """Whether torch treats a Python number as one more tensor, which can decide the strides."""
+    placed: ClassVar[bool] = False
+    """Whether `emit` takes, behind the operands, which place in the result's memory an element
+    has."""
     takes_numbers: ClassVar[Literal["anywhere", "right", "nowhere"]] = "anywhere"
     """Where torch's function takes Python numbers besides tensors: right is not as the first."""
 
@@ -68,11 +71,6 @@ class Pointwise(Op, abstract=True):
 
     def infer(self, *xs: Any, **_: Any) -> Type:
         return elementwise(self, xs, torch.get_default_dtype())
-
-    def first_place(self) -> int | None:
-        """The place of the first element, where `emit` takes, behind the operands, which place in
-        the result's memory an element has; None where it does not ask."""
-        return None
 
     def emit(self, s: Emitter, *xs: Value, **_: Value) -> Value:
         """The arithmetic, in the vocabulary of `Emitter`."""

@@ -61,7 +61,7 @@ def obstacle(node: Node) -> str | None:
             return "a number that varies is no float"
         if isinstance(op, Pow):  # torch computes some exponents otherwise than others
             return "the exponent or the base of a power varies"
-    if typed.device.type != "cuda" and op.first_place() is not None:
+    if typed.device.type != "cuda" and op.placed:
         return "only a GPU has generated kernels that ask for places"
     wide = typed.device.type == "cpu" and typed.dtype is torch.float64
     if wide and isinstance(op, Sin | Cos | Tan):  # the C++ ones have three times torch's error

@@ -77,25 +77,21 @@ class PhiloxState(Op):
 class PhiloxMask(Pointwise):
     """Which elements of a tensor dropout keeps: those whose numbers are below `bound`.
 
-    Operands: seed and offset, of no dimensions. `begin` is by how many elements this one's counters
-    come behind those of the state: several tensors are drawn from one.
+    Operands: seed and offset, of no dimensions.
     """
 
+    placed: ClassVar[bool] = True
     shape: Shape
     strides: Strides
     bound: int
     vector: int
     threads: int
-    begin: int = 0
 
     def infer(self, seed: TensorType, offset: TensorType) -> TensorType:
         return tensor_type(self.shape, torch.bool, seed.device, self.strides)
 
     def operand_dtypes(self, *xs: Any) -> tuple[torch.dtype, ...]:
         return (torch.int64,) * len(xs)
-
-    def first_place(self) -> int:
-        return self.begin
 
     def emit(self, s: Emitter, seed: Value, offset: Value, place: Value) -> Value:
         below: Any = getattr(s, "philox_below", None)
@@ -106,7 +102,7 @@ class PhiloxMask(Pointwise):
         kept = torch.empty(count, dtype=torch.bool, device=seed.device)
         for first in range(0, count, PART):  # words of 64 bits, and several of them
             last = min(first + PART, count)
-            place = torch.arange(self.begin + first, self.begin + last, 4, device=seed.device)
+            place = torch.arange(first, last, 4, device=seed.device)
             turn, inside = (f(place, self.threads * self.vector) for f in (floordiv, mod))
             counter = offset // 4 + turn * (self.vector // 4) + inside % self.vector // 4
             words = philox(seed, counter, inside // self.vector)

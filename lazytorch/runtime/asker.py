@@ -9,8 +9,6 @@ Where there is no compiler, or one of them is missing, and until it is compiled,
 from __future__ import annotations
 
 import ctypes
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch._C._aoti import unsafe_alloc_void_ptrs_from_tensors
 
-from lazytorch.errors import LazyTorchError
 from lazytorch.frontend.dicts import Dicts, compared
-from lazytorch.lower.cpp.toolchain import SUFFIX, load
-from lazytorch.options import Environment
-from lazytorch.runtime.cache import DiskCache
+from lazytorch.lower.cpp.toolchain import SUFFIX
+from lazytorch.runtime.background import Background
 
 SOURCE = """
 typedef int32_t (*Ask)(const void* tensor, void* answer);
@@ -97,11 +93,11 @@ _QUESTIONS = (
 _FIELDS = 6  # numbers before the sizes of each tensor
 
 
-class Asker:
+class Asker(Background):
     """The compiled function, once for the process."""
 
     ready: ClassVar[Asker | None] = None
-    started: ClassVar[bool] = False
+    source: ClassVar[str] = SOURCE
 
     def __init__(self, library: ctypes.CDLL) -> None:
         name = f"libtorch_cpu{SUFFIX}"
@@ -123,27 +119,11 @@ class Asker:
         self.dicts = partial(prototype(address(library, "lt_dicts")), ctypes.byref(self.dictionary))
 
     @classmethod
-    def start(cls, here: Environment) -> threading.Thread | None:
-        """Compile in the background, at the first call."""
-        if cls.started:
-            return None
-        cls.started = True
-        thread = threading.Thread(target=cls.build, args=(here,), daemon=True)
-        thread.start()
-        return thread
-
-    @classmethod
-    def build(cls, here: Environment) -> None:
-        """Compile and load; Python goes on asking where that cannot be."""
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            return  # what is asked stands still only while nothing else of Python runs
-        try:
-            store = DiskCache(here.cache).get_or_build
-            asker = cls(load(SOURCE, cxx=here.cxx, store=store))
-            if asker.agrees():
-                cls.ready, Dicts.compiled = asker, staticmethod(asker.dicts)
-        except (LazyTorchError, OSError, AttributeError, ValueError):
-            return
+    def take(cls, library: ctypes.CDLL) -> None:
+        """Use it, if it says what Python says."""
+        asker = cls(library)
+        if asker.agrees():
+            cls.ready, Dicts.compiled = asker, staticmethod(asker.dicts)
 
     def agrees(self) -> bool:
         """Whether it says of a tensor and of a dictionary what Python says."""

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-import sys
-import threading
 from typing import ClassVar
 
 import torch
 
-from lazytorch.errors import LazyTorchError
-from lazytorch.lower.cpp.toolchain import load
 from lazytorch.ops.random import Bernoulli
-from lazytorch.options import Environment
-from lazytorch.runtime.cache import DiskCache
+from lazytorch.runtime.background import Background
 
 WORDS = 624
 """Words of the twister's state."""
@@ -87,10 +82,10 @@ extern "C" int64_t lt_bernoulli(uint64_t* state, int64_t next, uint64_t bound, u
 """
 
 
-class Draws:
+class Draws(Background):
     """The compiled function, once for the process."""
 
-    started: ClassVar[bool] = False
+    source: ClassVar[str] = SOURCE
 
     def __init__(self, library: ctypes.CDLL) -> None:
         kinds = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64)
@@ -99,26 +94,11 @@ class Draws:
         self.run = prototype(("lt_bernoulli", library))
 
     @classmethod
-    def start(cls, here: Environment) -> threading.Thread | None:
-        """Compile in the background, at the first call."""
-        if cls.started:
-            return None
-        cls.started = True
-        thread = threading.Thread(target=cls.build, args=(here,), daemon=True)
-        thread.start()
-        return thread
-
-    @classmethod
-    def build(cls, here: Environment) -> None:
-        """Compile and load; torch goes on drawing where that cannot be."""
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            return
-        try:
-            draws = cls(load(SOURCE, cxx=here.cxx, store=DiskCache(here.cache).get_or_build))
-            if draws.agrees():
-                Bernoulli.compiled = draws.fill
-        except (LazyTorchError, OSError, AttributeError, ValueError):
-            return
+    def take(cls, library: ctypes.CDLL) -> None:
+        """Use it, if it draws what torch draws."""
+        draws = cls(library)
+        if draws.agrees():
+            Bernoulli.compiled = draws.fill
 
     def fill(
         self, out: torch.Tensor, p: float, generator: torch.Generator = torch.default_generator

@@ -109,6 +109,8 @@ class Draws(Background):
         if out.untyped_storage().nbytes() != out.numel():  # it has gaps
             return False
         state = generator.get_state()
+        if state.numel() < STATE + 8 * WORDS:  # of another generator
+            return False
         address = state.data_ptr()
         left = ctypes.c_int32.from_address(address + LEFT)
         place = ctypes.c_uint64.from_address(address + STATE - 8)

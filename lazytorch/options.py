@@ -44,8 +44,8 @@ class Options:
         keeping them, as far as that is needed; what cannot be met is refused before it runs. With
         it a function is recorded whole (`fullgraph`) and its kernels are waited for (`wait`).
     offload: values that a training step's backward reads may wait in the host's memory (pinned), as
-        far as the copies run beside what a GPU computes, by an estimate, which also says whether
-        what is cheap is computed again first. Nothing is offloaded of a batch that goes in parts.
+        far as the copies run beside what a GPU computes, by an estimate: before
+        anything is computed again. Nothing is offloaded of a batch that goes in parts.
     """
 
     fullgraph: bool = False

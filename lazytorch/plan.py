@@ -12,8 +12,9 @@ import torch
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Argument, Piece, Recorded, tensor_of
 from lazytorch.guards import Key, flat
+from lazytorch.ops.alignment import BOUNDARY
 from lazytorch.passes.draws_in_kernels import dropped
-from lazytorch.runtime.marks import BOUNDARY, shift
+from lazytorch.runtime.marks import shift
 from lazytorch.runtime.stage import Stage
 from lazytorch.trail import Trail
 from lazytorch.varying import Assumptions
@@ -68,7 +69,7 @@ class Plan:
 
     def lies(self, leaves: Sequence[Any]) -> bool:
         """Whether arguments for which is drawn begin in memory as when it was recorded."""
-        return not self.dropped or all([shift(leaves[i]) == x for i, x in self.dropped.items()])
+        return all([shift(leaves[i]) == x for i, x in self.dropped.items()])
 
     def let_go(self) -> None:
         """Hold no weights that were replaced, nor what was computed of them."""

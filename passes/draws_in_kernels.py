@@ -18,12 +18,12 @@ from collections.abc import Mapping
 
 from lazytorch.ir import Builder, Graph, Input, Item, Node, Write, with_inputs
 from lazytorch.ops.after import After
+from lazytorch.ops.alignment import BOUNDARY
 from lazytorch.ops.aten import Aten
 from lazytorch.ops.base import View
 from lazytorch.ops.custom import Custom
 from lazytorch.ops.philox import (
     BLOCK,
-    WIDTH,
     Dropout,
     PhiloxMask,
     PhiloxState,
@@ -49,8 +49,10 @@ def draws_in_kernels(graph: Graph, resident: int, apart: frozenset[int] = frozen
     inputs `apart` begin off a boundary, or it is not known where."""
     if resident < BLOCK:
         return graph
-    known = {x for i, x in enumerate(graph.inputs) if i not in apart and role(x) == "argument"}
     places = dropped(graph)
+    if not places:
+        return graph
+    known = {x for i, x in enumerate(graph.inputs) if i not in apart and is_argument(x)}
     found: dict[Node, tuple[Node, Node, Node]] = {}  # a dropout's state, products and mask
     done: dict[Node, Node] = {x: x for x in graph.inputs}
     for node in graph.nodes:
@@ -82,10 +84,10 @@ def drawn(node: Node, resident: int) -> tuple[Node, Node, Node] | None:
 
 
 def on_boundary(place: Place, known: set[Node]) -> bool:
-    """Whether memory begins on a boundary of `WIDTH` bytes, where what is made and the inputs
+    """Whether memory begins on a boundary of `BOUNDARY` bytes, where what is made and the inputs
     `known` do. What other operations give than torch's own may be a part of something larger."""
     root, behind = place
-    if behind is None or behind % WIDTH or isinstance(root.op, Custom):
+    if behind is None or behind % BOUNDARY or isinstance(root.op, Custom):
         return False
     if isinstance(root.op, Aten) and (not root.op.overload.startswith("aten.") or several(root)):
         return False
@@ -140,6 +142,6 @@ def in_place(graph: Graph) -> dict[Node, Place]:
     return found
 
 
-def role(x: Node) -> str:
-    """What an input is."""
-    return x.op.role if isinstance(x.op, Input) else ""
+def is_argument(x: Node) -> bool:
+    """Whether an input is no state."""
+    return isinstance(x.op, Input) and x.op.role == "argument"

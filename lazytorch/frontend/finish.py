@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +103,12 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     for cell in r.outer_cells():
         if cell.value is not cell.initial:
             effects.append(r.b(Write(), cell.initial, cell.value))
-    reached = set(postorder([*effects, *outputs]))
+    nodes = postorder([*effects, *outputs])
+    reached = set(nodes)
     reached |= {everything[a.index] for a in aliases if a is not None and a.source == "input"}
     used = [node for node in everything if node in reached]
     if r.cuts:
-        refuse_replaced(r, used, reached)
+        refuse_replaced(r, used, nodes)
     number = {node: i for i, node in enumerate(used)}
     renumbered = tuple(
         replace(a, index=number[everything[a.index]])
@@ -119,7 +121,7 @@ def piece(r: Recording, outputs: list[Node], aliases: list[Alias | None], cut: C
     return Piece(graph, tuple(r.sources[x] for x in used), cut, tuple(beside))
 
 
-def refuse_replaced(r: Recording, used: list[Node], reached: set[Node]) -> None:
+def refuse_replaced(r: Recording, used: list[Node], nodes: Sequence[Node]) -> None:
     """UnsupportedError where a tensor is read that eager code, at a cut, put another in the place
     of: a call would find the other one there."""
     tensors = {x.cell.initial: t for t, x in zip(r.kept, r.shadows.values(), strict=True)}
@@ -130,7 +132,7 @@ def refuse_replaced(r: Recording, used: list[Node], reached: set[Node]) -> None:
         now = source.slot.store.get(source.slot.name)
         if now is tensor or not isinstance(now, torch.Tensor) or isinstance(now, LazyTensor):
             continue
-        reader = next((x for x in reached if node in x.inputs), node)
+        reader = next((x for x in nodes if node in x.inputs), node)
         raise UnsupportedError(
             f"{source.slot.label} was taken before a function that is kept eager put another "
             "tensor in its place, and is read after that: a call would read the other one",

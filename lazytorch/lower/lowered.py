@@ -91,7 +91,7 @@ def attempt(
     memo: Memo | None = None,
 ) -> Lowered:
     """Both programs, with what `again` chooses computed again."""
-    if target_of(graph) is None:  # without kernels torch draws
+    if costs.resident and target_of(graph) is None:  # without kernels torch draws
         costs = replace(costs, resident=0)
     graph = optimize(graph, options.freeze, options.numerics, observe, again, memo, costs)
     steady, rest = split(graph)

@@ -10,6 +10,7 @@ all that are under way at once computes `vector` elements after each other, then
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from operator import floordiv, mod
 from threading import Lock
@@ -18,15 +19,13 @@ from typing import Any, ClassVar
 import torch
 
 from lazytorch.ir import Op
+from lazytorch.ops.alignment import BOUNDARY
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.emitter import Emitter, Value, cast
 from lazytorch.types import Shape, Strides, TensorType, TupleType, tensor_type
 
 BLOCK = 256
 """Threads of one block of torch's kernel."""
-
-WIDTH = 16
-"""Bytes that a thread of torch's kernel reads at once."""
 
 PART = 1 << 20
 """Elements that torch's kernels draw for at a time, where they stand in for a generated one."""
@@ -94,8 +93,8 @@ class PhiloxMask(Pointwise):
         return (torch.int64,) * len(xs)
 
     def emit(self, s: Emitter, seed: Value, offset: Value, place: Value) -> Value:
-        below: Any = getattr(s, "philox_below", None)
-        return below(seed, offset, place, self.vector, self.threads, self.bound)
+        printer: Any = s  # no emitter but a GPU's printer has places
+        return printer.philox_below(seed, offset, place, self.vector, self.threads, self.bound)
 
     def run(self, seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         count = tensor_type(self.shape, torch.bool).numel
@@ -148,26 +147,29 @@ def bound_of(keep: float) -> int:
     The kernel makes a float32 of the number x, `fma(float(x), 2**-32, 2**-33)`, and keeps the
     element where that is less than `keep` as a float32. It never falls as x grows: one x parts all.
     """
-    least = torch.tensor(keep, dtype=torch.float32).item()
+    least = single(keep)
     low, high = 0, 1 << 32
     while low < high:
         middle = (low + high) // 2
-        x = torch.tensor(middle, dtype=torch.int64).to(torch.float32).double().item()
-        u = torch.tensor(x * 2.0**-32 + 2.0**-33, dtype=torch.float64).to(torch.float32).item()
+        u = single(single(middle) * 2.0**-32 + 2.0**-33)
         low, high = (middle + 1, high) if u < least else (low, middle)
     return low
 
 
 def factor_of(keep: float) -> float:
     """What torch's kernel multiplies the kept elements by, a float32."""
-    rounded = torch.tensor(keep, dtype=torch.float32).item()
-    return torch.tensor(1.0 / rounded, dtype=torch.float32).item()
+    return single(1.0 / single(keep))
+
+
+def single(x: float) -> float:
+    """The nearest float32."""
+    return struct.unpack("f", struct.pack("f", x))[0]
 
 
 def vector_of(x: TensorType) -> int | None:
     """Elements that a thread of torch's kernel computes after each other, for a tensor whose memory
-    begins on a boundary of `WIDTH` bytes; None where it is fewer than the four that it draws."""
-    vector = WIDTH // x.dtype.itemsize
+    begins on a boundary of `BOUNDARY` bytes; None where it is fewer than the four that it draws."""
+    vector = BOUNDARY // x.dtype.itemsize
     while vector >= 4 and x.numel % vector:
         vector //= 2
     return vector if x.is_dense and vector >= 4 else None

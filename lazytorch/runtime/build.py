@@ -54,7 +54,7 @@ class Builds:
 
     def tuned(self, program: Program, graph: Graph) -> Program:
         """The program, whose library calls are measured if anything is."""
-        if any(isinstance(x.op, Bernoulli) for x in graph.effects):
+        if any(isinstance(x.op, Bernoulli) and x.op.device.type == "cpu" for x in graph.effects):
             self.threads += [x for x in (Draws.start(environment()),) if x is not None]
         if self.tuner is None:
             return program

@@ -1,8 +1,9 @@
 """Programs as CUDA graphs: run directly until every kernel is in place, captured once, replayed.
 
 A replay launches the whole program at once, so the host's cost of every kernel is gone. What the
-graph reads lies where it lay at the capture: state in its own place, arguments in buffers that are
-filled before each replay, or in their own places if they are promised to stay (`static_inputs`).
+graph reads lies where it lay at the capture: state in its own place, arguments, and state that
+every call replaces, in buffers that are filled before each replay, or arguments in their own places
+if they are promised to stay (`static_inputs`).
 Numbers among the arguments have one buffer together, which is filled where one of them changed.
 What it returns is copied out, so no result aliases memory that the next call writes over; a large
 result that the program's last call makes is made behind the replay instead (`lower.last_call`). All

@@ -9,11 +9,10 @@ import torch
 from torch._C._dynamo.guards import TensorGuards
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lazytorch.ops.alignment import BOUNDARY
 from lazytorch.runtime.asker import Answers, Asker
 
 ADDRESS = torch.Tensor.data_ptr
-
-BOUNDARY = 16
 
 FEW = 8
 """Tensors that Python asks as fast."""

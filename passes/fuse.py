@@ -43,11 +43,15 @@ from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
 from lazytorch.ops.loss import RowCrossEntropy
-from lazytorch.ops.norm import RmsNorm
+from lazytorch.ops.norm import LayerNorm, RmsNorm
 from lazytorch.ops.pool import AvgPool, MaxPool
-from lazytorch.ops.reduce import Reduction
+from lazytorch.ops.reduce import Reduction, Softmax
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
+
+SHORT, LONG = 32, 384
+"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's root mean
+square norm, and than its softmax and layer norm, which lose less time between rows."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
@@ -84,7 +88,8 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
 
     On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
     windows and copies of what has gaps or repeats are slower; on the CPU torch's root mean square
-    norm and cross entropy are. So is its arithmetic where operands lie in different orders.
+    norm and cross entropy are, and over `LONG` rows softmax and layer norm. So is its arithmetic
+    where operands lie in different orders.
     """
     op, typed = group[0].op, group[0].inputs[0].type
     if len(group) >= minimum or not isinstance(typed, TensorType):
@@ -100,8 +105,11 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             return crosswise(group[0]) or op.placed or (gpu and reads)
         case Clone():
             return gpu and (crosswise(group[0]) or not typed.is_dense)
-        case RmsNorm() | RowCrossEntropy():
+        case RowCrossEntropy():
             return True
+        case RmsNorm() | Softmax() | LayerNorm():
+            shortest = SHORT if isinstance(op, RmsNorm) else LONG
+            return gpu or typed.shape[-1] >= shortest
         case _:
             return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
 

@@ -98,6 +98,8 @@ def kernels() -> list[Kernel]:
     for a, b in CASTS:
         found.append((f"cast_{CTYPE[a]}_{CTYPE[b]}", a, b, f"lt::cast<{CTYPE[b]}>(x)"))
     found.append(("to_bool", torch.float32, torch.bool, "lt::to_bool(x)"))
+    other = "lt::exp_nonpositive(x)"
+    found.append(("exp_nonpositive_float", torch.float32, torch.float32, other))
     return found
 
 
@@ -200,6 +202,17 @@ def test_float32_error_is_at_most_twice_torchs(library: ctypes.CDLL, name: str) 
     eager = rms_ulps(torch_function(name)(x), exact)
     ours = rms_ulps(run(library, f"{name}_float", torch.float32, x), exact)
     assert ours <= 2 * eager + 1e-3
+
+
+def test_the_exponential_of_what_is_not_positive_is_the_other_ones(library: ctypes.CDLL) -> None:
+    every = torch.arange(-(2**31), 2**31, 20011).to(torch.int32).view(torch.float32)
+    odd = torch.tensor([0.0, -0.0, -math.inf, math.nan, -103.9, -87.4, -104.1])  # and payloads:
+    odd = torch.cat([odd, torch.tensor([0x7FC00081, -0x3FFEFF]).to(torch.int32).view(odd.dtype)])
+    x = torch.cat([every[~(every > 0)], odd.repeat(3), torch.linspace(-110, 0, 40001)])
+    ours, other = (
+        run(library, f"{name}_float", torch.float32, x) for name in ("exp_nonpositive", "exp")
+    )
+    assert_same(ours, other, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("name", UNARY)

@@ -255,6 +255,36 @@ def test_layer_norm_of_rows_longer_than_a_program_holds(check: Check) -> None:
     )
 
 
+def exponential(build: Callable[..., Any], *tensors: torch.Tensor) -> str:
+    """Which of the two exponentials a C++ kernel calls."""
+    op = group(build, tensors)
+    source = CppTarget().prepare(op, tuple(map(type_of, tensors))).source
+    (called,) = {name for name in ("exp", "exp_nonpositive") if f"lt::{name}(" in source}
+    return called
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a C++ kernel reads the CPU's memory")
+def test_a_row_less_its_largest_element_is_known_to_be_no_more_than_zero() -> None:
+    x, other = tensor(3, 40), tensor(3, 1)
+    assert exponential(lambda b, x: b(Softmax(-1), b(Mul(), x, 2.0)), x) == "exp_nonpositive"
+    assert exponential(lambda b, x: b(LogSumExp((1,), True), x), x) == "exp_nonpositive"
+
+    def written_out(b: Builder, x: Any) -> Any:
+        return b(Exp(), b(Sub(), x, b(Amax((1,), True), x)))
+
+    assert exponential(written_out, x) == "exp_nonpositive"
+    assert exponential(lambda b, x, y: b(Exp(), b(Sub(), x, y)), x, other) == "exp"
+    assert exponential(lambda b, x: b(Exp(), b(Sub(), b(Amax((1,), True), x), x)), x) == "exp"
+
+
+@pytest.mark.parametrize("place", [-1, 0, 16, 39, 40])
+@pytest.mark.parametrize("size", [40, 1100])
+def test_the_score_of_a_class_alone_is_read(check: Check, size: int, place: int) -> None:
+    x = tensor(3, size)
+    target = torch.tensor([[place], [size - 1], [0]], device=DEVICE)
+    check(lambda b, x, t: b(RowCrossEntropy(-100), b(Mul(), x, 2.0), t), x, target)
+
+
 @pytest.mark.parametrize("size", [8, 9, 31, 64])
 def test_many_short_rows_share_a_program(check: Check, size: int) -> None:
     check(

@@ -89,6 +89,29 @@ def test_declines(check: Check, text: str) -> None:
     check.declines(along_rows, text)
 
 
+@pytest.mark.parametrize(
+    ("typed", "op", "changes"),
+    [
+        ("f32[40, 64]", "var", True),
+        ("f32[40, 64]", "std", True),
+        ("f32[40, 64]", "vector_norm", True),
+        ("bf16[40, 64]", "log_sum_exp", True),
+        ("f32[40, 64]", "amax", False),
+        ("f32[2048, 64]", "amax", False),
+        ("bf16[2048, 64]", "amax", True),
+        ("bf16[2048, 64]", "mean", True),
+        ("bf16[2048, 64]", "sum", False),
+        ("bf16[65536, 64]", "sum", True),
+        ("f32[65536, 64]", "mean", True),
+    ],
+)
+def test_what_torch_is_slow_at_across_rows_is_a_kernel_on_the_cpu(
+    typed: str, op: str, changes: bool
+) -> None:
+    graph = parse(f"graph(%x: {typed}) {{ %0 = {op}{{dims=(0,)}} %x return %0 }}")
+    assert (along_rows(graph) is not graph) is changes
+
+
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 @pytest.mark.parametrize("ignored", [-100, 3])
 def test_losses_are_torchs(reduction: int, ignored: int) -> None:

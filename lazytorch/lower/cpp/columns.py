@@ -21,8 +21,9 @@ from lazytorch.lower.cpp.rows import (
     pointer,
     write_group,
 )
+from lazytorch.lower.expression import Expression
 from lazytorch.lower.kernel import NAME
-from lazytorch.lower.rows import Line, Pass, Rows, passes
+from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
 from lazytorch.lower.steps import Steps
 from lazytorch.types import TensorType, dtype_named
 
@@ -51,6 +52,14 @@ def beside(rows: Rows, reads: int) -> bool:
     )
 
 
+class CppColumnPrinter(CppRowPrinter):
+    """Writes rows that lie beside each other in C++."""
+
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place, which each lane has elsewhere."""
+        return RowWriter.row_pick(self, x, place)
+
+
 def column_source(
     steps: Steps,
     body: Graph,
@@ -64,7 +73,7 @@ def column_source(
     Strides count only as 0, 1 or anything else, a run-time argument: along the row, and from one
     row to the next.
     """
-    printer = CppRowPrinter(rounding)
+    printer = CppColumnPrinter(rounding)
     last = len(rows.outer.sizes) - 1
     strides: list[str] = []
     pointers: list[str] = []

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
 import torch
 
+from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.tile import tile_source
 from lazytorch.lower.kernel import NAME, Launch, outputs_of
 from lazytorch.lower.steps import Operand, steps
@@ -72,7 +72,7 @@ def foreach_launch(
         order += [len(tensors) + m * len(outputs) + j for j in range(len(outputs))]
     place = {k: len(operands) + i for i, k in enumerate(into)}
     sources = [place.get(k) for k in range(len(made))]
-    new = [partial(torch.empty_strided, x.shape, x.strides, dtype=x.dtype) for x in made]
+    new = [allocator(x) for x in made]
     arranged: itemgetter[Any] = itemgetter(*order)
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
     n, find = described.buffer_info()[0], torch.Tensor.data_ptr

@@ -6,7 +6,6 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
 from lazytorch.lower.cpp.columns import beside, column_source
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
+from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.rows import row_source
 from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
 from lazytorch.lower.expression import check
@@ -268,7 +268,7 @@ def make_launch(
     prototype = ctypes.PYFUNCTYPE if elements < QUICK else ctypes.CFUNCTYPE
     function = prototype(None, *[ctypes.c_void_p] * (1 + len(reads) + len(outputs)))(address)
     n = ctypes.byref(array)  # holds the array, and is passed faster
-    new = [partial(torch.empty_strided, x.shape, x.strides, dtype=x.dtype) for x in outputs]
+    new = [allocator(x) for x in outputs]
     allocate = new[0]
 
     def launch_one(*xs: torch.Tensor) -> torch.Tensor:

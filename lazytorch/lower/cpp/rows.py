@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from lazytorch.ir import Graph
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
-from lazytorch.lower.expression import print_steps
+from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
 from lazytorch.lower.steps import Steps
@@ -23,7 +25,43 @@ DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::
 
 
 class CppRowPrinter(RowWriter, CppPrinter):
-    """Writes what needs whole rows in C++."""
+    """Writes what needs whole rows in C++.
+
+    What is a row's element less the row's largest is known to be at most 0, if a number at all.
+    """
+
+    def __init__(self, rounding: bool = False) -> None:
+        super().__init__(rounding)
+        self.differences: set[str] = set()
+        self.nonpositive: set[str] = set()
+
+    def reduce(
+        self, kind: str, x: Expression, results: int = 1, more: tuple[Expression, ...] = ()
+    ) -> list[Expression]:
+        """The narrow values that a reduction makes of `x`."""
+        found = super().reduce(kind, x, results, more)
+        if kind in ("max", "top"):
+            self.differences.add(f"{x.code} - {found[0].code}")
+        return found
+
+    def bind(self, code: str, dtype: torch.dtype) -> Expression:
+        """A local variable; of equal text there is one."""
+        found = super().bind(code, dtype)
+        if code in self.differences:
+            self.nonpositive.add(found.code)
+        return found
+
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place, which alone is read for it."""
+        return self.reduce("pick", x, more=(place,))[0]
+
+    def primitive(
+        self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype
+    ) -> str:
+        """As for elements; an exponential of what is at most 0 is cheaper."""
+        if name == "exp" and operands[0].code in self.nonpositive:
+            name = "exp_nonpositive"
+        return super().primitive(name, operands, dtype, result)
 
     def integer(self, name: str) -> str:
         """A loop's variable as a 32-bit integer."""
@@ -132,7 +170,10 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
     """One pass over a row, a block at a time."""
     lines = [line.text for line in one.before]
     head: list[str] = []  # before each block
-    loop = [f"const {kind(y)} {x} = {slot(x, y, kept)}[col];" for x, y in one.recalled.items()]
+    recalled = [f"const {kind(y)} {x} = {slot(x, y, kept)}[col];" for x, y in one.recalled.items()]
+    values = [line.text for line in one.each if line.reduction is None and line.names]
+    stores = [line for line in one.each if not line.names or one.kept.keys() & {*line.names}]
+    loop = [*recalled]
     tail: list[str] = []  # behind each block
     after: list[str] = []  # behind the row
     clauses: list[str] = []
@@ -144,7 +185,9 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
         how, x = line.reduction[:2]
         (name,) = line.names
         local = LOCAL[dtype_named(line.text)]
-        if how == "sum":
+        if how == "pick":
+            after += picked(name, local, line.reduction, [*recalled, *values])
+        elif how == "sum":
             lines.append(f"double {name}_all = 0;")
             head.append(f"{local} {name}_part = 0;")
             clauses.append(f"reduction(+ : {name}_part)")
@@ -163,6 +206,8 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             loop.append(f"{name}_best = {x} {better} {name}_best ? {x} : {name}_best;")
             loop.append(f"{name}_nan |= {x} != {x};")
             after.append(f"const {local} {name} = {name}_nan ? {NAN[local]} : {name}_best;")
+    if not stores and not clauses:
+        return [*lines, *after]
     return [
         *lines,
         "for (int64_t begin = 0; begin < n; begin += 1024) {",
@@ -175,6 +220,19 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
         *[f"    {text}" for text in tail],
         "}",
         *after,
+    ]
+
+
+def picked(name: str, local: str, reduction: Sequence[str], values: Sequence[str]) -> list[str]:
+    """The element at a place of the row; 0 where it is none of the row's."""
+    _, x, place = reduction
+    return [
+        f"{local} {name} = 0;",
+        f"if ({place} >= 0 && {place} < n) {{",
+        f"    const int64_t col = {place};",
+        *[f"    {text}" for text in values],
+        f"    {name} = {x};",
+        "}",
     ]
 
 

@@ -133,11 +133,13 @@ struct Reduced {
     float q;
     uint32_t n;
 };
-LT_INLINE Reduced exp_reduce(float x, float shifted) {
-    float n = shifted - 0x1.8p+23f;
+LT_INLINE float exp_tail(float x, float n) {
     float r = fma(n, 0x1.05c61p-29f, fma(n, -0x1.62e43p-1f, x));
     float q = polynomial(r, 0x1p-1f, 0x1.55548ep-3f, 0x1.55545cp-5f, 0x1.123c8ep-7f, 0x1.6db506p-10f);
-    return {fma(r * r, q, r), bits<uint32_t>(shifted) - bits<uint32_t>(0x1.8p+23f)};
+    return fma(r * r, q, r);
+}
+LT_INLINE Reduced exp_reduce(float x, float shifted) {
+    return {exp_tail(x, shifted - 0x1.8p+23f), bits<uint32_t>(shifted) - bits<uint32_t>(0x1.8p+23f)};
 }
 LT_INLINE float exp_shift(float x) { return fma(x, 0x1.715476p+0f, 0x1.8p+23f); }
 LT_INLINE float power_of_two(uint32_t n) { return bits<float>((n + 127) << 23); }
@@ -156,6 +158,16 @@ LT_INLINE float exp(float x) {
     shifted = shifted > 0x1.8p+23f + 130.0f ? 0x1.8p+23f + 130.0f : shifted;
     Reduced e = exp_reduce(x, shifted);
     return scale(1.0f + e.q, e.n);
+}
+
+// exp of what is at most 0, or NaN: one factor is enough, 2^64 too large until the last step so that it is a normal
+// number. Its exponent is what the low bits of the shifted number are.
+LT_INLINE float exp_nonpositive(float x) {
+    const float magic = 0x1.8p+23f + 191.0f;  // 127 + 64
+    x = x < -104.0f ? -104.0f : x;
+    float shifted = fma(x, 0x1.715476p+0f, magic), q = exp_tail(x, shifted - magic);
+    float s = bits<float>(bits<uint32_t>(shifted) << 23);
+    return fma(s, q, s) * 0x1p-64f;
 }
 
 LT_INLINE float exp2(float x) {
@@ -189,6 +201,7 @@ LT_INLINE double exp(double x) {
     double low = bits<double>((half - 1) << 52), high = bits<double>((k - half - 1) << 52);
     return (1.0 + fma(r * r, q, r)) * low * high;
 }
+LT_INLINE double exp_nonpositive(double x) { return exp(x); }
 
 // ---- functions of exponentials ----------------------------------------------------------------------------------
 

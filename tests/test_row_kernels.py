@@ -277,6 +277,21 @@ def test_a_row_less_its_largest_element_is_known_to_be_no_more_than_zero() -> No
     assert exponential(lambda b, x: b(Exp(), b(Sub(), b(Amax((1,), True), x), x)), x) == "exp"
 
 
+def test_on_a_gpu_16_bits_take_the_exponential_of_one_instruction() -> None:
+    def called(dtype: torch.dtype, build: Callable[..., Any], rounding: bool = False) -> bool:
+        x = tensor(3, 40, dtype=dtype)
+        source = TritonTarget(rounding).prepare(group(build, (x,)), (type_of(x),)).source
+        return "lt.exp_near(" in source
+
+    def scaled(b: Builder, x: Any) -> Any:
+        return b(Softmax(-1), b(Mul(), x, 2.0))
+
+    assert called(torch.bfloat16, scaled)
+    assert not called(torch.float32, scaled)
+    assert not called(torch.bfloat16, lambda b, x: b(Exp(), b(Mul(), x, 2.0)))
+    assert not called(torch.bfloat16, scaled, rounding=True)
+
+
 @pytest.mark.parametrize("place", [-1, 0, 16, 39, 40])
 @pytest.mark.parametrize("size", [40, 1100])
 def test_the_score_of_a_class_alone_is_read(check: Check, size: int, place: int) -> None:

@@ -84,13 +84,16 @@ class Pass:
 class RowWriter(Printer, ABC):
     """A printer of values along a row, in lines that `passes` can put in order.
 
-    The place in the row is called `col`, the row's length `n`.
+    The place in the row is called `col`, the row's length `n`. The `nonpositive` are names of an
+    element less the row's largest: at most 0, if numbers at all.
     """
 
     def __init__(self, rounding: bool = False) -> None:
         super().__init__(rounding)
         self.written: list[Line] = []
         self.known: dict[tuple[str, torch.dtype], Expression] = {}
+        self.differences: set[str] = set()
+        self.nonpositive: set[str] = set()
 
     def bind(self, code: str, dtype: torch.dtype) -> Expression:
         """A local variable; of equal text there is one."""
@@ -100,6 +103,8 @@ class RowWriter(Printer, ABC):
             self.count += 1
             line = self.assign(found.code, code, dtype)
             self.written.append(Line((found.code,), line, words(code)))
+            if code in self.differences:
+                self.nonpositive.add(found.code)
         return found
 
     def reduce(
@@ -112,6 +117,8 @@ class RowWriter(Printer, ABC):
         read = dict.fromkeys(word for code in codes for word in words(code))
         line = Line(names, dtype_name(x.dtype), (*read, "col"), (kind, *codes))
         self.written.append(line)
+        if kind in ("max", "top", "exp_sum"):
+            self.differences.add(f"{x.code} - {names[0]}")
         return [Expression(self, name, x.dtype) for name in names]
 
     def store(self, text: str) -> None:

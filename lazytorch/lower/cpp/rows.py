@@ -25,31 +25,11 @@ DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::
 
 
 class CppRowPrinter(RowWriter, CppPrinter):
-    """Writes what needs whole rows in C++.
+    """Writes what needs whole rows in C++."""
 
-    What is a row's element less the row's largest is known to be at most 0, if a number at all.
-    """
-
-    def __init__(self, rounding: bool = False) -> None:
-        super().__init__(rounding)
-        self.differences: set[str] = set()
-        self.nonpositive: set[str] = set()
-
-    def reduce(
-        self, kind: str, x: Expression, results: int = 1, more: tuple[Expression, ...] = ()
-    ) -> list[Expression]:
-        """The narrow values that a reduction makes of `x`."""
-        found = super().reduce(kind, x, results, more)
-        if kind in ("max", "top"):
-            self.differences.add(f"{x.code} - {found[0].code}")
-        return found
-
-    def bind(self, code: str, dtype: torch.dtype) -> Expression:
-        """A local variable; of equal text there is one."""
-        found = super().bind(code, dtype)
-        if code in self.differences:
-            self.nonpositive.add(found.code)
-        return found
+    def integer(self, name: str) -> str:
+        """A loop's variable as a 32-bit integer."""
+        return f"int32_t({name})"
 
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""
@@ -62,10 +42,6 @@ class CppRowPrinter(RowWriter, CppPrinter):
         if name == "exp" and operands[0].code in self.nonpositive:
             name = "exp_nonpositive"
         return super().primitive(name, operands, dtype, result)
-
-    def integer(self, name: str) -> str:
-        """A loop's variable as a 32-bit integer."""
-        return f"int32_t({name})"
 
 
 def row_source(

@@ -38,6 +38,16 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
         """A loop's variable as a 32-bit integer."""
         return f"({name}).to(tl.int32)"
 
+    def primitive(
+        self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype
+    ) -> str:
+        """As for elements; of an exponential that is at most 1, 16 bits keep what one
+        instruction gives."""
+        x = operands[0].code
+        if name == "exp" and x in self.nonpositive and self.short and not self.rounding:
+            return f"lt.exp_near({x})"
+        return super().primitive(name, operands, dtype, result)
+
     def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
         """Mean and variance; of a long row both in one pass."""
         if self.held:

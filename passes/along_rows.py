@@ -32,10 +32,18 @@ from lazytorch.types import TensorType
 LARGE = 1 << 17
 """Elements from which on torch's own on the CPU, which keeps all logarithms, is slower."""
 
-MANY = {2: 1 << 17, 4: 1 << 22, 8: 1 << 22}
-"""Elements of so many bytes from which on torch's own reduction across rows on the CPU is slower,
-by 1 to 1.6; it sums 16-bit numbers as fast as others, and finds variances, norms and logarithms of
-sums 2 to 30 times as slowly, however few they are."""
+MANY = 1 << 22
+"""Elements from which on torch's own sum, mean or extreme across rows on the CPU is slower, by 1 to
+1.6."""
+
+HALVES = 1 << 17
+"""The same for elements of 16 bits, which it only sums as fast as others."""
+
+WIDE = {2: 4096, 4: 512}
+"""Columns, by the bytes of an element, of matrices of `TALL` rows and `SOME` elements for which it
+is slower already."""
+
+TALL, SOME = 32, 1 << 18
 
 
 def along_rows(graph: Graph) -> Graph:
@@ -78,10 +86,16 @@ def reduced(node: Node, op: Reduction) -> Node:
 
 
 def slow(op: Reduction, x: TensorType) -> bool:
-    """Whether torch's own reduction across rows is slower on the CPU than a generated kernel."""
+    """Whether torch's own reduction across rows is slower on the CPU than a generated kernel.
+
+    It finds variances, norms and logarithms of sums 2 to 30 times as slowly, however few they are.
+    """
     if isinstance(op, Var | VectorNorm | LogSumExp):
         return True
-    return x.numel >= MANY[4 if isinstance(op, Sum) else max(x.dtype.itemsize, 2)]
+    bytes_each, rows = x.dtype.itemsize, math.prod([x.shape[d] for d in op.dims])
+    wide = rows >= TALL and x.numel >= rows * WIDE.get(bytes_each, x.numel)
+    halves = bytes_each == 2 and not isinstance(op, Sum)
+    return x.numel >= (HALVES if halves else SOME if wide else MANY)
 
 
 def joins(x: Node) -> bool:

@@ -162,6 +162,17 @@ def test_what_changes_the_code_changes_the_name(target: CppTarget) -> None:
     assert len(names(CppTarget(rounding=True), half) | names(target, half)) == 2
 
 
+@pytest.mark.parametrize(
+    ("dtype", "once"), [(torch.float32, True), (torch.bfloat16, True), (torch.float64, False)]
+)
+def test_one_and_an_error_function_are_one_function(
+    target: CppTarget, dtype: torch.dtype, once: bool
+) -> None:
+    case = Case("", lambda x: b(Gelu(), b(Mul(), x, 2.0)), lambda: (whole(64).to(dtype),))
+    source = prepare(target, case).kernel.source
+    assert ("lt::one_plus_erf(" in source) is once
+
+
 def test_building_twice_compiles_once() -> None:
     sources: list[str] = []
     real = CppTarget().load

@@ -98,8 +98,8 @@ def kernels() -> list[Kernel]:
     for a, b in CASTS:
         found.append((f"cast_{CTYPE[a]}_{CTYPE[b]}", a, b, f"lt::cast<{CTYPE[b]}>(x)"))
     found.append(("to_bool", torch.float32, torch.bool, "lt::to_bool(x)"))
-    other = "lt::exp_nonpositive(x)"
-    found.append(("exp_nonpositive_float", torch.float32, torch.float32, other))
+    for name in ("exp_nonpositive", "one_plus_erf"):
+        found.append((f"{name}_float", torch.float32, torch.float32, f"lt::{name}(x)"))
     return found
 
 
@@ -213,6 +213,16 @@ def test_the_exponential_of_what_is_not_positive_is_the_other_ones(library: ctyp
         run(library, f"{name}_float", torch.float32, x) for name in ("exp_nonpositive", "exp")
     )
     assert_same(ours, other, rtol=0.0, atol=0.0)
+
+
+def test_one_plus_erf_is_closer_than_the_sum(library: ctypes.CDLL) -> None:
+    x = torch.cat([torch.linspace(-7, 7, 100001), torch.tensor([-0.0, 4.0, -4.0, 1e-30])])
+    exact = x.double().erf() + 1
+    ours = run(library, "one_plus_erf_float", torch.float32, x).double()
+    apart, eagers = (ours - exact).abs(), ((x.erf() + 1).double() - exact).abs()
+    assert apart.max() < 1.3e-7 and apart.square().mean() < 0.9 * eagers.square().mean()
+    odd = torch.tensor([math.inf, -math.inf, math.nan, 9.0, -9.0] * 7)
+    assert_same(run(library, "one_plus_erf_float", torch.float32, odd), odd.erf() + 1)
 
 
 @pytest.mark.parametrize("name", UNARY)

@@ -103,6 +103,12 @@ def test_declines(check: Check, text: str) -> None:
         ("bf16[2048, 64]", "sum", False),
         ("bf16[65536, 64]", "sum", True),
         ("f32[65536, 64]", "mean", True),
+        ("f32[64, 4096]", "sum", True),
+        ("f32[512, 512]", "amin", True),
+        ("f32[1024, 256]", "sum", False),  # few columns
+        ("f32[16, 16384]", "sum", False),  # few rows
+        ("bf16[64, 4096]", "sum", True),
+        ("bf16[512, 1024]", "sum", False),
     ],
 )
 def test_what_torch_is_slow_at_across_rows_is_a_kernel_on_the_cpu(

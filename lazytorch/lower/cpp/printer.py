@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 
 import torch
@@ -38,6 +39,7 @@ INFIX = {
 }  # fmt: skip
 WRAPPING = ("add", "sub", "mul")
 DIVISIONS = ("floor_divide", "remainder", "fmod")
+ERF = re.compile(r"lt::erf\((\w+)\)")
 ROUNDINGS = ("floor", "ceil", "trunc", "round")
 
 
@@ -54,7 +56,14 @@ def stored(code: str, dtype: torch.dtype) -> str:
 
 
 class CppPrinter(Printer):
-    """Writes a group as C++ statements on scalars, inside a loop that becomes SIMD code."""
+    """Writes a group as C++ statements on scalars, inside a loop that becomes SIMD code.
+
+    Of what is the error function of something, `erfs` says of what.
+    """
+
+    def __init__(self, rounding: bool = False) -> None:
+        super().__init__(rounding)
+        self.erfs: dict[str, str] = {}
 
     def literal(self, value: float, dtype: torch.dtype) -> str:
         """The exact number: hexadecimal, or an integer of the dtype's width."""
@@ -80,6 +89,8 @@ class CppPrinter(Printer):
 
     def assign(self, name: str, code: str, dtype: torch.dtype) -> str:
         """A local constant."""
+        if dtype is not torch.float64 and (found := ERF.fullmatch(code)):
+            self.erfs[name] = found[1]
         return f"const {LOCAL[dtype]} {name} = {code};"
 
     def primitive(
@@ -87,6 +98,8 @@ class CppPrinter(Printer):
     ) -> str:
         """An operator, a built-in function of the compiler, or a function of the prelude."""
         codes = [x.code for x in operands]
+        if name == "add" and operands[1].number == 1 and codes[0] in self.erfs:
+            return f"lt::one_plus_erf({self.erfs[codes[0]]})"
         if name == "where" and dtype is not torch.bool:
             return f"{codes[0]} ? {codes[1]} : {codes[2]}"
         if dtype is torch.bool:

@@ -246,6 +246,21 @@ LT_INLINE float erf(float x) {
     return __builtin_copysignf(a < 0.9f ? fma(a, small, a) : large, x);
 }
 
+// 1 + erf(x) = erfc(-x) to 1.3e-7, as the sum of the two: 2^-g(|x|) below 0, where it keeps what the sum loses, and
+// above what is left to 2. Beyond |x| = 4 that is 0 or 2.
+LT_INLINE float one_plus_erf(float x) {
+    float a = __builtin_fabsf(x), t = a > 4.0f ? 4.0f : a;
+    float g = t * polynomial(t, 0x1.a0be9ep+0f, 0x1.d63aacp-1f, 0x1.30172p-3f, -0x1.cee886p-6f, 0x1.9620f6p-11f,
+                             0x1.8672c2p-10f, -0x1.d32610p-12f, 0x1.7c7edcp-15f);
+    float shifted = 0x1.8p+23f - g, r = -g - (shifted - 0x1.8p+23f);
+    float p = polynomial(r, 0x1.62e43p-1f, 0x1.ebfbep-3f, 0x1.c6aeccp-5f, 0x1.3b29c4p-7f, 0x1.5f48ap-10f,
+                         0x1.447f26p-13f);
+    float s = power_of_two(bits<uint32_t>(shifted) - bits<uint32_t>(0x1.8p+23f));
+    float y = fma(s * r, p, s);
+    y = a > 4.0f ? 0.0f : y;
+    return x < 0 ? y : 2.0f - y;
+}
+
 // ---- logarithms ------------------------------------------------------------------------------------------------
 
 // log(1 + f) = f + log_tail(f) for f in [-1/3, 1/3].

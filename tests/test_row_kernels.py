@@ -255,6 +255,28 @@ def test_layer_norm_of_rows_longer_than_a_program_holds(check: Check) -> None:
     )
 
 
+@pytest.mark.parametrize("target", [TritonTarget, CppTarget])
+@pytest.mark.parametrize("value", [torch.finfo(torch.float32).min, -1e9, 3e12])
+@pytest.mark.parametrize("factor", [0.3, 0.7, 1 / 3])
+def test_a_row_of_one_huge_number_scaled_is_even(
+    target: type[Target], value: float, factor: float
+) -> None:
+    """The difference of a product and the largest rounded one is 0, though contracted it is not."""
+    if target is CppTarget and DEVICE != "cpu":
+        pytest.skip("a C++ kernel reads the CPU's memory")
+    x, classes = torch.full((3, 40), value, device=DEVICE), torch.ones(3, 1, device=DEVICE).long()
+
+    def build(b: Builder, x: Any, t: Any) -> Any:
+        scaled = b(Mul(), x, factor)
+        written_out = b(Exp(), b(Sub(), scaled, b(Amax((1,), True), scaled)))
+        return b(Softmax(-1), scaled), written_out, b(RowCrossEntropy(-100), scaled, t)
+
+    found = [run(target(), group(lambda b, *xs, k=k: build(b, *xs)[k], (x, classes)), (x, classes))
+             for k in range(3)]  # fmt: skip
+    for (result,), even in zip(found, (1 / 40, 1.0, math.log(40)), strict=True):
+        torch.testing.assert_close(result, torch.full_like(result, even))
+
+
 def exponential(build: Callable[..., Any], *tensors: torch.Tensor) -> str:
     """Which of the two exponentials a C++ kernel calls."""
     op = group(build, tensors)

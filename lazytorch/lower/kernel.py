@@ -111,8 +111,11 @@ def named(hint: str, source: str, variant: int = 0, contract: bool = True) -> Ke
 
 def contracts(body: Graph) -> bool:
     """Whether products and sums of a group may be contracted: no operation rounds as torch does,
-    and there is more than one element, or nothing would be gained."""
-    exact = any([isinstance(n.op, Pointwise) and n.op.eagers for n in body.nodes])
+    none compares what others made with a row's extreme, and there is more than one element, or
+    nothing would be gained."""
+    ops = [n.op for n in body.nodes if not isinstance(n.op, Input | Const)]
+    exact = any([isinstance(op, Pointwise) and op.eagers for op in ops])
+    exact |= len(ops) > 1 and any([isinstance(op, Rowwise) and op.extreme for op in ops])
     shapes = [x.type.shape for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
     return not exact and any(shapes)
 

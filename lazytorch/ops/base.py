@@ -94,6 +94,10 @@ class Rowwise(Op, abstract=True):
     float32.
     """
 
+    extreme: ClassVar[bool] = False
+    """Whether elements are compared with the largest or the smallest of their row, which a product
+    equals only where it is rounded."""
+
     def along_rows(self, x: TensorType) -> bool:
         """Whether this one works along the last dimension of `x`, and along no other."""
         raise NotImplementedError(f"{self.name()} does not say along which dimension it works")

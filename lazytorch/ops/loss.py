@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn import functional
@@ -156,6 +156,7 @@ class RowCrossEntropy(Rowwise):
     class. The result is of float32 at least.
     """
 
+    extreme: ClassVar[bool] = True
     ignore_index: int = -100
 
     def infer(self, x: TensorType, target: TensorType) -> TensorType:

@@ -90,6 +90,8 @@ class Prod(Reduction):
 class Amax(Reduction):
     """Largest element; NaN wins."""
 
+    extreme: ClassVar[bool] = True
+
     def infer(self, x: TensorType) -> TensorType | TupleType:
         need_elements(self, x, self.dims)
         return super().infer(x)
@@ -106,6 +108,8 @@ class Amax(Reduction):
 
 class Amin(Reduction):
     """Smallest element; NaN wins."""
+
+    extreme: ClassVar[bool] = True
 
     def infer(self, x: TensorType) -> TensorType | TupleType:
         need_elements(self, x, self.dims)
@@ -143,6 +147,8 @@ class All(Reduction):
 
 class LogSumExp(Reduction):
     """Logarithm of the sum of exponentials, without overflow; integers become floating."""
+
+    extreme: ClassVar[bool] = True
 
     def result(self, x: TensorType) -> torch.dtype:
         floating = x.dtype.is_floating_point or x.dtype.is_complex
@@ -293,6 +299,7 @@ class StdMean(VarMean):
 class Softmax(Rowwise):
     """Exponentials along `dim` that sum to one; `dtype` is what the elements are converted to."""
 
+    extreme: ClassVar[bool] = True
     dim: int
     dtype: torch.dtype | None = None
 

@@ -98,8 +98,9 @@ class CppPrinter(Printer):
     ) -> str:
         """An operator, a built-in function of the compiler, or a function of the prelude."""
         codes = [x.code for x in operands]
-        if name == "add" and operands[1].number == 1 and codes[0] in self.erfs:
-            return f"lt::one_plus_erf({self.erfs[codes[0]]})"
+        if name == "add" and 1 in (operands[0].number, operands[1].number):
+            for x in self.erfs.keys() & {*codes}:
+                return f"lt::one_plus_erf({self.erfs[x]})"
         if name == "where" and dtype is not torch.bool:
             return f"{codes[0]} ? {codes[1]} : {codes[2]}"
         if dtype is torch.bool:

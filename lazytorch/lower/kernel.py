@@ -10,14 +10,16 @@ from typing import Protocol
 import torch
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.ir import Const, Graph, Input
+from lazytorch.ir import Const, Graph, Input, Node
 from lazytorch.lower.steps import Operand
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.elementary import Exp, Exp2
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
+from lazytorch.ops.pointwise import Cast, Sub
 from lazytorch.types import ScalarType, Shape, TensorType
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
@@ -111,13 +113,23 @@ def named(hint: str, source: str, variant: int = 0, contract: bool = True) -> Ke
 
 def contracts(body: Graph) -> bool:
     """Whether products and sums of a group may be contracted: no operation rounds as torch does,
-    none compares what others made with a row's extreme, and there is more than one element, or
-    nothing would be gained."""
-    ops = [n.op for n in body.nodes if not isinstance(n.op, Input | Const)]
-    exact = any([isinstance(op, Pointwise) and op.eagers for op in ops])
-    exact |= len(ops) > 1 and any([isinstance(op, Rowwise) and op.extreme for op in ops])
+    none compares what others made with a row's extreme, no exponential magnifies by how much a
+    product differs from what another kernel rounded, and there is more than one element, or nothing
+    would be gained."""
+    nodes = [n for n in body.nodes if not isinstance(n.op, Input | Const)]
+    exact = any([isinstance(n.op, Pointwise) and n.op.eagers for n in nodes])
+    exact |= len(nodes) > 1 and any([isinstance(n.op, Rowwise) and n.op.extreme for n in nodes])
+    powers = [uncast(n.inputs[0]).op for n in nodes if isinstance(n.op, Exp | Exp2)]
+    exact |= any([isinstance(op, Sub) for op in powers])
     shapes = [x.type.shape for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
     return not exact and any(shapes)
+
+
+def uncast(node: Node) -> Node:
+    """What a value was before it was converted."""
+    while isinstance(node.op, Cast):
+        node = node.inputs[0]
+    return node
 
 
 def describe(body: Graph) -> str:

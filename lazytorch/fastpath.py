@@ -48,6 +48,9 @@ class FastPath:
         self.constants = [exact_leaf(leaves[i]) for i in self.others]
         self.only = not self.others
         self.guards = exact([leaves[i] for i in self.tensors])
+        graph = plan.stage.piece.graph
+        # What neither writes nor is differentiated does not see whose memory it reads.
+        self.apart = distinct if not graph.effects and not self.grad else apart
         self.alone = len(self.tensors) == 1
         self.state = GlobalStateGuard()
         self.modes = [mode() for mode in _UNGUARDED]
@@ -97,7 +100,7 @@ class FastPath:
             and self.state.check()
             and [mode() for mode in _UNGUARDED] == self.modes
             and (self.only or [exact_leaf(leaves[i]) for i in self.others] == self.constants)
-            and (self.alone or apart(tensors))
+            and (self.alone or self.apart(tensors))
             and (not self.plan.dropped or self.plan.lies(leaves))
             and self.plan.watch.same()
         )
@@ -111,6 +114,11 @@ class FastPath:
         return trees.unflatten(
             self.spec, [value if k is None else outputs[k] for k, value in self.results]
         )
+
+
+def distinct(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether no tensor is there twice, which Python can see."""
+    return len({*map(id, tensors)}) == len(tensors)
 
 
 def apart(tensors: Sequence[torch.Tensor]) -> bool:

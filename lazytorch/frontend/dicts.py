@@ -24,7 +24,7 @@ class Dicts:
 
     def __init__(self, dicts: Sequence[dict[Any, Any]]) -> None:
         self.dicts = dicts
-        self.call: Callable[[], int] | None = None
+        self.call: Callable[[], int] | None = None if dicts else lambda: 1
         # An ordered dictionary has an order of its own, which only matters if it has entries.
         self.plain = all(type(d) is dict or not d for d in dicts)
 

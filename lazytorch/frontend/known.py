@@ -76,6 +76,8 @@ class Known:
 
     def same(self) -> bool:
         """Whether every place holds the very same objects; one pass in C."""
+        if not self.slots and not self.holders:
+            return True
         try:
             now = chain(map(getitem, self.stores, self.names), chain.from_iterable(self.views))
             return all(map(is_, now, self.flat))

@@ -156,6 +156,10 @@ class Lowering:
                 seen.add(base)
                 self.space[f"type{i}"] = node.type
                 text, does = f"r{i} = own({name}, type{i}, {shared})", "copy" if shared else "same"
+                if not shared:  # nearly always it lies so: asked here, that takes a quarter
+                    self.space[f"lies{i}"] = node.type.strides
+                    same = f"{name} if {name}.stride() == lies{i}"
+                    text = f"r{i} = {same} else own({name}, type{i}, {shared})"
                 self.lines.append(Line(text, does, f"r{i}", (name,), node=node, typed=node.type))
                 name = f"r{i}"
             names.append(name)

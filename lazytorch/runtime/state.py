@@ -172,7 +172,7 @@ class StateTensors:
 
     def inputs(self, leaves: Sequence[Any], done: Sequence[tuple[Any, ...]] | None) -> list[Any]:
         """The stage's inputs at this call, in order; without `done`, those known before it."""
-        if self.moved():
+        if self.places and self.moved():
             self.look()
         if self.given or self.loose:
             self.meet(leaves)

@@ -208,13 +208,11 @@ def test_the_exponential_of_what_is_not_positive_is_the_other_ones(library: ctyp
     every = torch.arange(-(2**31), 2**31, 20011).to(torch.int32).view(torch.float32)
     odd = torch.tensor([0.0, -0.0, -math.inf, math.nan, -103.9, -87.4, -104.1])  # and payloads:
     odd = torch.cat([odd, torch.tensor([0x7FC00081, -0x3FFEFF]).to(torch.int32).view(odd.dtype)])
-    x = torch.cat([every[~(every > 0)], odd.repeat(3), torch.linspace(-110, 40, 40001)])
+    x = torch.cat([every[~(every > 0)], odd.repeat(3), torch.linspace(-110, 0, 40001)])
     ours, other = (
         run(library, f"{name}_float", torch.float32, x) for name in ("exp_nonpositive", "exp")
     )
     assert_same(ours, other, rtol=0.0, atol=0.0)
-    far = run(library, "exp_nonpositive_float", torch.float32, torch.tensor([41.0, 1e30, math.inf]))
-    assert far.eq(torch.tensor(40.0).exp()).all()
 
 
 def test_one_plus_erf_is_closer_than_the_sum(library: ctypes.CDLL) -> None:

@@ -83,6 +83,9 @@ def row_obstacle(node: Node) -> str | None:
         return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
     if x.shape[-1] > LONE and math.prod(x.shape[:-1]) < MANY.get(x.device.type, 1):
         return f"{math.prod(x.shape[:-1])} rows of {x.shape[-1]} elements would be few programs"
+    given: torch.dtype | None = getattr(op, "dtype", None)
+    if given is not None and torch.promote_types(given, x.dtype) is not given:
+        return f"{op.name()} rounds its operand to {dtype_name(given)} first"
     for other in (*[x.type for x in node.inputs], typed):
         if isinstance(other, ScalarType):
             continue

@@ -162,6 +162,8 @@ class Lanes:
         body: list[str] = []  # at each of them
         save: list[str] = []  # behind them
         tail: list[str] = []  # behind each block
+        firsts: list[str] = []  # before the pass, where a row has elements
+        values = [line.text for line in one.each if line.reduction is None and line.names]
         for line in one.each:
             if line.reduction is None:
                 body.append(line.text)
@@ -169,6 +171,9 @@ class Lanes:
             how, x = line.reduction[:2]
             (name,) = line.names
             local = LOCAL[dtype_named(line.text)]
+            if how == "first":
+                firsts.append(f"{self.value(name, local)} = {x};")
+                continue
             if how == "sum":
                 part, whole = self.array(f"{name}_part", local), self.array(f"{name}_all", "double")
                 start.append(f"{whole} = 0;")
@@ -190,7 +195,12 @@ class Lanes:
                 load.append(f"{local} {name}_odd = {seen};")
                 body.append(f"{name}_odd = {x} != {x} ? {x} : {name}_odd;")
                 save.append(f"{seen} = {name}_odd;")
-        load = [*self.read(one.each), *load]
+        known = self.read(one.each)
+        if firsts:
+            lines += loop([*known, "const int64_t col = 0;", *values, *firsts])
+        if not start and all(line.names for line in one.each):
+            return lines
+        load = [*known, *load]
         return [
             *lines,
             *loop(start),
@@ -213,7 +223,7 @@ class Lanes:
         """What a pass found of each row."""
         texts: list[str] = []
         for line in one.each:
-            if line.reduction is None:
+            if line.reduction is None or line.reduction[0] == "first":
                 continue
             (name,) = line.names
             local = LOCAL[dtype_named(line.text)]

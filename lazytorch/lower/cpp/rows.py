@@ -31,6 +31,15 @@ class CppRowPrinter(RowWriter, CppPrinter):
         """A loop's variable as a 32-bit integer."""
         return f"int32_t({name})"
 
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance, of how far elements are from the first: what they have in common is
+        lost to no rounding."""
+        first = self.reduce("first", x)[0]
+        apart = x - first
+        mean = self.row_mean(apart)
+        centered = apart - mean
+        return first + mean, self.row_mean(centered * centered)
+
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""
         return self.reduce("pick", x, more=(place,))[0]
@@ -161,8 +170,9 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
         how, x = line.reduction[:2]
         (name,) = line.names
         local = LOCAL[dtype_named(line.text)]
-        if how == "pick":
-            after += picked(name, local, line.reduction, [*recalled, *values])
+        if how in ("pick", "first"):
+            place = "0" if how == "first" else line.reduction[2]
+            after += picked(name, local, x, place, [*recalled, *values])
         elif how == "sum":
             lines.append(f"double {name}_all = 0;")
             head.append(f"{local} {name}_part = 0;")
@@ -199,9 +209,8 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
     ]
 
 
-def picked(name: str, local: str, reduction: Sequence[str], values: Sequence[str]) -> list[str]:
-    """The element at a place of the row; 0 where it is none of the row's."""
-    _, x, place = reduction
+def picked(name: str, local: str, x: str, place: str, values: Sequence[str]) -> list[str]:
+    """The element x at a place of the row; 0 where it is none of the row's."""
     return [
         f"{local} {name} = 0;",
         f"if ({place} >= 0 && {place} < n) {{",

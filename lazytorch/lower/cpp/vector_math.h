@@ -161,12 +161,10 @@ LT_INLINE float exp(float x) {
 }
 
 // exp of what is at most 0, or NaN: one factor is enough, 2^64 too large until the last step so that it is a normal
-// number. Its exponent is what the low bits of the shifted number are. A contracted product less the largest rounded
-// one may be a little more than 0, or much where numbers are huge: it is right up to 40.
+// number. Its exponent is what the low bits of the shifted number are.
 LT_INLINE float exp_nonpositive(float x) {
     const float magic = 0x1.8p+23f + 191.0f;  // 127 + 64
     x = x < -104.0f ? -104.0f : x;
-    x = x > 40.0f ? 40.0f : x;
     float shifted = fma(x, 0x1.715476p+0f, magic), q = exp_tail(x, shifted - magic);
     float s = bits<float>(bits<uint32_t>(shifted) << 23);
     return fma(s, q, s) * 0x1p-64f;

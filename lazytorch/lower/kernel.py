@@ -12,14 +12,15 @@ import torch
 from lazytorch.errors import UnsupportedError
 from lazytorch.ir import Const, Graph, Input, Node
 from lazytorch.lower.steps import Operand
+from lazytorch.ops.activation import LogSigmoid, Silu, Softplus
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.elementary import Exp, Exp2
+from lazytorch.ops.elementary import Exp, Exp2, Expm1, Sigmoid, Tanh
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
-from lazytorch.ops.pointwise import Cast, Sub
+from lazytorch.ops.pointwise import Sub
 from lazytorch.types import ScalarType, Shape, TensorType
 
 Launch = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
@@ -99,6 +100,11 @@ class Target(Protocol):
         ...
 
 
+MAGNIFYING = (Exp, Exp2, Expm1, Sigmoid, Tanh, Softplus, LogSigmoid, Silu)
+"""Operations that make of a difference another number altogether, however small it is beside what
+it is of."""
+
+
 def outputs_of(op: Fused) -> tuple[TensorType, ...]:
     """The types of a group's outputs, all tensors."""
     return tuple([x.type for x in op.body.outputs if isinstance(x.type, TensorType)])
@@ -113,23 +119,20 @@ def named(hint: str, source: str, variant: int = 0, contract: bool = True) -> Ke
 
 def contracts(body: Graph) -> bool:
     """Whether products and sums of a group may be contracted: no operation rounds as torch does,
-    none compares what others made with a row's extreme, no exponential magnifies by how much a
-    product differs from what another kernel rounded, and there is more than one element, or nothing
+    none compares what others made with a row's extreme, no exponential magnifies a difference (of a
+    product, say, and what another kernel rounded), and there is more than one element, or nothing
     would be gained."""
     nodes = [n for n in body.nodes if not isinstance(n.op, Input | Const)]
     exact = any([isinstance(n.op, Pointwise) and n.op.eagers for n in nodes])
     exact |= len(nodes) > 1 and any([isinstance(n.op, Rowwise) and n.op.extreme for n in nodes])
-    powers = [uncast(n.inputs[0]).op for n in nodes if isinstance(n.op, Exp | Exp2)]
-    exact |= any([isinstance(op, Sub) for op in powers])
+    differences: set[Node] = set()
+    for node in nodes:
+        apart = not differences.isdisjoint(node.inputs)
+        exact |= apart and isinstance(node.op, MAGNIFYING)
+        if apart or isinstance(node.op, Sub):
+            differences.add(node)
     shapes = [x.type.shape for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
     return not exact and any(shapes)
-
-
-def uncast(node: Node) -> Node:
-    """What a value was before it was converted."""
-    while isinstance(node.op, Cast):
-        node = node.inputs[0]
-    return node
 
 
 def describe(body: Graph) -> str:

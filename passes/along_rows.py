@@ -2,8 +2,8 @@
 
 A reduction over the last dimensions becomes one over the last, between two reshapes that are views:
 in that form it joins what is around it in one kernel. One over other dimensions becomes one of
-rows that lie beside each other, on the CPU if arithmetic makes what it reduces, or there is much;
-on a GPU, where these are few and long, of parts of them first. Cross
+rows that lie beside each other, on the CPU if arithmetic makes what it reduces, or torch is slow at
+it; on a GPU, where these are few and long, of parts of them first. Cross
 entropy of class numbers becomes one number for each row, and their sum; on the CPU after a look
 whether there are such classes, which torch's own would say.
 
@@ -29,8 +29,11 @@ from lazytorch.ops.pointwise import Cast, Div
 from lazytorch.ops.reduce import LogSumExp, Reduction, Sum, Var, VectorNorm
 from lazytorch.types import TensorType
 
-LARGE = 1 << 17
-"""Elements from which on torch's own on the CPU, which keeps all logarithms, is slower."""
+LARGE, LESS = 1 << 20, 1 << 17
+"""Elements from which on torch's own on the CPU, which keeps all logarithms, is slower; and from
+which it is where there are `CLASSES`: a kernel loses less time between longer rows."""
+
+CLASSES = 384
 
 MANY = 1 << 22
 """Elements from which on torch's own sum, mean or extreme across rows on the CPU is slower, by 1 to
@@ -88,14 +91,15 @@ def reduced(node: Node, op: Reduction) -> Node:
 def slow(op: Reduction, x: TensorType) -> bool:
     """Whether torch's own reduction across rows is slower on the CPU than a generated kernel.
 
-    It finds variances, norms and logarithms of sums 2 to 30 times as slowly, however few they are.
+    It finds variances, norms and logarithms of sums one number after the other, however few.
     """
     if isinstance(op, Var | VectorNorm | LogSumExp):
         return True
-    bytes_each, rows = x.dtype.itemsize, math.prod([x.shape[d] for d in op.dims])
-    wide = rows >= TALL and x.numel >= rows * WIDE.get(bytes_each, x.numel)
-    halves = bytes_each == 2 and not isinstance(op, Sum)
-    return x.numel >= (HALVES if halves else SOME if wide else MANY)
+    size, rows = x.dtype.itemsize, math.prod([x.shape[d] for d in op.dims])
+    if size == 2 and not isinstance(op, Sum):
+        return x.numel >= HALVES
+    wide = size in WIDE and rows >= TALL and x.numel // rows >= WIDE[size]
+    return x.numel >= (SOME if wide else MANY)
 
 
 def joins(x: Node) -> bool:
@@ -138,7 +142,7 @@ def cross_entropy(node: Node, op: CrossEntropyLoss) -> Node:
         return node
     b, numbers = Builder(node.where), node.inputs[1]
     if x.device.type != "cuda":
-        if x.numel < LARGE:
+        if x.numel < (LESS if x.shape[1] >= CLASSES else LARGE):
             return node
         numbers = b(CheckedClasses(x.shape[1], op.ignore_index), numbers)
     classes = b(Reshape((x.shape[0], 1)), numbers)

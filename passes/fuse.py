@@ -88,8 +88,8 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
 
     On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
     windows and copies of what has gaps or repeats are slower; on the CPU torch's root mean square
-    norm and cross entropy are, and over `LONG` rows softmax and layer norm. So is its arithmetic
-    where operands lie in different orders.
+    norm and cross entropy are, and over rows of `LONG` elements softmax and layer norm. So is its
+    arithmetic where operands lie in different orders.
     """
     op, typed = group[0].op, group[0].inputs[0].type
     if len(group) >= minimum or not isinstance(typed, TensorType):

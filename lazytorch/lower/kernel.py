@@ -37,6 +37,10 @@ Generated = Fused | Foreach | ScaledDotProductAttention
 NAME = "KERNEL"
 """Stands for the kernel's name in source text that `named` has not seen yet."""
 
+MAGNIFYING = (Exp, Exp2, Expm1, Sigmoid, Tanh, Softplus, LogSigmoid, Silu)
+"""Operations that make of a difference another number altogether, however small it is beside what
+it is of."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -98,11 +102,6 @@ class Target(Protocol):
         the operands.
         """
         ...
-
-
-MAGNIFYING = (Exp, Exp2, Expm1, Sigmoid, Tanh, Softplus, LogSigmoid, Silu)
-"""Operations that make of a difference another number altogether, however small it is beside what
-it is of."""
 
 
 def outputs_of(op: Fused) -> tuple[TensorType, ...]:

@@ -145,6 +145,16 @@ def test_sums_in_float64_have_no_parts_in_float32() -> None:
     assert parts(", dtype=f64") == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "classes", "changes"),
+    [(342, 384, True), (341, 384, False), (342, 383, False), (4096, 100, False), (2738, 383, True)],
+)
+def test_few_classes_are_torchs_own_for_longer(rows: int, classes: int, changes: bool) -> None:
+    typed = f"%x: f32[{rows}, {classes}], %t: i64[{rows}]"
+    graph = parse(f"graph({typed}) {{ %0 = cross_entropy_loss %x %t return %0 }}")
+    assert (along_rows(graph) is not graph) is changes
+
+
 ROWS, COLUMNS = 1100, 1000  # more than torch's own cross entropy on the CPU is fast for
 
 

@@ -162,7 +162,7 @@ class Lanes:
         body: list[str] = []  # at each of them
         save: list[str] = []  # behind them
         tail: list[str] = []  # behind each block
-        firsts: list[str] = []  # before the pass, where a row has elements
+        firsts: list[str] = []  # before the pass, at the first place
         values = [line.text for line in one.each if line.reduction is None and line.names]
         for line in one.each:
             if line.reduction is None:
@@ -198,7 +198,7 @@ class Lanes:
         known = self.read(one.each)
         if firsts:
             lines += loop([*known, "const int64_t col = 0;", *values, *firsts])
-        if not start and all(line.names for line in one.each):
+        if not start and all(line.names for line in one.each):  # nothing is summed or stored
             return lines
         load = [*known, *load]
         return [

@@ -58,7 +58,7 @@ def stored(code: str, dtype: torch.dtype) -> str:
 class CppPrinter(Printer):
     """Writes a group as C++ statements on scalars, inside a loop that becomes SIMD code.
 
-    Of what is the error function of something, `erfs` says of what.
+    `erfs` are the names of error functions, and what each is of.
     """
 
     def __init__(self, rounding: bool = False) -> None:
@@ -98,9 +98,10 @@ class CppPrinter(Printer):
     ) -> str:
         """An operator, a built-in function of the compiler, or a function of the prelude."""
         codes = [x.code for x in operands]
-        if name == "add" and 1 in (operands[0].number, operands[1].number):
-            for x in self.erfs.keys() & {*codes}:
-                return f"lt::one_plus_erf({self.erfs[x]})"
+        if name == "add":
+            for one, other in (operands, reversed(operands)):
+                if one.number == 1 and other.code in self.erfs:
+                    return f"lt::one_plus_erf({self.erfs[other.code]})"
         if name == "where" and dtype is not torch.bool:
             return f"{codes[0]} ? {codes[1]} : {codes[2]}"
         if dtype is torch.bool:

@@ -35,10 +35,8 @@ class CppRowPrinter(RowWriter, CppPrinter):
         """Mean and variance, of how far elements are from the first: what they have in common is
         lost to no rounding."""
         first = self.reduce("first", x)[0]
-        apart = x - first
-        mean = self.row_mean(apart)
-        centered = apart - mean
-        return first + mean, self.row_mean(centered * centered)
+        mean, variance = super().row_moments(x - first)
+        return first + mean, variance
 
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""

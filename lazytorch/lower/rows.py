@@ -141,6 +141,16 @@ class RowWriter(Printer, ABC):
         """The smallest of a row."""
         return self.reduce("min", x)[0]
 
+    def row_centered(self, x: Expression) -> tuple[Expression, Expression]:
+        """Each element less the mean of its row, and the variance, the one first, then the other.
+
+        Both are found of how far elements are from the first one: what they have in common is lost
+        to no rounding.
+        """
+        apart = x - self.row_first(x)
+        mean, variance = self.row_moments(apart)
+        return apart - mean, variance
+
     def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
         """Mean and variance of a row, the one first, then the other."""
         mean = self.row_mean(x)
@@ -166,6 +176,10 @@ class RowWriter(Printer, ABC):
     def row_size(self) -> Expression:
         """How many elements a row has."""
         return Expression(self, self.integer("n"), torch.int32)
+
+    @abstractmethod
+    def row_first(self, x: Expression) -> Expression:
+        """The first element of each row, or what is near it."""
 
     @abstractmethod
     def integer(self, name: str) -> str:

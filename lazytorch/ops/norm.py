@@ -101,8 +101,8 @@ class LayerNorm(Rowwise):
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
         x, *rest = xs
         weight, bias = optional(rest, self.weight, self.bias)
-        mean, variance = s.row_moments(x)
-        y = (x - mean) * s.rsqrt(variance + self.eps)
+        centered, variance = s.row_centered(x)
+        y = centered * s.rsqrt(variance + self.eps)
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 

@@ -216,7 +216,7 @@ class Var(Reduction):
         return need_float(self, x.dtype).to_real()
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
-        _, variance = s.row_moments(xs[0])
+        _, variance = s.row_centered(xs[0])
         if not self.correction:
             return variance
         count = cast(s, s.row_size(), xs[0].dtype)

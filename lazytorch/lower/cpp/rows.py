@@ -31,12 +31,9 @@ class CppRowPrinter(RowWriter, CppPrinter):
         """A loop's variable as a 32-bit integer."""
         return f"int32_t({name})"
 
-    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
-        """Mean and variance, of how far elements are from the first: what they have in common is
-        lost to no rounding."""
-        first = self.reduce("first", x)[0]
-        mean, variance = super().row_moments(x - first)
-        return first + mean, variance
+    def row_first(self, x: Expression) -> Expression:
+        """The first element of each row."""
+        return self.reduce("first", x)[0]
 
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""

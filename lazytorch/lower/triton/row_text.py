@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from lazytorch.lower.expression import HALVES, Expression, print_steps
-from lazytorch.lower.rows import Line, RowWriter, passes
+from lazytorch.lower.rows import Line, RowWriter, passes, words
 from lazytorch.lower.steps import Bound, Steps
 from lazytorch.lower.triton.printer import LOCAL, TritonPrinter, stored
 from lazytorch.lower.triton.rows import ALIGNED, TritonRows
@@ -31,8 +31,7 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
     def __init__(self, walk: TritonRows, outputs: Sequence[TensorType], rounding: bool) -> None:
         super().__init__(rounding)
         self.short = all(x.dtype in HALVES for x in outputs)
-        self.held = walk.held
-        self.together = walk.together
+        self.walk = walk
 
     def integer(self, name: str) -> str:
         """A loop's variable as a 32-bit integer."""
@@ -48,23 +47,46 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
             return f"lt.exp_near({x})"
         return super().primitive(name, operands, dtype, result)
 
+    def row_first(self, x: Expression) -> Expression:
+        """The first element, by lines of their own that compute it at the row's `origin`: they wait
+        for no pass. Where numbers are drawn, which is done for blocks of them, 0 instead."""
+        wide, needed = {"col", "at"}, set(words(x.code))
+        for line in self.written:
+            if line.reduction is None and not wide.isdisjoint(line.reads):
+                wide.update(line.names)
+        lines: list[Line] = []
+        for line in reversed(self.written):
+            if not needed.isdisjoint(line.names) and not wide.isdisjoint(line.names):
+                lines.insert(0, line)
+                needed.update(line.reads)
+        if any("lt.drawn_below(" in line.text for line in lines):
+            return Expression(self, "0.0", x.dtype, 0.0)
+        own = {"col": "origin", "at": "shift"}
+        own |= {y: f"v{self.count + i}" for i, line in enumerate(lines) for y in line.names}
+        self.count += len(lines)
+        for line in lines:
+            text = WIDE.sub(lambda y: own.get(y[0], y[0]), everywhere(line.text, self.walk))
+            reads = [own.get(y, y) for y in line.reads if y not in ("col", "at")]
+            self.written.append(Line((own[line.names[0]],), text, tuple(reads)))
+        return Expression(self, WIDE.sub(lambda y: own.get(y[0], y[0]), x.code), x.dtype)
+
     def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
         """Mean and variance; of a long row both in one pass."""
-        if self.held:
+        if self.walk.held:
             return super().row_moments(x)
         mean, variance = self.reduce("moments", x, 2)
         return mean, variance
 
     def row_exp_sum(self, x: Expression) -> tuple[Expression, Expression]:
         """The maximum m and the sum of exp(x - m); of a long row both in one pass."""
-        if self.held:
+        if self.walk.held:
             return super().row_exp_sum(x)
         largest, total = self.reduce("exp_sum", x, 2)
         return largest, total
 
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place; of a long row only the block that has it is read for it."""
-        if self.held or self.together > 1:
+        if self.walk.held or self.walk.together > 1:
             return super().row_pick(x, place)
         return self.reduce("pick", x, more=(place,))[0]
 
@@ -149,6 +171,7 @@ def row_statements(
         code = stored(value.code, x.dtype)
         printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
     lines = [*found_rows(walk), "everywhere = tl.full([1, 1], 1, tl.int1)"]
+    lines.append("origin = tl.zeros([1, 1], tl.int32)")
     if walk.pieces == 1:
         lines.append(f"col = tl.arange(0, {walk.block})[None, :]")
         texts = [held(line) for line in printer.written]
@@ -207,11 +230,12 @@ def in_pieces(written: Sequence[Line], walk: TritonRows) -> list[str]:
     wide = {"col", "at", "mask"}
     each, rest = passes(written, lambda line: line.reduction is None)
     for i, one in enumerate(each):
-        lines += [line.text for line in one.before]
         wide |= {x for line in one.each if line.reduction is None for x in line.names}
         loads = [line for line in one.each if i == 0 and "tl.load(" in line.text]
         others = [line for line in one.each if line not in loads]
-        for part in (loads, others):
+        first, then = parted(one.before, loads)
+        for before, part in ((first, loads), (then, others)):
+            lines += [line.text for line in before]
             lines += [
                 text for p in range(walk.pieces) for x in part for text in piece(x, p, walk, wide)
             ]
@@ -220,6 +244,17 @@ def in_pieces(written: Sequence[Line], walk: TritonRows) -> list[str]:
                 row = HOLD[line.reduction[0]][2]
                 lines.append(f"{line.names[0]} = {row.format(line.names[0])}")
     return lines + [line.text for line in rest]
+
+
+def parted(before: Sequence[Line], loads: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+    """What loads wait for, and the rest."""
+    needed = {x for line in loads for x in line.reads}
+    first: list[Line] = []
+    for line in reversed(before):
+        if not needed.isdisjoint(line.names):
+            first.insert(0, line)
+            needed.update(line.reads)
+    return first, [line for line in before if line not in first]
 
 
 def piece(line: Line, p: int, walk: TritonRows, wide: set[str]) -> list[str]:

@@ -173,6 +173,13 @@ def test_one_and_an_error_function_are_one_function(
     assert ("lt::one_plus_erf(" in source) is once
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_was_rounded_is_stored_as_it_is(target: CppTarget, dtype: torch.dtype) -> None:
+    case = Case("", lambda x: b(Cast(dtype), b(Relu(), x)), lambda: (whole(64),))
+    rounded = re.findall(r"lt::to_b?f16\((\w+)\)", prepare(target, case).kernel.source)
+    assert len(set(rounded)) == 1
+
+
 def test_building_twice_compiles_once() -> None:
     sources: list[str] = []
     real = CppTarget().load

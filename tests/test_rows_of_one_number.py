@@ -5,6 +5,7 @@ A mean is a rounded sum: `100.1` a thousand times has another, and a layer norm 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -74,3 +75,27 @@ def test_what_numbers_have_in_common_costs_no_digits(
     spread = group(lambda b, x: b(Var((1,), True), b(Add(), x, 0.0)), [x])
     (found,) = run(target(), spread, [x])
     torch.testing.assert_close(found.double(), x.double().var(1, keepdim=True), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.usefixtures("walk")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [15, 17, 600, 3000])
+def test_first_elements_that_are_far_from_the_others(
+    target: Any, size: int, dtype: torch.dtype
+) -> None:
+    far = torch.tensor([[0.0], [3.0], [-50.0], [1e4], [1e8], [1e12], [1e18], [math.inf]])
+    x = tensor(8, size)
+    x[:, : min(size // 2, 16)] += far.to(DEVICE)
+    x = x.to(dtype)
+    rtol, atol = {
+        torch.float32: (2e-6, 3e-6), torch.float64: (1e-13, 1e-13), torch.bfloat16: (1e-2, 2e-2),
+    }[dtype]  # fmt: skip
+    if target is TritonTarget and size > rows.HELD:  # lanes sum what is off their own first number
+        rtol *= 200
+    (found,) = run(target(), group(lambda b, x: b(Var((1,), True), x), [x]), [x])
+    exact = x.double().var(1, keepdim=True)
+    torch.testing.assert_close(found.double(), exact, rtol=rtol, atol=0.0, equal_nan=True)
+    (found,) = run(target(), group(norm, [x]), [x])
+    exact = torch.nn.functional.layer_norm(x.double(), (size,))
+    torch.testing.assert_close(found.double(), exact, rtol=rtol, atol=atol, equal_nan=True)

@@ -144,10 +144,10 @@ class RowWriter(Printer, ABC):
     def row_centered(self, x: Expression) -> tuple[Expression, Expression]:
         """Each element less the mean of its row, and the variance, the one first, then the other.
 
-        Both are found of how far elements are from the first one: what they have in common is lost
-        to no rounding.
+        Both are found of how far elements are from a number near them: what they have in common is
+        lost to no rounding.
         """
-        apart = x - self.row_first(x)
+        apart = x - self.row_near(x)
         mean, variance = self.row_moments(apart)
         return apart - mean, variance
 
@@ -178,8 +178,8 @@ class RowWriter(Printer, ABC):
         return Expression(self, self.integer("n"), torch.int32)
 
     @abstractmethod
-    def row_first(self, x: Expression) -> Expression:
-        """The first element of each row, or what is near it."""
+    def row_near(self, x: Expression) -> Expression:
+        """A number near the elements of each row; the one that they are if they are equal."""
 
     @abstractmethod
     def integer(self, name: str) -> str:

@@ -55,6 +55,14 @@ def beside(rows: Rows, reads: int) -> bool:
 class CppColumnPrinter(CppRowPrinter):
     """Writes rows that lie beside each other in C++."""
 
+    def row_near(self, x: Expression) -> Expression:
+        """The first element of each row."""
+        return self.reduce("first", x)[0]
+
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance, the one first, then the other: each lane's mean is its own."""
+        return RowWriter.row_moments(self, x)
+
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which each lane has elsewhere."""
         return RowWriter.row_pick(self, x, place)

@@ -58,12 +58,14 @@ def stored(code: str, dtype: torch.dtype) -> str:
 class CppPrinter(Printer):
     """Writes a group as C++ statements on scalars, inside a loop that becomes SIMD code.
 
-    `erfs` are the names of error functions, and what each is of.
+    `erfs` are the names of error functions, and what each is of; `rounded` are what was rounded to
+    16 bits, as text or by name, and how it is in memory.
     """
 
     def __init__(self, rounding: bool = False) -> None:
         super().__init__(rounding)
         self.erfs: dict[str, str] = {}
+        self.rounded: dict[str, str] = {}
 
     def literal(self, value: float, dtype: torch.dtype) -> str:
         """The exact number: hexadecimal, or an integer of the dtype's width."""
@@ -80,7 +82,9 @@ class CppPrinter(Printer):
         if dtype in HALF:
             if LOCAL[source] != "float":
                 code = f"float(int({code}))" if source is torch.bool else f"float({code})"
-            return loaded(stored(code, dtype), dtype)
+            kept = stored(code, dtype)
+            self.rounded[loaded(kept, dtype)] = kept
+            return loaded(kept, dtype)
         if LOCAL[source] == LOCAL[dtype]:
             return code
         if source is torch.bool:
@@ -91,7 +95,14 @@ class CppPrinter(Printer):
         """A local constant."""
         if dtype is not torch.float64 and (found := ERF.fullmatch(code)):
             self.erfs[name] = found[1]
+        if code in self.rounded:
+            self.rounded[name] = self.rounded[code]
         return f"const {LOCAL[dtype]} {name} = {code};"
+
+    def stored(self, x: Expression, dtype: torch.dtype) -> str:
+        """A value as it is in memory; what was rounded to 16 bits before is not rounded again."""
+        again = dtype in HALF and x.dtype is dtype and x.code in self.rounded
+        return self.rounded[x.code] if again else stored(x.code, dtype)
 
     def primitive(
         self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from lazytorch.ir import Graph
-from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
@@ -31,9 +31,14 @@ class CppRowPrinter(RowWriter, CppPrinter):
         """A loop's variable as a 32-bit integer."""
         return f"int32_t({name})"
 
-    def row_first(self, x: Expression) -> Expression:
-        """The first element of each row."""
-        return self.reduce("first", x)[0]
+    def row_near(self, x: Expression) -> Expression:
+        """The mean of the first elements of each row."""
+        return self.reduce("near", x)[0]
+
+    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
+        """Mean and variance, both in one pass, or in one more where the mean is far from 0."""
+        mean, variance = self.reduce("moments", x, 2)
+        return mean, variance
 
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""
@@ -107,7 +112,7 @@ def write_group(
     given = dict(zip(body.inputs, inputs, strict=True))
     values = print_steps(printer, steps, [given[x] for x in steps.inputs()])
     for at, x, value in zip(places[len(operands) :], outputs, values, strict=True):
-        printer.store(f"{at} = {stored(value.code, x.dtype)};")
+        printer.store(f"{at} = {printer.stored(value, x.dtype)};")
 
 
 def exported(count: int, together: int) -> str:
@@ -142,6 +147,13 @@ extern "C" void {name}(const int64_t* n, {parameters}) {{
 }}
 """
 
+FEW = 16
+"""Elements whose mean is near enough to the whole row's."""
+
+FAR = 1
+"""Up to how many variances the square of a mean may be, for squares of elements to tell the
+variance as well as squares of what they are off the mean."""
+
 INFINITY = {"float": "__builtin_inff()", "double": "__builtin_inf()"}
 NAN = {"float": '__builtin_nanf("")', "double": '__builtin_nan("")'}
 
@@ -163,11 +175,21 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             loop += [f"{slot(x, line, kept)}[col] = {x};" for x in line.names if x in one.kept]
             continue
         how, x = line.reduction[:2]
-        (name,) = line.names
+        name = line.names[0]
         local = LOCAL[dtype_named(line.text)]
-        if how in ("pick", "first"):
-            place = "0" if how == "first" else line.reduction[2]
-            after += picked(name, local, x, place, [*recalled, *values])
+        if how == "pick":
+            after += picked(name, local, x, line.reduction[2], [*recalled, *values])
+        elif how == "near":
+            after += near(name, local, x, [*recalled, *values])
+        elif how == "moments":
+            variance = line.names[1]
+            sums = {name: x, variance: f"{x} * {x}"}
+            lines += [f"double {y}_all = 0;" for y in sums]
+            head += [f"{local} {y}_part = 0;" for y in sums]
+            clauses.append(f"reduction(+ : {name}_part, {variance}_part)")
+            loop += [f"{y}_part += {code};" for y, code in sums.items()]
+            tail += [f"{y}_all += {y}_part;" for y in sums]
+            after += moments(name, variance, local, x, [*recalled, *values])
         elif how == "sum":
             lines.append(f"double {name}_all = 0;")
             head.append(f"{local} {name}_part = 0;")
@@ -189,8 +211,14 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             after.append(f"const {local} {name} = {name}_nan ? {NAN[local]} : {name}_best;")
     if not stores and not clauses:
         return [*lines, *after]
+    return [*lines, *in_blocks(head, clauses, loop, tail), *after]
+
+
+def in_blocks(
+    head: Sequence[str], clauses: Sequence[str], loop: Sequence[str], tail: Sequence[str]
+) -> list[str]:
+    """A loop over a row, a block at a time, with what is done before and behind each block."""
     return [
-        *lines,
         "for (int64_t begin = 0; begin < n; begin += 1024) {",
         "    const int64_t end = begin + 1024 < n ? begin + 1024 : n;",
         *[f"    {text}" for text in head],
@@ -200,7 +228,53 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
         "    }",
         *[f"    {text}" for text in tail],
         "}",
-        *after,
+    ]
+
+
+def moments(mean: str, variance: str, local: str, x: str, values: Sequence[str]) -> list[str]:
+    """Mean and variance from the sums of x and of its squares. What is left of the squares loses
+    digits where the mean is far from 0; then both are summed again, of x less the mean."""
+    sums, apart = {mean: f"{mean}_apart", variance: f"{mean}_apart * {mean}_apart"}, f"{mean}_near"
+    found = [
+        f"{mean}_found = {mean}_all / n;",
+        f"{variance}_found = {variance}_all / n - {mean}_found * {mean}_found;",
+    ]
+    return [
+        f"double {mean}_found, {variance}_found, {apart}_by = 0;",
+        *found,
+        f"if (!({mean}_found * {mean}_found <= {FAR} * {variance}_found"
+        f" && {variance}_found < __builtin_inf())) {{",
+        f"    const {local} {apart} = {mean}_found;",
+        f"    {apart}_by = {apart};",
+        *[f"    {y}_all = 0;" for y in sums],
+        *in_blocks(
+            [f"{local} {y}_part = 0;" for y in sums],
+            [f"reduction(+ : {mean}_part, {variance}_part)"],
+            [
+                *values,
+                f"const {local} {mean}_apart = {x} - {apart};",
+                *[f"{y}_part += {code};" for y, code in sums.items()],
+            ],
+            [f"{y}_all += {y}_part;" for y in sums],
+        ),
+        *found,
+        "}",
+        f"const {local} {mean} = {apart}_by + {mean}_found;",
+        f"const {local} {variance} = {variance}_found;",
+    ]
+
+
+def near(name: str, local: str, x: str, values: Sequence[str]) -> list[str]:
+    """The mean of a row's first elements: of equal ones it is exact, since their number is a power
+    of 2."""
+    return [
+        f"{local} {name} = 0;",
+        f"const int64_t few_{name} = n < {FEW} ? 1 : {FEW};",
+        f"#pragma omp simd reduction(+ : {name})",
+        f"for (int64_t col = 0; col < few_{name}; ++col) {{",
+        *[f"    {text}" for text in values],
+        f"    {name} += {x} * ({local}(1) / few_{name});",
+        "}",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import indent
 
 from lazytorch.ir import Graph
-from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded, stored
+from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.steps import Steps
@@ -66,7 +66,7 @@ def tile_source(
         len(operands),
     ):
         at = "i" if step == 1 else f"i * s{k}"
-        printer.lines.append(f"p{k}[{at}] = {stored(value.code, x.dtype)};")
+        printer.lines.append(f"p{k}[{at}] = {printer.stored(value, x.dtype)};")
     text = ROW.format(pointers="\n".join(pointers), body="\n    ".join(printer.lines))
     if not swapped:
         return TEMPLATE.format(name=NAME, walk=PLAIN.format(row=indent(text, " " * 8)))

@@ -45,7 +45,7 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
             return f"lt.exp_near({x})"
         return super().primitive(name, operands, dtype, result)
 
-    def row_first(self, x: Expression) -> Expression:
+    def row_near(self, x: Expression) -> Expression:
         """The first element, by lines of their own that compute it at the row's `origin`: they wait
         for no pass. Where numbers are drawn, which is done for blocks of them, 0 instead."""
         wide, needed = {"col", "at"}, set(words(x.code))

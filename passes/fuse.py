@@ -49,9 +49,12 @@ from lazytorch.ops.reduce import Reduction, Softmax
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
 
-SHORT, LONG = 32, 384
-"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's root mean
-square norm, and than its softmax and layer norm, which lose less time between rows."""
+LONG = 384
+"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's softmax and
+layer norm, which lose less time between rows."""
+
+SHORT, SHORT_NORM = 16, 64
+"""Elements up to which it is, because it computes many rows at a time: than softmax, layer norm."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
@@ -88,7 +91,7 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
 
     On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
     windows and copies of what has gaps or repeats are slower; on the CPU torch's root mean square
-    norm and cross entropy are, and over rows of `LONG` elements softmax and layer norm. So is its
+    norm and cross entropy are, and over long and over short rows softmax and layer norm. So is its
     arithmetic where operands lie in different orders.
     """
     op, typed = group[0].op, group[0].inputs[0].type
@@ -105,11 +108,11 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             return crosswise(group[0]) or op.placed or (gpu and reads)
         case Clone():
             return gpu and (crosswise(group[0]) or not typed.is_dense)
-        case RowCrossEntropy():
+        case RowCrossEntropy() | RmsNorm():
             return True
-        case RmsNorm() | Softmax() | LayerNorm():
-            shortest = SHORT if isinstance(op, RmsNorm) else LONG
-            return gpu or typed.shape[-1] >= shortest
+        case Softmax() | LayerNorm():
+            most = SHORT_NORM if isinstance(op, LayerNorm) else SHORT
+            return gpu or typed.shape[-1] >= LONG or typed.shape[-1] <= most
         case _:
             return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
 

@@ -20,7 +20,7 @@ DTYPES = frozenset(
     (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 )
 
-SHORTEST = 8
+SHORTEST = {"cuda": 8, "cpu": 2}
 """Elements of the shortest rows: those of shorter ones are better reduced across."""
 
 LONE = 1 << 16
@@ -79,8 +79,9 @@ def row_obstacle(node: Node) -> str | None:
         return "not along the last dimension alone"
     if isinstance(op, Reduction) and x.strides[-1] != 1 and not across(x):
         return "rows do not lie in one piece"
-    if x.shape[-1] < SHORTEST and not (x.device.type == "cpu" and across(x)):
-        return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
+    shortest = SHORTEST.get(x.device.type, 1)
+    if x.shape[-1] < shortest and not (x.device.type == "cpu" and across(x)):
+        return f"rows of {x.shape[-1]} elements: kernels are for {shortest} and more"
     if x.shape[-1] > LONE and math.prod(x.shape[:-1]) < MANY.get(x.device.type, 1):
         return f"{math.prod(x.shape[:-1])} rows of {x.shape[-1]} elements would be few programs"
     given: torch.dtype | None = getattr(op, "dtype", None)

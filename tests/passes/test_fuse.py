@@ -266,21 +266,24 @@ def test_declines_and_says_why(check: Check, text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "fewest"),
+    ("op", "short", "long"),
     [
-        ("softmax{dim=1} %x", 384),
-        ("log_softmax{dim=1} %x", 384),
-        ("layer_norm{normalized_shape=(N,)} %x", 384),
-        ("rms_norm{normalized_shape=(N,)} %x", 32),
+        ("softmax{dim=1} %x", 16, 384),
+        ("log_softmax{dim=1} %x", 16, 384),
+        ("layer_norm{normalized_shape=(N,)} %x", 64, 384),
+        ("rms_norm{normalized_shape=(N,)} %x", 64, 65),
     ],
 )
-def test_one_operation_on_long_rows_is_a_kernel_on_the_cpu(op: str, fewest: int) -> None:
+def test_one_operation_on_short_or_long_rows_is_a_kernel_on_the_cpu(
+    op: str, short: int, long: int
+) -> None:
     def found(size: int, device: str = "") -> bool:
         text = f"graph(%x: f32[4, N]{device}) {{ %0 = {op} return %0 }}".replace("N", str(size))
         return any(isinstance(n.op, Fused) for n in fuse(parse(text)).nodes)
 
-    assert found(fewest) and not found(fewest - 1)
-    assert found(fewest - 1, " on cuda:0")
+    assert found(2) and found(short) and found(long)
+    assert any(map(found, range(short + 1, long))) is False
+    assert found(short + 1, " on cuda:0")
 
 
 def test_a_random_draw_is_no_part_of_a_group(check: Check) -> None:

@@ -25,6 +25,7 @@ from lazytorch.lower.expression import Expression
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
 from lazytorch.lower.steps import Steps
+from lazytorch.ops.base import Rowwise
 from lazytorch.types import TensorType, dtype_named
 
 LANES = 512
@@ -37,7 +38,40 @@ PART = 64
 """Elements of a row that are summed before the sum is added to the others."""
 
 TOGETHER = 4
-"""Places of a row that are read before a sum goes back into its array."""
+"""Places of a row that are read before a sum goes back into its array; of a row that was turned
+one, which takes less code."""
+
+
+SHORT, SUMS = 64, 24
+"""Elements of a row up to which rows are turned: put beside each other, so that a vector holds an
+element of each; and up to which that is worth it for rows of 4 bytes an element and more that are
+only summed."""
+
+TURNED = "n < 16 ? 256 : 4096 / n / 16 * 16"
+"""Rows that a thread turns at a time: of float32 some 16 KiB."""
+
+
+def in_lanes(rows: Rows, body: Graph) -> bool:
+    """Whether many rows are better computed at a time, one in each lane, than one by one."""
+    return beside(rows, len(body.inputs)) or short(rows, body)
+
+
+def short(rows: Rows, body: Graph) -> bool:
+    """Whether rows are better turned than walked one by one: short ones, many one after the
+    other."""
+    strides = [s[-1] for s in rows.outer.strides]
+    simple = all(x in (0, 1) or s == 1 for x, s in zip(rows.steps, strides, strict=True))
+    reads = len(body.inputs)
+    types = [x.type for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
+    summed = not any(rows.steps[reads:]) and min(x.dtype.itemsize for x in types) > 2
+    summed &= not any(isinstance(x.op, Rowwise) and x.op.extreme for x in body.nodes)
+    most = SUMS if summed else SHORT
+    return rows.size <= most and rows.outer.sizes[-1] >= UNIT and simple
+
+
+def turned(rows: Rows, k: int) -> bool:
+    """Whether operand k of kernels on rows beside each other has them one after the other."""
+    return rows.steps[k] == 1 and rows.outer.strides[k][-1] > 1
 
 
 def beside(rows: Rows, reads: int) -> bool:
@@ -86,7 +120,21 @@ def column_source(
     strides: list[str] = []
     pointers: list[str] = []
     places: list[str] = []
+    behind: list[str] = []
+    width = 0  # bytes of a place of each row in buffers before
     for k, x in enumerate((*operands, *outputs)):
+        if turned(rows, k):
+            kind = MEMORY[x.dtype]
+            pointers.append(f"{kind}* __restrict p{k} = ({kind}*)(memory + lanes * n * {width});")
+            width += x.dtype.itemsize
+            place = f"({kind}*)(p[{k}] + r * row[{k}] + q * step[{k}])"
+            if k < len(operands):
+                pointers.append(f"lt::beside({place}, step[{k}], n, m, p{k}, lanes);")
+            else:
+                step, size = f"step[{k}] / int64_t(sizeof({kind}))", f"lanes * sizeof({kind})"
+                behind.append(f"lt::beside(p{k}, {size}, m, n, {place}, {step});")
+            places.append(f"p{k}[col * lanes + lane]")
+            continue
         pointers.append(pointer(k, x, k >= len(operands)))
         along, across = rows.steps[k], rows.outer.strides[k][last]
         if along not in (0, 1):
@@ -97,16 +145,17 @@ def column_source(
         places.append(f"p{k}[{place}]")
     write_group(printer, steps, body, operands, outputs, places)
     found, rest = passes(printer.written)
-    lanes = Lanes()
+    lanes = Lanes(1 if width else TOGETHER)
     lines = [text for one in found for text in lanes.walked(one)]
     lines += lanes.once(rest)
     return TEMPLATE.format(
         name=NAME,
-        lanes=LANES,
+        lanes=TURNED if width else LANES,
+        memory=f"char* const memory = lt::scratch(lanes * n * {width});" if width else "",
         strides="\n    ".join(strides),
         arrays="\n    ".join(lanes.arrays),
         pointers="\n        ".join(pointers),
-        body="\n        ".join(lines),
+        body="\n        ".join([*lines, *behind]),
     ) + exported(len(places), UNIT)
 
 
@@ -120,9 +169,11 @@ static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row,
                         int64_t size, const int64_t* rest) {{
     const int64_t n = rest[0];
     {strides}
+    const int64_t lanes = {lanes};
+    {memory}
     {arrays}
-    for (int64_t r = 0; r < rows; ++r) for (int64_t q = 0; q < size; q += {lanes}) {{
-        const int64_t m = size - q < {lanes} ? size - q : {lanes};
+    for (int64_t r = 0; r < rows; ++r) for (int64_t q = 0; q < size; q += lanes) {{
+        const int64_t m = size - q < lanes ? size - q : lanes;
         {pointers}
         {body}
     }}
@@ -133,7 +184,8 @@ static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row,
 class Lanes:
     """The arrays of what there is of each row, and the loops that fill and read them."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int) -> None:
+        self.together = together
         self.arrays: list[str] = []
         self.types: dict[str, str] = {}
 
@@ -216,12 +268,17 @@ class Lanes:
             f"    const int64_t end = begin + {PART} < n ? begin + {PART} : n;",
             *indented(loop(head)),
             "    int64_t first = begin;",
-            f"    for (; first + {TOGETHER} <= end; first += {TOGETHER}) {{",
-            *indented(indented(loop([*load, *places(body, TOGETHER), *save]))),
-            "    }",
-            "    for (; first < end; ++first) {",
-            *indented(indented(loop([*load, *places(body, 1), *save]))),
-            "    }",
+            *[
+                text
+                for count in dict.fromkeys((self.together, 1))
+                for text in indented(
+                    [
+                        f"for (; first + {count} <= end; first += {count}) {{",
+                        *indented(loop([*load, *places(body, count), *save])),
+                        "}",
+                    ]
+                )
+            ],
             *indented(loop(tail)),
             "}",
             *self.results(one),

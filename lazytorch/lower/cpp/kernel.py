@@ -12,7 +12,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
-from lazytorch.lower.cpp.columns import beside, column_source
+from lazytorch.lower.cpp.columns import column_source, in_lanes
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.rows import row_source
@@ -144,7 +144,7 @@ class CppTarget:
             raise UnsupportedError("C++ kernels read every operand at the element's own place")
         if whole is not None:
             rows = row_walk(whole, reads, outputs)
-            write = column_source if beside(rows, len(reads)) else row_source
+            write = column_source if in_lanes(rows, op.body) else row_source
             source = write(found, op.body, reads, outputs, rows, self.rounding)
         else:
             walk = choose_walk(kernel_loops(reads, outputs), len(reads))

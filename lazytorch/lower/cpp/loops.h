@@ -88,8 +88,8 @@ struct Walk {
     }
 };
 
-// Few elements are not worth waking a thread for: below this many per thread it is alone.
-static const int64_t elements_per_thread = 32768;
+// Few elements are not worth waking a thread for: below this many per thread it is alone. Those of rows take longer.
+static const int64_t elements_per_thread = 32768, elements_of_rows = 8192;
 
 // `each` is how many elements there are in what the walk takes for one: 1, or a whole row. Of whole rows a thread gets
 // `together` at the least.
@@ -98,7 +98,7 @@ static __attribute__((noinline)) void launch(Tile tile, const int64_t* n, int co
     Walk walk(tile, n, count);
     int64_t places = walk.places(), elements = (walk.block ? places * walk.rows : places) * each;
 #ifdef _OPENMP
-    int64_t threads = elements / elements_per_thread;
+    int64_t threads = elements / (each > 1 ? elements_of_rows : elements_per_thread);
     if (threads > 1 && !omp_in_parallel()) {
         int64_t most = omp_get_max_threads();
         threads = threads < most ? threads : most;

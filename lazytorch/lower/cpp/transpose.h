@@ -48,9 +48,10 @@ struct Eight {
 };
 #endif
 
-// to[r * width + i] = element i of row r. Rows are neighbours in memory, their elements `step` bytes apart.
+// to[r * width + i] = element i of row r. Rows are neighbours in memory, their elements `step` bytes apart. Not inlined:
+// a kernel that turns several operands would be compiled twice as long.
 template <class T>
-LT_INLINE void beside(const T* from, int64_t step, int64_t rows, int64_t size, T* to, int64_t width) {
+static __attribute__((noinline)) void beside(const T* from, int64_t step, int64_t rows, int64_t size, T* to, int64_t width) {
     int64_t i = 0;
 #ifdef LT_SHUFFLES
     typedef typename Bits<sizeof(T)>::type U;

@@ -41,7 +41,7 @@ from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
-from lazytorch.ops.generated import elsewhere, obstacle, reads_number
+from lazytorch.ops.generated import elsewhere, in_turn, obstacle, reads_number
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm, RmsNorm
 from lazytorch.ops.pool import AvgPool, MaxPool
@@ -49,12 +49,13 @@ from lazytorch.ops.reduce import Reduction, Softmax
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
 
-LONG = 384
-"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's softmax and
-layer norm, which lose less time between rows."""
+LONG_SQUARE, LONG = 32, 384
+"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's root mean
+square norm, and than its softmax and layer norm, which lose less time between rows."""
 
 SHORT, SHORT_NORM = 16, 64
-"""Elements up to which it is, because it computes many rows at a time: than softmax, layer norm."""
+"""Elements up to which it is faster than torch's softmax, and than its norms, where rows lie one
+after the other, because it computes many of them at a time."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
@@ -108,11 +109,12 @@ def worthwhile(group: list[Node], minimum: int) -> bool:
             return crosswise(group[0]) or op.placed or (gpu and reads)
         case Clone():
             return gpu and (crosswise(group[0]) or not typed.is_dense)
-        case RowCrossEntropy() | RmsNorm():
+        case RowCrossEntropy():
             return True
-        case Softmax() | LayerNorm():
-            most = SHORT_NORM if isinstance(op, LayerNorm) else SHORT
-            return gpu or typed.shape[-1] >= LONG or typed.shape[-1] <= most
+        case RmsNorm() | Softmax() | LayerNorm():
+            size = typed.shape[-1]
+            short = size <= (SHORT if isinstance(op, Softmax) else SHORT_NORM) and in_turn(typed)
+            return gpu or short or size >= (LONG_SQUARE if isinstance(op, RmsNorm) else LONG)
         case _:
             return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
 

@@ -41,7 +41,7 @@ SMALL: dict[Any, dict[str, object]] = {
     },
     tiles: {"SIDE": 4, "SHORT": 2},
     kernel: {"LARGE": 32},
-    generated: {"SHORTEST": {"cuda": 2, "cpu": 2}, "BESIDE": 2, "PLACES": 12},
+    generated: {"SHORTEST": 2, "BESIDE": 2, "PLACES": 12},
     columns: {"WIDTH": 4, "PROGRAMS": 8, "LEAST": 2, "STEP": 4},
 }  # fmt: skip
 """So that small shapes take every path."""

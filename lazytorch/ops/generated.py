@@ -20,8 +20,8 @@ DTYPES = frozenset(
     (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 )
 
-SHORTEST = {"cuda": 8, "cpu": 2}
-"""Elements of the shortest rows: those of shorter ones are better reduced across."""
+SHORTEST = 8
+"""Elements of the shortest rows: those of shorter ones are better reduced across, or together."""
 
 LONE = 1 << 16
 """From this length on rows must be many: a row is one program's, or one thread's, work."""
@@ -79,9 +79,9 @@ def row_obstacle(node: Node) -> str | None:
         return "not along the last dimension alone"
     if isinstance(op, Reduction) and x.strides[-1] != 1 and not across(x):
         return "rows do not lie in one piece"
-    shortest = SHORTEST.get(x.device.type, 1)
-    if x.shape[-1] < shortest and not (x.device.type == "cpu" and across(x)):
-        return f"rows of {x.shape[-1]} elements: kernels are for {shortest} and more"
+    together = x.device.type == "cpu" and (across(x) or (x.shape[-1] > 1 and in_turn(x)))
+    if x.shape[-1] < SHORTEST and not together:
+        return f"rows of {x.shape[-1]} elements: kernels are for {SHORTEST} and more"
     if x.shape[-1] > LONE and math.prod(x.shape[:-1]) < MANY.get(x.device.type, 1):
         return f"{math.prod(x.shape[:-1])} rows of {x.shape[-1]} elements would be few programs"
     given: torch.dtype | None = getattr(op, "dtype", None)
@@ -103,6 +103,11 @@ def across(x: TensorType) -> bool:
     pairs = zip(x.shape[:-1], x.strides[:-1], strict=True)
     many = BESIDE if x.device.type == "cuda" else BESIDE * torch.get_num_threads()
     return any(size >= many and step == 1 for size, step in pairs)
+
+
+def in_turn(x: TensorType) -> bool:
+    """Whether rows lie one after the other, enough for a CPU to compute many at a time."""
+    return x.is_contiguous and math.prod(x.shape[:-1]) >= BESIDE
 
 
 def place_obstacle(node: Node) -> str | None:

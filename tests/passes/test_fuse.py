@@ -271,18 +271,19 @@ def test_declines_and_says_why(check: Check, text: str, reason: str) -> None:
         ("softmax{dim=1} %x", 16, 384),
         ("log_softmax{dim=1} %x", 16, 384),
         ("layer_norm{normalized_shape=(N,)} %x", 64, 384),
-        ("rms_norm{normalized_shape=(N,)} %x", 64, 65),
+        ("rms_norm{normalized_shape=(N,)} %x", 31, 32),
     ],
 )
 def test_one_operation_on_short_or_long_rows_is_a_kernel_on_the_cpu(
     op: str, short: int, long: int
 ) -> None:
-    def found(size: int, device: str = "") -> bool:
-        text = f"graph(%x: f32[4, N]{device}) {{ %0 = {op} return %0 }}".replace("N", str(size))
+    def found(size: int, device: str = "", layout: str = "f32[16, N]") -> bool:
+        text = f"graph(%x: {layout}{device}) {{ %0 = {op} return %0 }}".replace("N", str(size))
         return any(isinstance(n.op, Fused) for n in fuse(parse(text)).nodes)
 
     assert found(2) and found(short) and found(long)
-    assert any(map(found, range(short + 1, long))) is False
+    assert not any(map(found, range(short + 1, long)))
+    assert not any(found(short, layout=x) for x in ("f32[15, N]", "f32[16, N]{1, 16}"))
     assert found(short + 1, " on cuda:0")
 
 

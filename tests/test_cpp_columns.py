@@ -112,3 +112,10 @@ def test_a_sum_of_much_alone() -> None:
     check(lambda x: x.sum(0), x)
     check(lambda x: x.mean(0), x.bfloat16())
     check(lambda x: x.sum(0), x[:1000], lanes=False)
+
+
+@pytest.mark.parametrize("size", [64, 65, 300, 1000])
+def test_another_operand_that_lies_row_by_row(size: int) -> None:
+    x, y = torch.randn(size, 200), torch.randn(200, size)
+    check(lambda x, y: (x.t() * y).sum(-1), x, y)
+    check(lambda x, y: (x.t() + y).amax(-1), x, y)

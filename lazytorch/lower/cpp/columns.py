@@ -70,8 +70,9 @@ def short(rows: Rows, body: Graph) -> bool:
 
 
 def turned(rows: Rows, k: int) -> bool:
-    """Whether operand k of kernels on rows beside each other has them one after the other."""
-    return rows.steps[k] == 1 and rows.outer.strides[k][-1] > 1
+    """Whether operand k of a kernel that computes rows in lanes is turned for it: its rows are
+    short, and lie one after the other."""
+    return rows.size <= SHORT and rows.steps[k] == 1 and rows.outer.strides[k][-1] > 1
 
 
 def beside(rows: Rows, reads: int) -> bool:

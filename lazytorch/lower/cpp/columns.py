@@ -48,7 +48,10 @@ element of each; and up to which that is worth it for rows of 4 bytes an element
 only summed."""
 
 TURNED = "n < 16 ? 256 : 4096 / n / 16 * 16"
-"""Rows that a thread turns at a time: of float32 some 16 KiB."""
+"""Rows that a thread turns at a time: of float32 some 16 KiB, and always whole vectors."""
+
+EVEN = 80
+"""Elements of a row that take as long in a lane as alone, where no lane is empty."""
 
 
 def in_lanes(rows: Rows, body: Graph) -> bool:
@@ -65,14 +68,24 @@ def short(rows: Rows, body: Graph) -> bool:
     types = [x.type for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
     summed = not any(rows.steps[reads:]) and min(x.dtype.itemsize for x in types) > 2
     summed &= not any(isinstance(x.op, Rowwise) and x.op.extreme for x in body.nodes)
-    most = SUMS if summed else SHORT
-    return rows.size <= most and rows.outer.sizes[-1] >= UNIT and simple
+    most, count = SUMS if summed else SHORT, rows.outer.sizes[-1]
+    left = count % UNIT
+    vectors = count // UNIT + (min(left, 1) if padded(rows) else left)
+    worth = count * EVEN >= rows.size * vectors * UNIT
+    return rows.size <= most and count >= UNIT and worth and simple
 
 
 def turned(rows: Rows, k: int) -> bool:
     """Whether operand k of a kernel that computes rows in lanes is turned for it: its rows are
     short, and lie one after the other."""
     return rows.size <= SHORT and rows.steps[k] == 1 and rows.outer.strides[k][-1] > 1
+
+
+def padded(rows: Rows) -> bool:
+    """Whether all that differs between rows is turned: then lanes that are no rows may be computed
+    too, to make up whole vectors, as they are but in the buffers."""
+    count = len(rows.steps)
+    return all(turned(rows, k) or not rows.outer.strides[k][-1] for k in range(count))
 
 
 def beside(rows: Rows, reads: int) -> bool:
@@ -130,10 +143,10 @@ def column_source(
             width += x.dtype.itemsize
             place = f"({kind}*)(p[{k}] + r * row[{k}] + q * step[{k}])"
             if k < len(operands):
-                pointers.append(f"lt::beside({place}, step[{k}], n, m, p{k}, lanes);")
+                pointers.append(f"lt::beside({place}, step[{k}], n, count, p{k}, lanes);")
             else:
                 step, size = f"step[{k}] / int64_t(sizeof({kind}))", f"lanes * sizeof({kind})"
-                behind.append(f"lt::beside(p{k}, {size}, m, n, {place}, {step});")
+                behind.append(f"lt::beside(p{k}, {size}, count, n, {place}, {step});")
             places.append(f"p{k}[col * lanes + lane]")
             continue
         pointers.append(pointer(k, x, k >= len(operands)))
@@ -152,6 +165,7 @@ def column_source(
     return TEMPLATE.format(
         name=NAME,
         lanes=TURNED if width else LANES,
+        vectors=f"(count + {UNIT - 1}) / {UNIT} * {UNIT}" if padded(rows) else "count",
         memory=f"char* const memory = lt::scratch(lanes * n * {width});" if width else "",
         strides="\n    ".join(strides),
         arrays="\n    ".join(lanes.arrays),
@@ -174,7 +188,8 @@ static void tile_{name}(char* const* p, const int64_t* step, const int64_t* row,
     {memory}
     {arrays}
     for (int64_t r = 0; r < rows; ++r) for (int64_t q = 0; q < size; q += lanes) {{
-        const int64_t m = size - q < lanes ? size - q : lanes;
+        const int64_t count = size - q < lanes ? size - q : lanes;
+        const int64_t m = {vectors};
         {pointers}
         {body}
     }}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_row_kernels import DEVICE, Check, check, group, run, tensor  # noqa: F401
+from test_row_kernels import DEVICE, group, run, tensor
 
 from lazytorch.ir import Builder
 from lazytorch.lower.cpp import CppTarget

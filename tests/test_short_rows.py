@@ -129,7 +129,7 @@ def test_sums_of_float32_are_turned_only_where_rows_are_shortest() -> None:
     ("rows", "size", "turned"), [(17, 17, True), (31, 64, True), (17, 64, False), (33, 64, False)]
 )
 def test_rows_that_would_leave_lanes_empty(rows: int, size: int, turned: bool) -> None:
-    x, y = tensor(40, rows, size), tensor(rows, size)
+    x, y = tensor(2, rows, size), tensor(rows, size)
 
     def build(b: Builder, x: Any, y: Any) -> Any:
         return b(Softmax(2), b(Add(), x, y))
@@ -137,3 +137,10 @@ def test_rows_that_would_leave_lanes_empty(rows: int, size: int, turned: bool) -
     kernel = CppTarget().prepare(group(build, [x, y]), (type_of(x), type_of(y)))
     assert ("lt::beside(" in kernel.source) is turned
     compare(CppTarget(), build, x, y)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("shape", [(40, 8, 4), (6, 50, 5, 7), (33, 1, 15, 2)], ids=str)
+def test_few_rows_before_an_operand_begins_again(row: Any, shape: tuple[int, ...]) -> None:
+    x, bias, scale = tensor(*shape), tensor(*shape[-2:]), tensor(*shape[:-1], 1)
+    check(lambda b, x, y, z: row(b, b(Mul(), b(Add(), x, y), z)), x, bias, scale)

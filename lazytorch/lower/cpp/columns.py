@@ -1,9 +1,10 @@
 """Generates C++ for rows that begin beside each other in memory: columns of a matrix, channels.
 
 A thread computes many of them at once, one in each lane: it walks along all of them together, so
-that what lies side by side is read side by side. What there is of each row, sums and largest
-elements among it, is an array with a place for each lane. Sums are of blocks in the row's
-precision, and of those in float64. Every pass reads its operands again.
+that what lies side by side is read side by side. Short rows that lie one after the other are put
+side by side in a buffer first. What there is of each row, sums and largest elements among it, is an
+array with a place for each lane. Sums are of blocks in the row's precision, and of those in
+float64. Every pass reads its operands again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lazytorch.lower.cpp.printer import LOCAL, MEMORY
 from lazytorch.lower.cpp.rows import (
     INFINITY,
     NAN,
-    CppRowPrinter,
+    CppLines,
     exported,
     kind,
     pointer,
@@ -23,7 +24,7 @@ from lazytorch.lower.cpp.rows import (
 )
 from lazytorch.lower.expression import Expression
 from lazytorch.lower.kernel import NAME
-from lazytorch.lower.rows import Line, Pass, Rows, RowWriter, passes
+from lazytorch.lower.rows import Line, Pass, Rows, passes
 from lazytorch.lower.steps import Steps
 from lazytorch.ops.base import Rowwise
 from lazytorch.types import TensorType, dtype_named
@@ -41,7 +42,6 @@ TOGETHER = 4
 """Places of a row that are read before a sum goes back into its array; of a row that was turned
 one, which takes less code."""
 
-
 SHORT, SUMS = 64, 24
 """Elements of a row up to which rows are turned: put beside each other, so that a vector holds an
 element of each; and up to which that is worth it for rows of 4 bytes an element and more that are
@@ -53,6 +53,20 @@ TURNED = "n < 16 ? 256 : 4096 / n / 16 * 16"
 EVEN = 80
 """Elements of a row that take as long in a lane as alone, where no lane is empty."""
 
+ENOUGH = 128
+"""Rows of the innermost loop from which on no other is better shared out to lanes."""
+
+
+def lane_loop(rows: Rows) -> int:
+    """The loop over rows whose steps are lanes: the innermost, or of short rows, where few follow
+    each other before another operand begins again, the longest."""
+    sizes, last = rows.outer.sizes, len(rows.outer.sizes) - 1
+    lie = zip(rows.steps, rows.outer.strides, strict=True)
+    across = any(step > 1 and strides[last] == 1 for step, strides in lie)
+    if rows.size > SHORT or across or sizes[last] >= ENOUGH:
+        return last
+    return max(range(len(sizes)), key=lambda d: (sizes[d], d))
+
 
 def in_lanes(rows: Rows, body: Graph) -> bool:
     """Whether many rows are better computed at a time, one in each lane, than one by one."""
@@ -62,13 +76,14 @@ def in_lanes(rows: Rows, body: Graph) -> bool:
 def short(rows: Rows, body: Graph) -> bool:
     """Whether rows are better turned than walked one by one: short ones, many one after the
     other."""
-    strides = [s[-1] for s in rows.outer.strides]
+    lane = lane_loop(rows)
+    strides = [s[lane] for s in rows.outer.strides]
     simple = all(x in (0, 1) or s == 1 for x, s in zip(rows.steps, strides, strict=True))
     reads = len(body.inputs)
     types = [x.type for x in (*body.inputs, *body.outputs) if isinstance(x.type, TensorType)]
     summed = not any(rows.steps[reads:]) and min(x.dtype.itemsize for x in types) > 2
     summed &= not any(isinstance(x.op, Rowwise) and x.op.extreme for x in body.nodes)
-    most, count = SUMS if summed else SHORT, rows.outer.sizes[-1]
+    most, count = SUMS if summed else SHORT, rows.outer.sizes[lane]
     left = count % UNIT
     vectors = count // UNIT + (min(left, 1) if padded(rows) else left)
     worth = count * EVEN >= rows.size * vectors * UNIT
@@ -78,14 +93,15 @@ def short(rows: Rows, body: Graph) -> bool:
 def turned(rows: Rows, k: int) -> bool:
     """Whether operand k of a kernel that computes rows in lanes is turned for it: its rows are
     short, and lie one after the other."""
-    return rows.size <= SHORT and rows.steps[k] == 1 and rows.outer.strides[k][-1] > 1
+    across = rows.outer.strides[k][lane_loop(rows)]
+    return rows.size <= SHORT and rows.steps[k] == 1 and across > 1
 
 
 def padded(rows: Rows) -> bool:
     """Whether all that differs between rows is turned: then lanes that are no rows may be computed
     too, to make up whole vectors, as they are but in the buffers."""
-    count = len(rows.steps)
-    return all(turned(rows, k) or not rows.outer.strides[k][-1] for k in range(count))
+    lane, count = lane_loop(rows), len(rows.steps)
+    return all(turned(rows, k) or not rows.outer.strides[k][lane] for k in range(count))
 
 
 def beside(rows: Rows, reads: int) -> bool:
@@ -100,20 +116,12 @@ def beside(rows: Rows, reads: int) -> bool:
     )
 
 
-class CppColumnPrinter(CppRowPrinter):
-    """Writes rows that lie beside each other in C++."""
+class CppColumnPrinter(CppLines):
+    """Writes what rows in lanes need."""
 
     def row_near(self, x: Expression) -> Expression:
         """The first element of each row."""
         return self.reduce("first", x)[0]
-
-    def row_moments(self, x: Expression) -> tuple[Expression, Expression]:
-        """Mean and variance, the one first, then the other: each lane's mean is its own."""
-        return RowWriter.row_moments(self, x)
-
-    def row_pick(self, x: Expression, place: Expression) -> Expression:
-        """The element at a place, which each lane has elsewhere."""
-        return RowWriter.row_pick(self, x, place)
 
 
 def column_source(
@@ -130,32 +138,32 @@ def column_source(
     row to the next.
     """
     printer = CppColumnPrinter(rounding)
-    last = len(rows.outer.sizes) - 1
+    lane = lane_loop(rows)
     strides: list[str] = []
     pointers: list[str] = []
     places: list[str] = []
     behind: list[str] = []
     width = 0  # bytes of a place of each row in buffers before
     for k, x in enumerate((*operands, *outputs)):
+        kind, write = MEMORY[x.dtype], k >= len(operands)
+        pointers.append(pointer(k, x, write))
         if turned(rows, k):
-            kind = MEMORY[x.dtype]
-            pointers.append(f"{kind}* __restrict p{k} = ({kind}*)(memory + lanes * n * {width});")
+            buffer = f"{kind}* __restrict t{k} = ({kind}*)(memory + lanes * n * {width});"
+            pointers.append(buffer)
+            places.append(f"t{k}[col * lanes + lane]")
             width += x.dtype.itemsize
-            place = f"({kind}*)(p[{k}] + r * row[{k}] + q * step[{k}])"
-            if k < len(operands):
-                pointers.append(f"lt::beside({place}, step[{k}], n, count, p{k}, lanes);")
+            if write:
+                size, step = f"lanes * sizeof({kind})", f"step[{k}] / int64_t(sizeof({kind}))"
+                behind.append(f"lt::beside(t{k}, {size}, count, n, p{k}, {step});")
             else:
-                step, size = f"step[{k}] / int64_t(sizeof({kind}))", f"lanes * sizeof({kind})"
-                behind.append(f"lt::beside(p{k}, {size}, count, n, {place}, {step});")
-            places.append(f"p{k}[col * lanes + lane]")
+                pointers.append(f"lt::beside(p{k}, step[{k}], n, count, t{k}, lanes);")
             continue
-        pointers.append(pointer(k, x, k >= len(operands)))
-        along, across = rows.steps[k], rows.outer.strides[k][last]
+        along, across = rows.steps[k], rows.outer.strides[k][lane]
         if along not in (0, 1):
             strides.append(f"const int64_t s{k} = rest[{k + 1}];")
         if across not in (0, 1):
-            strides.append(f"const int64_t t{k} = step[{k}] / int64_t(sizeof({MEMORY[x.dtype]}));")
-        place = " + ".join([*term("col", along, f"s{k}"), *term("lane", across, f"t{k}")]) or "0"
+            strides.append(f"const int64_t l{k} = step[{k}] / int64_t(sizeof({kind}));")
+        place = " + ".join([*term("col", along, f"s{k}"), *term("lane", across, f"l{k}")]) or "0"
         places.append(f"p{k}[{place}]")
     write_group(printer, steps, body, operands, outputs, places)
     found, rest = passes(printer.written)
@@ -277,6 +285,13 @@ class Lanes:
         if not start and all(line.names for line in one.each):  # nothing is summed or stored
             return lines
         load = [*known, *load]
+        blocks: list[str] = []
+        for count in dict.fromkeys((self.together, 1)):
+            blocks += [
+                f"for (; first + {count} <= end; first += {count}) {{",
+                *indented(loop([*load, *places(body, count), *save])),
+                "}",
+            ]
         return [
             *lines,
             *loop(start),
@@ -284,17 +299,7 @@ class Lanes:
             f"    const int64_t end = begin + {PART} < n ? begin + {PART} : n;",
             *indented(loop(head)),
             "    int64_t first = begin;",
-            *[
-                text
-                for count in dict.fromkeys((self.together, 1))
-                for text in indented(
-                    [
-                        f"for (; first + {count} <= end; first += {count}) {{",
-                        *indented(loop([*load, *places(body, count), *save])),
-                        "}",
-                    ]
-                )
-            ],
+            *indented(blocks),
             *indented(loop(tail)),
             "}",
             *self.results(one),

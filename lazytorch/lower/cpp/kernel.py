@@ -12,7 +12,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
-from lazytorch.lower.cpp.columns import column_source, in_lanes
+from lazytorch.lower.cpp.columns import column_source, in_lanes, lane_loop
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.rows import row_source
@@ -244,8 +244,8 @@ def row_walk(shape: Shape, operands: Sequence[TensorType], outputs: Sequence[Ten
 
 def row_arguments(rows: Rows, itemsizes: Sequence[int]) -> list[int]:
     """The description of a launch over rows: the walk over them, their length and steps."""
-    last = len(rows.outer.sizes) - 1
-    walk = Walk(rows.outer, last, last - 1 if last else None, 0)
+    lane, loops = lane_loop(rows), range(len(rows.outer.sizes))
+    walk = Walk(rows.outer, lane, max((i for i in loops if i != lane), default=None), 0)
     return [*walk.arguments(itemsizes), rows.size, *rows.steps]
 
 

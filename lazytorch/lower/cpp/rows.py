@@ -24,12 +24,24 @@ DEAR = ("lt::exp", "lt::log", "lt::pow", "lt::tanh", "lt::erf", "lt::sin", "lt::
 """Functions whose results are kept rather than computed again."""
 
 
-class CppRowPrinter(RowWriter, CppPrinter):
-    """Writes what needs whole rows in C++."""
+class CppLines(RowWriter, CppPrinter):
+    """Writes what any loop over rows needs in C++."""
 
     def integer(self, name: str) -> str:
         """A loop's variable as a 32-bit integer."""
         return f"int32_t({name})"
+
+    def primitive(
+        self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype
+    ) -> str:
+        """As for elements; an exponential of what is at most 0 is cheaper."""
+        if name == "exp" and operands[0].code in self.nonpositive:
+            name = "exp_nonpositive"
+        return super().primitive(name, operands, dtype, result)
+
+
+class CppRowPrinter(CppLines):
+    """Writes what one row after the other needs."""
 
     def row_near(self, x: Expression) -> Expression:
         """The mean of the first elements of each row."""
@@ -43,14 +55,6 @@ class CppRowPrinter(RowWriter, CppPrinter):
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place, which alone is read for it."""
         return self.reduce("pick", x, more=(place,))[0]
-
-    def primitive(
-        self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype
-    ) -> str:
-        """As for elements; an exponential of what is at most 0 is cheaper."""
-        if name == "exp" and operands[0].code in self.nonpositive:
-            name = "exp_nonpositive"
-        return super().primitive(name, operands, dtype, result)
 
 
 def row_source(
@@ -98,7 +102,7 @@ def pointer(k: int, x: TensorType, write: bool) -> str:
 
 
 def write_group(
-    printer: CppRowPrinter,
+    printer: CppLines,
     steps: Steps,
     body: Graph,
     operands: tuple[TensorType, ...],

@@ -52,8 +52,11 @@ def row_statements(
     for r, (x, value) in enumerate(zip(outputs, values, strict=True), len(walk.given.reads)):
         code = stored(value.code, x.dtype)
         printer.store(f"tl.store({walk.place(r)}, {code}{walk.mask(r)})")
-    lines = [*found_rows(walk), "everywhere = tl.full([1, 1], 1, tl.int1)"]
-    lines.append("origin = tl.zeros([1, 1], tl.int32)")
+    lines = [
+        *found_rows(walk),
+        "everywhere = tl.full([1, 1], 1, tl.int1)",
+        "origin = tl.zeros([1, 1], tl.int32)",
+    ]
     if walk.pieces == 1:
         lines.append(f"col = tl.arange(0, {walk.block})[None, :]")
         texts = [held(line) for line in printer.written]

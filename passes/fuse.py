@@ -16,16 +16,18 @@ Which operations go together, in five steps, each close to linear in the graph:
    and cuts their groups by a numbering that grows between any two kinds.
 
 Constants go into the body. Values that nobody else reads are no outputs. Declines on a group with
-fewer operations than `minimum` (torch has a kernel for one), on dtypes without generated kernels,
-on operands on another device, on powers of numbers that vary, on operations without `emit`, and on
-what the prologue computes (it runs once, a kernel would take longer to compile). `why_apart` tells
-which. Other numbers that vary are operands; those of a 0-d tensor are read in the kernel.
+fewer operations than `minimum` (torch has a kernel for one; `better_alone` says where it is
+slower), on dtypes without generated kernels, on operands on another device, on powers of numbers
+that vary, on operations without `emit`, and on what the prologue computes (it runs once, a kernel
+would take longer to compile). `why_apart` tells which. Other numbers that vary are operands; those
+of a 0-d tensor are read in the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lazytorch.alone import better_alone
 from lazytorch.grouping import (
     LARGEST,
     Kind,
@@ -37,32 +39,18 @@ from lazytorch.grouping import (
     untangle,
 )
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
-from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
-from lazytorch.ops.generated import elsewhere, in_turn, obstacle, reads_number
-from lazytorch.ops.loss import RowCrossEntropy
-from lazytorch.ops.norm import LayerNorm, RmsNorm
-from lazytorch.ops.pool import AvgPool, MaxPool
-from lazytorch.ops.reduce import Reduction, Softmax
+from lazytorch.ops.generated import elsewhere, obstacle, reads_number
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
-
-LONG_SQUARE, LONG = 32, 384
-"""Elements of a row from which on the CPU a kernel of one's own is faster than torch's root mean
-square norm, and than its softmax and layer norm, which lose less time between rows."""
-
-SHORT, SHORT_NORM = 16, 64
-"""Elements up to which it is faster than torch's softmax, and than its norms, where rows lie one
-after the other, because it computes many of them at a time."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
     """Replace each group of at least `minimum` elementwise operations by one `Fused`."""
     while True:
         grouped, found = groups(graph)
-        chosen = [group for group in found if worthwhile(group, minimum)]
+        chosen = [group for group in found if len(group) >= minimum or better_alone(group[0])]
         if not chosen:
             return graph
         graph = contract(grouped, chosen)  # what is left may be closer together now
@@ -85,50 +73,6 @@ def groups(graph: Graph) -> tuple[Graph, list[list[Node]]]:
         for i in range(0, len(group), LARGEST)
     ]
     return graph, absorbed(graph, found)
-
-
-def worthwhile(group: list[Node], minimum: int) -> bool:
-    """Whether a kernel of one's own is better than torch's, one by one.
-
-    On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
-    windows and copies of what has gaps or repeats are slower; on the CPU torch's root mean square
-    norm and cross entropy are, and over long and over short rows softmax and layer norm. So is its
-    arithmetic where operands lie in different orders.
-    """
-    op, typed = group[0].op, group[0].inputs[0].type
-    if len(group) >= minimum or not isinstance(typed, TensorType):
-        return len(group) >= minimum
-    gpu = typed.device.type == "cuda"
-    match op:
-        case Reduction():
-            return typed.strides[-1] != 1
-        case Pointwise():  # a number that stays on the GPU is read there alone
-            made = group[0].type
-            assert isinstance(made, TensorType)
-            reads = any(reads_number(x, made) for x in group[0].inputs)
-            return crosswise(group[0]) or op.placed or (gpu and reads)
-        case Clone():
-            return gpu and (crosswise(group[0]) or not typed.is_dense)
-        case RowCrossEntropy():
-            return True
-        case RmsNorm() | Softmax() | LayerNorm():
-            size = typed.shape[-1]
-            short = size <= (SHORT if isinstance(op, Softmax) else SHORT_NORM) and in_turn(typed)
-            return gpu or short or size >= (LONG_SQUARE if isinstance(op, RmsNorm) else LONG)
-        case _:
-            return gpu and isinstance(op, Rowwise | Cat | Pad | MaxPool | AvgPool)
-
-
-def crosswise(node: Node) -> bool:
-    """Whether an operand of full size is read in another order than the result is written."""
-    typed = node.type
-    assert isinstance(typed, TensorType)
-    orders = {
-        x.type.order
-        for x in node.inputs
-        if isinstance(x.type, TensorType) and x.type.shape == typed.shape and x.type.is_dense
-    }
-    return bool(orders - {typed.order})
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:

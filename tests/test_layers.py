@@ -11,7 +11,10 @@ LAYERS = (
     ("options", "errors", "types", "devices", "report", "accuracy"),
     ("op", "ir", "data", "text", "verify", "interpret", "accuracy"),
     ("ops",),
-    ("straight", "peak", "cut", "grouping", "recompute", "segments", "columns", "jobs", "offload"),
+    (
+        *("straight", "peak", "cut", "grouping", "alone", "recompute", "segments", "columns"),
+        *("jobs", "offload"),
+    ),
     ("offsets", "packing", "priorities", "skyline"),
     ("passes",),
     ("frontend",),

@@ -74,6 +74,8 @@ LINEAR = "%0 = linear %x %w return %0"
         f"graph(%x: f32[1, 256], %w: f32[256, 256] state) {{ {LINEAR} }}",
         f"graph(%x: f32[256], %w: f32[256, 256] state) {{ {LINEAR} }}",
         f"graph(%x: f32[0, 256], %w: f32[256, 256] state) {{ {LINEAR} }}",
+        f"graph(%x: bf16[256], %w: bf16[256, 256] state) {{ {LINEAR} }}",
+        f"graph(%x: bf16[0, 256], %w: bf16[256, 256] state) {{ {LINEAR} }}",
         f"graph(%x: f32[3, 65536], %w: f32[65536] state) {{ {LINEAR} }}",
         "graph(%x: f32[3, 256], %w: f32[256, 256] state, %b: f32[1] state) { %0 = linear %x %w %b return %0 }",
         "graph(%x: f32[3, 256], %w: f32[256, 256] state, %b: f32[256] state) { %0 = addmm{beta=2} %b %x %w return %0 }",
@@ -81,7 +83,7 @@ LINEAR = "%0 = linear %x %w return %0"
     ],
     ids=[
         "the weight is an argument", "no library packs float64", "nor float16 here", "small",
-        "one row", "a vector", "no rows", "a vector of weights", "a bias for all columns",
+        "one row", "a vector", "no rows", "a vector of 16 bits", "no rows of 16 bits", "a vector of weights", "a bias for all columns",
         "addmm that scales", "addmm with a bias for each row",
     ],
 )  # fmt: skip
@@ -141,6 +143,21 @@ def test_another_makers_processor_is_known_by_its_name(tmp_path: Path) -> None:
 )
 def test_one_row_of_large_weights_is_onednns(form: str, calls: int) -> None:
     assert str(foreign_processor(parse(form))).count("one_dnn_linear") == calls
+
+
+def test_one_row_of_16_bits_is_packed_too(check: Check) -> None:
+    check(
+        everywhere,
+        "graph(%x: bf16[1, 256], %w: bf16[256, 256] state) { %0 = linear %x %w return %0 }",
+        """
+        graph(%x: bf16[1, 256], %w: bf16[256, 256] state) {
+          %0: opaque[131072] = packed_linear_weight{library="onednn", rows=1, threads=2} %w
+          %1: bf16[1, 256] = packed_linear{library="onednn", rows=1} %x %0 %w
+          return %1
+        }
+        """,
+        close=1e-2,
+    )
 
 
 def test_select_declines_what_no_library_here_packs(check: Check) -> None:

@@ -41,6 +41,8 @@ WRAPPING = ("add", "sub", "mul")
 DIVISIONS = ("floor_divide", "remainder", "fmod")
 ERF = re.compile(r"lt::erf\((\w+)\)")
 ROUNDINGS = ("floor", "ceil", "trunc", "round")
+CHOOSING = ("maximum", "minimum", "where", "neg", "abs")
+"""What gives one of its operands, but for the sign."""
 
 
 def loaded(code: str, dtype: torch.dtype) -> str:
@@ -59,13 +61,15 @@ class CppPrinter(Printer):
     """Writes a group as C++ statements on scalars, inside a loop that becomes SIMD code.
 
     `erfs` are the names of error functions, and what each is of; `rounded` are what was rounded to
-    16 bits, as text or by name, and how it is in memory.
+    16 bits, as text or by name, and how it is in memory; `exact` are the names of what is a
+    bfloat16 without rounding, as what is read or chosen among such.
     """
 
     def __init__(self, rounding: bool = False) -> None:
         super().__init__(rounding)
         self.erfs: dict[str, str] = {}
         self.rounded: dict[str, str] = {}
+        self.exact: set[str] = set()
 
     def literal(self, value: float, dtype: torch.dtype) -> str:
         """The exact number: hexadecimal, or an integer of the dtype's width."""
@@ -97,12 +101,33 @@ class CppPrinter(Printer):
             self.erfs[name] = found[1]
         if code in self.rounded:
             self.rounded[name] = self.rounded[code]
+        if dtype is torch.bfloat16 and code.startswith(loaded("", dtype)[:-1]):
+            self.exact.add(name)
         return f"const {LOCAL[dtype]} {name} = {code};"
 
     def stored(self, x: Expression, dtype: torch.dtype) -> str:
         """A value as it is in memory; what was rounded to 16 bits before is not rounded again."""
-        again = dtype in HALF and x.dtype is dtype and x.code in self.rounded
-        return self.rounded[x.code] if again else stored(x.code, dtype)
+        if dtype in HALF and x.dtype is dtype:
+            if x.code in self.rounded:
+                return self.rounded[x.code]
+            if x.code in self.exact:
+                return f"lt::kept_bf16({x.code})"
+        return stored(x.code, dtype)
+
+    def apply(
+        self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype
+    ) -> Expression:
+        """As for all targets; what chooses among bfloat16 numbers gives one."""
+        made = super().apply(name, operands, dtype, result)
+        if name in CHOOSING and result is torch.bfloat16 and all(map(self.is_exact, operands[-2:])):
+            self.exact.add(made.code)
+        return made
+
+    def is_exact(self, x: Expression) -> bool:
+        """Whether a value is a bfloat16 without rounding."""
+        return x.code in self.exact or (
+            x.number is not None and x.code == self.round_number(x).code
+        )
 
     def primitive(
         self, name: str, operands: list[Expression], dtype: torch.dtype, result: torch.dtype

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from lazytorch.ir import Graph
+from lazytorch.lower.cpp.blocks import in_blocks
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
@@ -215,24 +216,7 @@ def walked(one: Pass, kept: dict[str, int]) -> list[str]:
             after.append(f"const {local} {name} = {name}_nan ? {NAN[local]} : {name}_best;")
     if not stores and not clauses:
         return [*lines, *after]
-    return [*lines, *in_blocks(head, clauses, loop, tail), *after]
-
-
-def in_blocks(
-    head: Sequence[str], clauses: Sequence[str], loop: Sequence[str], tail: Sequence[str]
-) -> list[str]:
-    """A loop over a row, a block at a time, with what is done before and behind each block."""
-    return [
-        "for (int64_t begin = 0; begin < n; begin += 1024) {",
-        "    const int64_t end = begin + 1024 < n ? begin + 1024 : n;",
-        *[f"    {text}" for text in head],
-        " ".join(["#pragma omp simd", *clauses]),
-        "    for (int64_t col = begin; col < end; ++col) {",
-        *[f"        {text}" for text in loop],
-        "    }",
-        *[f"    {text}" for text in tail],
-        "}",
-    ]
+    return [*lines, *in_blocks("col", "n", loop, head, tail, clauses), *after]
 
 
 def moments(mean: str, variance: str, local: str, x: str, values: Sequence[str]) -> list[str]:
@@ -252,14 +236,16 @@ def moments(mean: str, variance: str, local: str, x: str, values: Sequence[str])
         f"    {apart}_by = {apart};",
         *[f"    {y}_all = 0;" for y in sums],
         *in_blocks(
-            [f"{local} {y}_part = 0;" for y in sums],
-            [f"reduction(+ : {mean}_part, {variance}_part)"],
+            "col",
+            "n",
             [
                 *values,
                 f"const {local} {mean}_apart = {x} - {apart};",
                 *[f"{y}_part += {code};" for y, code in sums.items()],
             ],
+            [f"{local} {y}_part = 0;" for y in sums],
             [f"{y}_all += {y}_part;" for y in sums],
+            [f"reduction(+ : {mean}_part, {variance}_part)"],
         ),
         *found,
         "}",

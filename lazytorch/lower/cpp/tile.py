@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from textwrap import indent
 
+import torch
+
 from lazytorch.ir import Graph
+from lazytorch.lower.cpp.blocks import in_blocks
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
@@ -57,6 +60,8 @@ def tile_source(
         if not write and step == 0:
             pointers.append(f"const {LOCAL[x.dtype]} x{k} = {loaded(f'p{k}[0]', x.dtype)};")
             inputs.append(Expression(printer, f"x{k}", x.dtype))
+            if x.dtype is torch.bfloat16:
+                printer.exact.add(f"x{k}")
         elif not write:
             inputs.append(printer.bind(loaded(f"p{k}[{at}]", x.dtype), x.dtype))
     given = dict(zip(body.inputs, inputs, strict=True))
@@ -67,7 +72,7 @@ def tile_source(
     ):
         at = "i" if step == 1 else f"i * s{k}"
         printer.lines.append(f"p{k}[{at}] = {printer.stored(value, x.dtype)};")
-    text = ROW.format(pointers="\n".join(pointers), body="\n    ".join(printer.lines))
+    text = "\n".join([*pointers, *in_blocks("i", "size", printer.lines)])
     if not swapped:
         return TEMPLATE.format(name=NAME, walk=PLAIN.format(row=indent(text, " " * 8)))
     walk = SWAPPED.format(
@@ -100,10 +105,3 @@ SWAPPED = """\
 {row}
         }}
     }}"""
-
-ROW = """\
-{pointers}
-#pragma omp simd
-for (int64_t i = 0; i < size; ++i) {{
-    {body}
-}}"""

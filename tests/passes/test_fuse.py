@@ -312,3 +312,11 @@ def test_declines_float64_trigonometry_on_the_cpu(check: Check) -> None:
         }
         """,
     )
+
+
+@pytest.mark.parametrize("name", ["remainder", "fmod", "floor_divide"])
+def test_remainders_of_floats_on_the_cpu_stay_torchs(name: str) -> None:
+    kept = parse(f"graph(%x: f32[64], %y: f32[64]) {{ %0 = {name} %x %y %1 = exp %0 return %1 }}")
+    assert any(node.op.name() == name for node in fuse(kept).nodes)
+    whole = parse(f"graph(%x: i64[64], %y: i64[64]) {{ %0 = {name} %x 3 %1 = neg %0 return %1 }}")
+    assert not any(node.op.name() == name for node in fuse(whole).nodes)

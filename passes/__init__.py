@@ -17,6 +17,7 @@ from lazytorch.passes.additive_masks import additive_masks
 from lazytorch.passes.along_rows import along_rows
 from lazytorch.passes.attention import attention
 from lazytorch.passes.batch_norm_columns import batch_norm_columns
+from lazytorch.passes.channel_means import channel_means
 from lazytorch.passes.channels_last import channels_last_training
 from lazytorch.passes.consecutive_rows import consecutive_rows
 from lazytorch.passes.copies_in_kernels import copies_in_kernels
@@ -205,6 +206,7 @@ def pipeline(
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
+        channel_means,  # after select, too; before fuse, which joins rows
         weight_patches,  # before fuse, which may take the copies that make patches
         early_views,  # after all that looks for arithmetic; before fuse, which joins it
         *repeated(again),
@@ -279,6 +281,7 @@ __all__ = [
     "along_rows",
     "attention",
     "batch_norm_columns",
+    "channel_means",
     "channels_last_training",
     "consecutive_rows",
     "copies_in_kernels",

@@ -9,9 +9,12 @@ steps: choices by a mask (up to 20 times), comparisons (10), hyperbolic tangents
 
 from __future__ import annotations
 
+import platform
+from functools import cache
+
 import torch
 
-from lazytorch.ir import Node
+from lazytorch.ir import Const, Node
 from lazytorch.ops.activation import Elu, Gelu, Hardtanh, Mish, Relu, Softplus
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.bounds import Clamp, ClampMax, ClampMin, Maximum, Minimum
@@ -48,15 +51,18 @@ SHORT, SHORT_NORM = 16, 64
 """Elements up to which it is faster than torch's softmax, and than its norms, where rows lie one
 after the other, because it computes many of them at a time."""
 
-
 SOME = 1 << 13
 """Elements from which on a kernel makes up for its call, some microseconds longer than torch's."""
 
 CHOOSING = (Where, MaskedFill, Comparison, Logical)
 """Operations at which a kernel on the CPU is faster in every type (1.1 to 20 times, measured)."""
 
-CURVED = (Tanh, Elu, Softplus, Mish, Expm1, Atan, Sin, Cos)
+CURVED = (Tanh, Elu, Softplus, Mish, Expm1)
 """The same in floating types."""
+
+VECTORS = (Sin, Cos, Atan)
+"""The same where the C library has them for vectors, as glibc has on x86-64; so has it those that
+are CURVED or WIDE for float64."""
 
 WIDE = (Exp, Log, Log2, Log10, Log1p, Sigmoid, Sqrt, Erf)
 """The same in float32 and float64."""
@@ -67,8 +73,9 @@ NARROW = (Relu, Hardtanh, Clamp, ClampMin, ClampMax, Add, Sub, Mul, Div, Maximum
 
 def better_alone(node: Node) -> bool:
     """Whether a kernel of one's own is better than torch's for this operation."""
-    op, typed = node.op, node.inputs[0].type if node.inputs else None
-    if not isinstance(typed, TensorType):
+    op = node.op
+    typed = next((x.type for x in node.inputs if isinstance(x.type, TensorType)), None)
+    if typed is None:
         return False
     gpu = typed.device.type == "cuda"
     match op:
@@ -100,17 +107,38 @@ def quicker(node: Node) -> bool:
         return False
     of = {x.type.dtype for x in node.inputs if isinstance(x.type, TensorType)} | {made.dtype}
     match node.op:
-        case Gelu(approximate=form):
+        case Gelu(approximate=form) if torch.float64 not in of or vectors():
             return form == "tanh" or made.dtype is not torch.bfloat16
         case Cast():
             return torch.float16 not in of
         case op if isinstance(op, CHOOSING):
             return True
+        case op if not made.dtype.is_floating_point or (torch.float64 in of and not vectors()):
+            return False
         case op if isinstance(op, CURVED):
-            return made.dtype.is_floating_point
+            return True
+        case op if isinstance(op, VECTORS):
+            return vectors()
+        case op if made.dtype is torch.bfloat16:  # a tensor that is a constant is a bound
+            return isinstance(op, NARROW) and not any(isinstance(x.op, Const) for x in ties(node))
         case op:
-            more = NARROW if made.dtype is torch.bfloat16 else WIDE
-            return isinstance(op, more) and torch.float16 not in of and made.dtype.is_floating_point
+            return isinstance(op, WIDE) and torch.float16 not in of
+
+
+def ties(node: Node) -> tuple[Node, ...]:
+    """Operands of which the larger or the smaller is taken, and of equal zeros the second."""
+    return node.inputs if isinstance(node.op, Maximum | Minimum) else ()
+
+
+@cache
+def vectors() -> bool:
+    """Whether the C library has most functions for vectors."""
+    name, version = platform.libc_ver()
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and name == "glibc"
+        and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    )
 
 
 def crosswise(node: Node) -> bool:

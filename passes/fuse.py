@@ -50,7 +50,9 @@ def fuse(graph: Graph, minimum: int = 2) -> Graph:
     """Replace each group of at least `minimum` elementwise operations by one `Fused`."""
     while True:
         grouped, found = groups(graph)
-        chosen = [group for group in found if len(group) >= minimum or better_alone(group[0])]
+        chosen = [group for group in found if len(group) >= minimum]
+        if not chosen:  # only then: what is a kernel already joins nothing more
+            chosen = [group for group in found if better_alone(group[0])]
         if not chosen:
             return graph
         graph = contract(grouped, chosen)  # what is left may be closer together now

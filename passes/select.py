@@ -14,10 +14,10 @@ do a training step's, whose weights change, and what flows back to their inputs,
 small; not what flows to weights, a product whose left operand is transposed, which MKL does faster.
 
 Declines to pack where the weight changes from call to call (it would be at each), for transposed
-and 1-d convolutions, for linear layers that are small or have one row in float32, for empty inputs,
-for dtypes that the libraries do not pack here, and before batch norm in training mode, whose
-statistics torch sums less accurately over channels-last activations. Safe within the accuracy
-rule: the same products, summed in another order.
+and 1-d convolutions, for linear layers that are small, of a vector, or of one row in float32, for
+empty inputs, for dtypes that the libraries do not pack here, and before batch norm in training
+mode, whose statistics torch sums less accurately over channels-last activations. Safe within the
+accuracy rule: the same products, summed in another order.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
 def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
     """Whether a node is a linear layer that could run on a packed weight.
 
-    One row reads the weight once: in float32 it takes as long if that is packed, in bfloat16 1.2
+    One row reads the weight once: in float32 it takes as long if that is packed, in 16 bits 1.2
     times as long if it is not.
     """
     if isinstance(node.op, Mm) or not is_linear(node):

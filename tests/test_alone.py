@@ -86,7 +86,7 @@ def test_it_is_a_kernel_that_gives_what_eager_gives(
     compiled = lt.compile(named[1], wait=True)
     found, expected = compiled(*args), named[1](*args)
     assert ".call(" in compiled.source()
-    torch.testing.assert_close(found, expected, equal_nan=True)
+    torch.testing.assert_close(found, expected, equal_nan=True, check_stride=True)
 
 
 @pytest.mark.parametrize(("named", "dtype"), TORCHS, ids=label)
@@ -97,6 +97,24 @@ def test_what_torch_does_as_fast_stays_torchs(
     compiled = lt.compile(named[1], wait=True)
     torch.testing.assert_close(compiled(*args), named[1](*args), rtol=0, atol=0, equal_nan=True)
     assert ".call(" not in compiled.source()
+
+
+def test_of_equal_zeros_the_larger_is_eagers() -> None:
+    x = torch.full((97, 131), -0.0).bfloat16()
+    for function in (
+        lambda x: torch.maximum(x, x.new_zeros(())),
+        lambda x: torch.minimum(torch.zeros_like(x), x),
+        lambda x: x.clamp_min(0.0),
+    ):
+        found, expected = lt.compile(function, wait=True)(x), function(x)
+        assert torch.equal(found.signbit(), expected.signbit())
+
+
+def test_a_number_on_the_left_is_an_operand_too() -> None:
+    compiled = lt.compile(lambda x: 2 / x, wait=True)
+    x = operands(torch.bfloat16)[0]
+    torch.testing.assert_close(compiled(x), 2 / x, equal_nan=True)
+    assert ".call(" in compiled.source()
 
 
 def test_few_elements_stay_torchs() -> None:
@@ -115,3 +133,35 @@ def test_casts_to_and_from_float16_stay_torchs() -> None:
     compiled = lt.compile(lambda x: x.to(torch.bfloat16), wait=True)
     assert torch.equal(compiled(x).isnan(), x.isnan())
     assert ".call(" in compiled.source()
+
+
+@pytest.mark.parametrize("rows", [10, 97])
+@pytest.mark.parametrize(
+    ("function", "dtype"),
+    [
+        (lambda x, mask: x.masked_fill(mask, -1e9), torch.float16),
+        (lambda x, mask: x.masked_fill(mask, 300), torch.uint8),
+        (lambda x, mask: x.clamp(-1e39, 1e39), torch.bfloat16),
+        (lambda x, mask: x.clamp_min(-1e39), torch.bfloat16),
+        (lambda x, mask: x.clamp_max(1e5), torch.float16),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_as_in_eager(
+    function: Function, dtype: torch.dtype, rows: int
+) -> None:
+    x, _, mask = operands(dtype, rows)
+    compiled = lt.compile(function, wait=True)
+    for call in (function, compiled):
+        with pytest.raises(RuntimeError, match="without overflow"):
+            call(x, mask)
+
+
+def test_the_largest_numbers_fit_and_negative_ones_wrap() -> None:
+    x, _, mask = operands(torch.uint8)
+    for function in (
+        lambda x, mask: x.masked_fill(mask, -1),
+        lambda x, mask: x.masked_fill(mask, 255),
+        lambda x, mask: x.half().masked_fill(mask, -torch.inf),
+        lambda x, mask: x.half().masked_fill(mask, -65504.0),
+    ):
+        assert torch.equal(lt.compile(function, wait=True)(x, mask), function(x, mask))

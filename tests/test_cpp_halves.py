@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -65,7 +66,9 @@ def test_all_float16_go_through_blocks(size: int) -> None:
         return torch.where(y > 0.5, x, y).relu()
 
     y = x.flip(0).contiguous()
-    assert same(lt.compile(larger, wait=True)(x, y), larger(x, y))
+    compiled = lt.compile(larger, wait=True)
+    assert same(compiled(x, y), larger(x, y))
+    assert "lt::widen(" in compiled.source() and "lt::narrow(" in compiled.source()
 
 
 def test_float16_is_rounded_as_torch_rounds_it() -> None:
@@ -78,7 +81,7 @@ def test_float16_is_rounded_as_torch_rounds_it() -> None:
         assert "lt::narrow(" in compiled.source()
 
 
-@pytest.mark.parametrize("size", [17, 1000, 1024, 2500])
+@pytest.mark.parametrize("size", [97, 1000, 1024, 2500])
 def test_rows_of_float16_go_through_blocks(size: int) -> None:
     x, y, w = torch.randn(37, size).half(), torch.randn(37, size).half(), torch.rand(size).half()
 
@@ -89,6 +92,38 @@ def test_rows_of_float16_go_through_blocks(size: int) -> None:
     found, true = compiled(x, y, w), norm(x.double(), y.double(), w.double())
     eager = norm(x, y, w)
     assert (found - true).abs().max() <= 1.5 * (eager - true).abs().max()
+    assert "lt::widen(" in compiled.source() and "lt::narrow(" in compiled.source()
+
+
+def test_float16_is_written_over_what_it_is_made_of() -> None:
+    x = torch.randn(50, 131).half()
+    y, eager = x.clone(), x.clone()
+
+    def write(x: torch.Tensor, y: torch.Tensor) -> None:
+        x.copy_(torch.where(y > 0, x * 2, y - 1))
+
+    lt.compile(write, wait=True)(y, y)
+    write(eager, eager)
+    assert same(y, eager)
+
+
+def test_many_operands_of_float16_have_shorter_blocks() -> None:
+    xs = torch.randn(12, 3000).half()
+
+    def total(*xs: torch.Tensor) -> torch.Tensor:
+        return functools.reduce(torch.maximum, xs)
+
+    compiled = lt.compile(total, wait=True)
+    assert same(compiled(*xs), total(*xs))
+    assert "begin += 128" in compiled.source()
+
+
+@pytest.mark.parametrize("numerics", ["fast", "eager"])
+def test_eagers_rounding_rounds_no_choice(numerics: str) -> None:
+    x, y = torch.randn(2, 100, 131).bfloat16()
+    compiled = lt.compile(CHOICES["relu of the larger"], wait=True, numerics=numerics)
+    assert same(compiled(x, y), CHOICES["relu of the larger"](x, y))
+    assert "lt::to_bf16(" not in compiled.source()
 
 
 def test_float16_with_gaps_and_in_other_orders() -> None:

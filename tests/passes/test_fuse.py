@@ -315,8 +315,37 @@ def test_declines_float64_trigonometry_on_the_cpu(check: Check) -> None:
 
 
 @pytest.mark.parametrize("name", ["remainder", "fmod", "floor_divide"])
-def test_remainders_of_floats_on_the_cpu_stay_torchs(name: str) -> None:
-    kept = parse(f"graph(%x: f32[64], %y: f32[64]) {{ %0 = {name} %x %y %1 = exp %0 return %1 }}")
-    assert any(node.op.name() == name for node in fuse(kept).nodes)
-    whole = parse(f"graph(%x: i64[64], %y: i64[64]) {{ %0 = {name} %x 3 %1 = neg %0 return %1 }}")
-    assert not any(node.op.name() == name for node in fuse(whole).nodes)
+@pytest.mark.parametrize(
+    ("dtype", "size", "left"), [("f32", 8192, 1), ("f32", 64, 0), ("i64", 8192, 0)]
+)
+def test_remainders_of_many_floats_on_the_cpu_stay_torchs(
+    name: str, dtype: str, size: int, left: int
+) -> None:
+    graph = parse(f"graph(%x: {dtype}[{size}]) {{ %0 = {name} %x 3 %1 = neg %0 return %1 }}")
+    assert sum(node.op.name() == name for node in fuse(graph).nodes) == left
+
+
+@pytest.mark.parametrize(
+    ("inputs", "first"),
+    [("%x: bf16[128, 128], %y: bf16[128, 128]", "add %x %y"),
+     ("%x: f32[128, 128], %y: f32[128, 128]", "tanh %x")],
+)  # fmt: skip
+def test_what_could_be_a_kernel_alone_joins_others_first(inputs: str, first: str) -> None:
+    dtype = "bf16" if "bf16" in inputs else "f32"
+    graph = parse(f"""
+        graph({inputs}, %z: {dtype}[128, 128], %w: {dtype}[128, 128]) {{
+          %0 = exp %z
+          %1 = neg %0
+          %2 = mm %1 %w
+          %3 = {first}
+          %4 = add %2 %3
+          return %4
+        }}
+        """)
+    bodies = [
+        [x.op.name() for x in n.op.body.nodes] for n in fuse(graph).nodes if isinstance(n.op, Fused)
+    ]
+    assert sorted(sorted(set(x) - {"input"}) for x in bodies) == [
+        ["add"] if "bf16" in inputs else ["add", "tanh"],
+        ["exp", "neg"],
+    ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
+
 from lazytorch.frontend.imports import imports
-from lazytorch.ir import Builder, Node
+from lazytorch.ir import Builder, Const, Node
 from lazytorch.ops.activation import (
     Elu,
     Gelu,
@@ -107,12 +110,41 @@ def div(b: Builder, self: Operand, other: Operand, rounding_mode: str | None) ->
     return b(TruncDivide(), self, other)
 
 
+def overflows(x: Node, number: Operand | None) -> bool:
+    """Whether a number is too large for x's elements, which torch refuses; negative ones wrap."""
+    if isinstance(number, Node) and isinstance(number.op, Const):
+        number = number.op.value
+    if not isinstance(x.type, TensorType) or not isinstance(number, int | float):
+        return False
+    dtype = x.type.dtype
+    if dtype.is_floating_point:
+        return math.isfinite(number) and abs(number) > torch.finfo(dtype).max
+    if dtype is torch.bool or dtype.is_complex or not math.isfinite(number):
+        return False
+    limits = torch.iinfo(dtype)
+    return not (limits.min if limits.min < 0 else -limits.max) <= number <= limits.max
+
+
 @imports("clamp", "clamp.Tensor")
 def clamp(b: Builder, self: Node, min: Operand | None = None, max: Operand | None = None) -> Any:
     """self within one or two bounds."""
+    if overflows(self, min) or overflows(self, max):
+        return NotImplemented  # torch says so
     if min is None:
         return NotImplemented if max is None else b(ClampMax(), self, max)
     return b(ClampMin(), self, min) if max is None else b(Clamp(), self, min, max)
+
+
+@imports("clamp_min", "clamp_min.Tensor")
+def clamp_min(b: Builder, self: Node, min: Operand) -> Any:
+    """self, or a bound where self is below it."""
+    return NotImplemented if overflows(self, min) else b(ClampMin(), self, min)
+
+
+@imports("clamp_max", "clamp_max.Tensor")
+def clamp_max(b: Builder, self: Node, max: Operand) -> Any:
+    """self, or a bound where self is above it."""
+    return NotImplemented if overflows(self, max) else b(ClampMax(), self, max)
 
 
 @imports("masked_fill.Scalar", "masked_fill.Tensor")
@@ -122,6 +154,8 @@ def masked_fill(b: Builder, self: Node, mask: Node, value: Operand) -> Any:
         return NotImplemented
     if kind_of(operand_dtype((typed(value),))) > kind_of(self.type.dtype):
         return NotImplemented  # torch decides by the value whether it fits
+    if overflows(self, value):
+        return NotImplemented  # torch says so
     return b(MaskedFill(), self, mask, value)
 
 

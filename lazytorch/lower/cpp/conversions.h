@@ -39,7 +39,8 @@ LT_INLINE void widen(const uint16_t* from, float* to, int64_t n) {
     typedef float Wide __attribute__((vector_size(32), aligned(4), may_alias));
     for (; i + 8 <= n; i += 8) *(Wide*)(to + i) = __builtin_ia32_vcvtph2ps256(*(const Narrow*)(from + i));
 #endif
-    for (; i < n; ++i) to[i] = from_f16(from[i]);
+#pragma omp simd
+    for (int64_t k = i; k < n; ++k) to[k] = from_f16(from[k]);
 }
 LT_INLINE void narrow(const float* from, uint16_t* to, int64_t n) {
     int64_t i = 0;
@@ -48,7 +49,8 @@ LT_INLINE void narrow(const float* from, uint16_t* to, int64_t n) {
     typedef float Wide __attribute__((vector_size(32), aligned(4), may_alias));
     for (; i + 8 <= n; i += 8) *(Narrow*)(to + i) = __builtin_ia32_vcvtps2ph256(*(const Wide*)(from + i), 0);
 #endif
-    for (; i < n; ++i) to[i] = to_f16(from[i]);
+#pragma omp simd
+    for (int64_t k = i; k < n; ++k) to[k] = to_f16(from[k]);
 }
 
 template <class T>

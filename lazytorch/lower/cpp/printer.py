@@ -123,6 +123,10 @@ class CppPrinter(Printer):
             self.exact.add(made.code)
         return made
 
+    def round16(self, x: Expression) -> Expression:
+        """As for all targets; what is a bfloat16 is one already."""
+        return x if x.dtype is torch.bfloat16 and self.is_exact(x) else super().round16(x)
+
     def is_exact(self, x: Expression) -> bool:
         """Whether a value is a bfloat16 without rounding."""
         return x.code in self.exact or (

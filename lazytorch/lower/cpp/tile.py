@@ -7,7 +7,7 @@ from textwrap import indent
 import torch
 
 from lazytorch.ir import Graph
-from lazytorch.lower.cpp.blocks import in_blocks
+from lazytorch.lower.cpp.blocks import in_blocks, simd_loop
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
@@ -72,7 +72,12 @@ def tile_source(
     ):
         at = "i" if step == 1 else f"i * s{k}"
         printer.lines.append(f"p{k}[{at}] = {printer.stored(value, x.dtype)};")
-    text = "\n".join([*pointers, *in_blocks("i", "size", printer.lines)])
+    loop = (
+        in_blocks("i", "size", printer.lines)
+        if any(x.dtype is torch.float16 for x in (*operands, *outputs))
+        else simd_loop("i", "0", "size", printer.lines)
+    )
+    text = "\n".join([*pointers, *loop])
     if not swapped:
         return TEMPLATE.format(name=NAME, walk=PLAIN.format(row=indent(text, " " * 8)))
     walk = SWAPPED.format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import re
 from pathlib import Path
@@ -18,15 +19,28 @@ ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 GIVEN = ENABLED.exists() and "[never]" not in ENABLED.read_text()
 
 
-def huge(x: torch.Tensor) -> int:
-    """KiB of the mapping with a tensor's middle that lie on huge pages."""
-    place, inside = x.data_ptr() + x.nbytes // 2, False
+def huge(place: int) -> int:
+    """KiB that lie on huge pages of the mapping with this address."""
+    inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             inside = int(found[1], 16) <= place < int(found[2], 16)
         elif inside and line.startswith("AnonHugePages:"):
             return int(line.split()[1])
     return 0
+
+
+def given_now() -> int:
+    """KiB of huge pages that the system gives at this moment to who asks: none where its memory is
+    in pieces."""
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, LARGE, private) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory.write(bytes(LARGE))
+        first = ctypes.c_char.from_buffer(memory)
+        found = huge(ctypes.addressof(first) + LARGE // 2)
+        del first
+    return found
 
 
 @pytest.mark.skipif(not GIVEN or madvise() is None, reason="the system has no huge pages to give")
@@ -36,7 +50,9 @@ def test_a_large_result_lies_on_huge_pages() -> None:
     for _ in range(2):
         found = fast(x)
     assert torch.equal(found, torch.relu(x * 2 + 1))
-    assert huge(found) >= LARGE // 2 // 1024
+    if given_now() < LARGE // 1024 * 3 // 4:
+        pytest.skip("the system has too few huge pages to give at this moment")
+    assert huge(found.data_ptr() + found.nbytes // 2) >= LARGE // 2 // 1024
 
 
 def test_a_small_result_is_torchs_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:

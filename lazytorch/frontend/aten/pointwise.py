@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lazytorch.frontend.imports import imports
+from lazytorch.frontend.imports import imports, pointwise
 from lazytorch.ir import Builder, Const, Node
 from lazytorch.ops.activation import (
     Elu,
@@ -138,13 +138,13 @@ def clamp(b: Builder, self: Node, min: Operand | None = None, max: Operand | Non
 @imports("clamp_min", "clamp_min.Tensor")
 def clamp_min(b: Builder, self: Node, min: Operand) -> Any:
     """self, or a bound where self is below it."""
-    return NotImplemented if overflows(self, min) else b(ClampMin(), self, min)
+    return NotImplemented if overflows(self, min) else pointwise(ClampMin())(b, self, min)
 
 
 @imports("clamp_max", "clamp_max.Tensor")
 def clamp_max(b: Builder, self: Node, max: Operand) -> Any:
     """self, or a bound where self is above it."""
-    return NotImplemented if overflows(self, max) else b(ClampMax(), self, max)
+    return NotImplemented if overflows(self, max) else pointwise(ClampMax())(b, self, max)
 
 
 @imports("masked_fill.Scalar", "masked_fill.Tensor")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lazytorch.ir import Graph
+from lazytorch.lower.cpp.blocks import simd_loop
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY
 from lazytorch.lower.cpp.rows import (
     INFINITY,
@@ -334,14 +335,7 @@ def places(body: list[str], count: int) -> list[str]:
 
 def loop(texts: list[str]) -> list[str]:
     """A loop over the lanes; none where there is nothing to do."""
-    if not texts:
-        return []
-    return [
-        "#pragma omp simd",
-        "for (int64_t lane = 0; lane < m; ++lane) {",
-        *indented(texts),
-        "}",
-    ]
+    return simd_loop("lane", "0", "m", texts) if texts else []
 
 
 def indented(texts: list[str]) -> list[str]:

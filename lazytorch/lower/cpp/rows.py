@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from lazytorch.ir import Graph
-from lazytorch.lower.cpp.blocks import in_blocks
+from lazytorch.lower.cpp.blocks import in_blocks, simd_loop
 from lazytorch.lower.cpp.printer import LOCAL, MEMORY, CppPrinter, loaded
 from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
@@ -260,11 +260,13 @@ def near(name: str, local: str, x: str, values: Sequence[str]) -> list[str]:
     return [
         f"{local} {name} = 0;",
         f"const int64_t few_{name} = n < {FEW} ? 1 : {FEW};",
-        f"#pragma omp simd reduction(+ : {name})",
-        f"for (int64_t col = 0; col < few_{name}; ++col) {{",
-        *[f"    {text}" for text in values],
-        f"    {name} += {x} * ({local}(1) / few_{name});",
-        "}",
+        *simd_loop(
+            "col",
+            "0",
+            f"few_{name}",
+            [*values, f"{name} += {x} * ({local}(1) / few_{name});"],
+            [f"reduction(+ : {name})"],
+        ),
     ]
 
 

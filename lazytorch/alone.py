@@ -36,6 +36,7 @@ from lazytorch.ops.elementary import (
     Tanh,
 )
 from lazytorch.ops.generated import in_turn, reads_number
+from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm, RmsNorm
 from lazytorch.ops.pointwise import Add, Cast, Div, Mul, Sub
@@ -89,7 +90,7 @@ def better_alone(node: Node) -> bool:
             return any(reads_number(x, made) for x in node.inputs) if gpu else quicker(node)
         case Clone():
             return gpu and (crosswise(node) or not typed.is_dense)
-        case RowCrossEntropy():
+        case RowCrossEntropy() | RowDots():
             return True
         case RmsNorm() | Softmax() | LayerNorm():
             size = typed.shape[-1]

@@ -43,11 +43,13 @@ from lazytorch.passes.order import order
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
+from lazytorch.passes.pixels import pixels
 from lazytorch.passes.pool_channels import pool_channels
 from lazytorch.passes.pool_first import pool_first
 from lazytorch.passes.pool_offsets import pool_offsets
 from lazytorch.passes.post_ops import post_ops
 from lazytorch.passes.rematerialize import Choose, rematerialize
+from lazytorch.passes.row_products import row_products
 from lazytorch.passes.scale_batch_norm import scale_batch_norm
 from lazytorch.passes.select import grants, select
 from lazytorch.passes.share_saved import share_saved
@@ -200,6 +202,7 @@ def pipeline(
         # after cse: only then is the number of a convolution's readers final
         *((fold_batch_norm,) if freeze else ()),
         scale_batch_norm,  # after fold: it takes the norms that are left
+        pixels,  # before select: what is a linear layer gets its weight packed as one
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
         cse,  # after select: what several operations read is packed once
@@ -207,6 +210,7 @@ def pipeline(
         *((pool_first, post_ops) if numerics == "fast" else ()),
         pool_channels,  # after select: it leaves images channels last where it can
         channel_means,  # after select, too; before fuse, which joins rows
+        row_products,  # after select, which packs weights in 16 bits; before fuse, as above
         weight_patches,  # before fuse, which may take the copies that make patches
         early_views,  # after all that looks for arithmetic; before fuse, which joins it
         *repeated(again),
@@ -317,11 +321,13 @@ __all__ = [
     "pass_name",
     "patches",
     "pipeline",
+    "pixels",
     "pool_channels",
     "pool_first",
     "pool_offsets",
     "post_ops",
     "rematerialize",
+    "row_products",
     "scale_batch_norm",
     "select",
     "share_saved",

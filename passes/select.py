@@ -51,10 +51,6 @@ FEWEST = 2**23
 """Multiplications from which oneDNN's product on a weight that changes makes up for its call, which
 takes some 15 microseconds longer than MKL's."""
 
-ONE_ROW = 3 * 2**19
-"""Elements of a weight, its rows one after the other, from which oneDNN is the faster for one row,
-1.1 to 1.8 times on a Zen 4. Where its columns lie one after the other, MKL is."""
-
 
 def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
     """The graph on the libraries that are here, with at most `budget` bytes of packed weights."""
@@ -143,9 +139,7 @@ def large(node: Node) -> bool:
     kernel = typed(weight)
     if kernel.numel < SMALLEST or not typed(x).is_contiguous:
         return False
-    if rows(x) == 1:
-        return kernel.is_contiguous and kernel.numel >= ONE_ROW
-    return kernel.is_dense and typed(x).numel * kernel.shape[0] >= FEWEST
+    return rows(x) > 1 and kernel.is_dense and typed(x).numel * kernel.shape[0] >= FEWEST
 
 
 def is_linear(node: Node) -> bool:

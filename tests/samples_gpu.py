@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
+from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import CheckedClasses, RowCrossEntropy
 from lazytorch.ops.philox import Dropout, PhiloxMask, PhiloxState
 
@@ -47,6 +48,10 @@ CLASSES = torch.tensor([[0], [10], [-100], [3], [3]])
 def row_losses(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     loss = functional.cross_entropy(x.float(), target[:, 0], reduction="none")
     return loss[:, None].to(torch.promote_types(x.dtype, torch.float32))
+
+
+def row_dots(x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return (x @ vector)[..., None]
 
 
 def counted(seed: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -91,4 +96,6 @@ SAMPLES = [
     Sample(LinearActivation("relu"), (ROWS, MATRIX, BIAS), rectified_linear, imported=False),
     Sample(CheckedClasses(11), (CLASSES,), torch.clone, imported=False),
     Sample(RowCrossEntropy(), (SCORES, CLASSES), row_losses, imported=False),
+    Sample(RowDots(), (SCORES, SCORES[0]), row_dots, imported=False),
+    Sample(RowDots(), (SCORES[0], SCORES[1]), row_dots, imported=False, label="one row"),
 ]

@@ -10,6 +10,7 @@ from lazytorch.ir import Const, Node
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.elementary import Cos, Sin, Tan
+from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.number import ToNumber
 from lazytorch.ops.pointwise import FloorDivide, Fmod, Pow, Remainder
 from lazytorch.ops.reduce import Reduction
@@ -84,7 +85,7 @@ def row_obstacle(node: Node) -> str | None:
         return f"{op.name()} has no arithmetic for generated kernels"
     if not op.along_rows(x):
         return "not along the last dimension alone"
-    if isinstance(op, Reduction) and x.strides[-1] != 1 and not across(x):
+    if isinstance(op, Reduction | RowDots) and x.strides[-1] != 1 and not across(x):
         return "rows do not lie in one piece"
     together = x.device.type == "cpu" and (across(x) or (x.shape[-1] > 1 and in_turn(x)))
     if x.shape[-1] < SHORTEST and not together:

@@ -8,6 +8,7 @@ import torch
 
 from lazytorch.errors import ShapeError
 from lazytorch.ir import Op
+from lazytorch.ops.base import Rowwise
 from lazytorch.ops.checks import check_alike
 from lazytorch.ops.reduction import tensor
 from lazytorch.types import Shape, TensorType, broadcast, tensor_type
@@ -15,6 +16,7 @@ from lazytorch.types import Shape, TensorType, broadcast, tensor_type
 if TYPE_CHECKING:
     from lazytorch.ir import Node
     from lazytorch.ops.calculus import Calculus, Cotangents
+    from lazytorch.ops.emitter import RowEmitter, Value
 
 Number = int | float | complex
 
@@ -143,6 +145,39 @@ class Mv(Op):
     def vjp(self, s: Calculus, g: Node, out: Node, left: Node, right: Node) -> Cotangents:
         column = s.reshape(g, (tensor(g).numel, 1))
         return (s.mul(column, right), s.mv(s.transpose(left), g))
+
+
+class RowDots(Rowwise):
+    """Inner product of each row of `x` (..., n) with a vector (n), plus what broadcasts to (..., 1)
+    where there is a third operand: (..., 1).
+
+    A matrix times a vector, in the form that generated kernels compute; `row_products` makes it of
+    operations that were differentiated before.
+    """
+
+    def infer(
+        self, x: TensorType, vector: TensorType, bias: TensorType | None = None
+    ) -> TensorType:
+        if not x.rank or vector.rank != 1:
+            raise fail(self, "expected rows and a vector", x=x, vector=vector)
+        check_alike(self, x, vector)
+        check_inner(self, x, vector)
+        found = x.with_shape((*x.shape[:-1], 1))
+        return found if bias is None else added(self, bias, found)
+
+    def along_rows(self, x: TensorType) -> bool:
+        return True
+
+    def emit(self, s: RowEmitter, *xs: Value) -> Value:
+        x, vector, *bias = xs
+        dots = s.row_sum(x * vector)
+        return dots + bias[0] if bias else dots
+
+    def run(
+        self, x: torch.Tensor, vector: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        dots = torch.matmul(x, vector).unsqueeze(-1)
+        return dots if bias is None else dots + bias
 
 
 class Addmm(Op):

@@ -20,6 +20,7 @@ from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.bounds import Clamp, ClampMax, ClampMin, Maximum, Minimum
 from lazytorch.ops.compare import Comparison, Logical, MaskedFill, Where
 from lazytorch.ops.copies import Cat, Clone, Pad
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.elementary import (
     Atan,
     Cos,
@@ -90,7 +91,7 @@ def better_alone(node: Node) -> bool:
             return any(reads_number(x, made) for x in node.inputs) if gpu else quicker(node)
         case Clone():
             return gpu and (crosswise(node) or not typed.is_dense)
-        case RowCrossEntropy() | RowDots():
+        case RowCrossEntropy() | RowDots() | DepthwiseConvolution():
             return True
         case RmsNorm() | Softmax() | LayerNorm():
             size = typed.shape[-1]

@@ -24,6 +24,7 @@ from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
+from lazytorch.passes.depthwise import depthwise
 from lazytorch.passes.draws_in_kernels import draws_in_kernels
 from lazytorch.passes.early_views import early_views
 from lazytorch.passes.epilogues import epilogues
@@ -205,6 +206,8 @@ def pipeline(
         pixels,  # before select: what is a linear layer gets its weight packed as one
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
+        # after select, which leaves images channels last and these convolutions as they are
+        *((depthwise,) if freeze or budget else ()),
         cse,  # after select: what several operations read is packed once
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
@@ -293,6 +296,7 @@ __all__ = [
     "cudnn",
     "cudnn_attention",
     "default",
+    "depthwise",
     "draws",
     "draws_in_kernels",
     "early_views",

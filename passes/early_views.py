@@ -94,7 +94,8 @@ class Move:
     def viewed(self, x: Node) -> Node | None:
         """A value as the reduction sees it; None where that takes a copy."""
         if x not in self.made:
-            own = x is self.root or self.early.alone(x) or cheap(x)
+            again = self.early.virtual(x) and cheap(x)  # else it is in memory, to be read there
+            own = x is self.root or self.early.alone(x) or again
             if self.early.arithmetic(x) and own and len(self.made) < LARGEST:
                 self.made[x] = self.again(x)
             else:

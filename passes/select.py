@@ -29,6 +29,7 @@ import torch
 from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.conv import Convolution, channels_last
 from lazytorch.ops.copies import Clone, rerooted
+from lazytorch.ops.depthwise import is_depthwise
 from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
 from lazytorch.ops.library import (
     Libraries,
@@ -62,7 +63,7 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
         found = with_inputs(node, [done[x] for x in node.inputs])
         if node in granted:
             found = packed(found, cpu)
-        elif convolves(node, graph, cpu):
+        elif convolves(node, graph, cpu) and (budget == 0 or not is_depthwise(node)):
             found = unpacked(found, cpu)
         elif cpu.products == "onednn" and (
             (multiplies(node, graph, cpu) and is_float32(node)) or large(node)
@@ -77,6 +78,8 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
 def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
     """The operations that get a packed weight: the most useful ones that `budget` allows."""
     found = [x for x in graph.nodes if convolves(x, graph, cpu) or multiplies(x, graph, cpu)]
+    if budget != 0:
+        found = [x for x in found if not is_depthwise(x)]
     if budget is None:
         return set(found)
     left = budget - sum(map(nbytes, graph.nodes))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import CheckedClasses, RowCrossEntropy
 from lazytorch.ops.philox import Dropout, PhiloxMask, PhiloxState
@@ -37,7 +38,14 @@ def rectified_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
     return functional.linear(x, weight, bias).relu()
 
 
+def depthwise(x: torch.Tensor, taps: torch.Tensor, bias: Any = None) -> torch.Tensor:
+    weight = taps.permute(2, 0, 1)[:, None]
+    y = functional.conv2d(x, weight, bias, *SIZES, groups=taps.shape[2])
+    return y.contiguous(memory_format=torch.channels_last)
+
+
 IMAGE, WEIGHT, BIAS = torch.randn(2, 3, 7, 5), torch.randn(4, 3, 3, 2), torch.randn(4)
+TAPS = torch.randn(3, 2, 3)
 RESIDUAL = torch.randn(2, 4, 4, 4)
 ROWS, MATRIX = torch.randn(2, 3, 5), torch.randn(4, 5)
 
@@ -92,6 +100,8 @@ SAMPLES = [
     Sample(
         CudnnConvolutionRelu(*SIZES), (IMAGE, WEIGHT, BIAS, RESIDUAL), rectified, imported=False
     ),
+    Sample(DepthwiseConvolution(*SIZES), (IMAGE, TAPS), depthwise, imported=False),
+    Sample(DepthwiseConvolution(*SIZES), (IMAGE, TAPS, TAPS[0, 0]), depthwise, imported=False),
     Sample(LinearActivation("gelu"), (ROWS, MATRIX, BIAS), activated, imported=False),
     Sample(LinearActivation("relu"), (ROWS, MATRIX, BIAS), rectified_linear, imported=False),
     Sample(CheckedClasses(11), (CLASSES,), torch.clone, imported=False),

@@ -243,7 +243,14 @@ CONSTANT = {
 }
 """Operations without a derivative: they have no floating operand or no floating result."""
 CHOSEN = {
-    *("row_cross_entropy", "row_dots", "checked_classes", "attention_saving", "max_pool_offsets"),
+    *(
+        "row_cross_entropy",
+        "row_dots",
+        "depthwise_convolution",
+        "checked_classes",
+        "attention_saving",
+        "max_pool_offsets",
+    ),
     *("dropout", "philox_mask", "philox_state"),
 }
 """What passes make of operations that were differentiated before, and what rules make."""

@@ -23,6 +23,7 @@ from lazytorch.ops.attention_backward import AttentionBackward, AttentionSaving
 from lazytorch.ops.conv import Convolution
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.linalg import Addmm, Bmm, Linear, Matmul, Mm, RowDots
 from lazytorch.ops.offload import Transfer
 from lazytorch.types import TensorType, TupleType, Type
@@ -121,6 +122,8 @@ def flops(node: Node) -> int:
             return 2 * out.numel * math.prod(second.shape[1:])
         case Linear() | LinearActivation() | Matmul() | Mm() | Bmm():
             return 2 * out.numel * first.shape[-1]
+        case DepthwiseConvolution():
+            return 2 * out.numel * math.prod(second.shape[:2])
         case RowDots():
             return 2 * first.numel
         case Addmm():

@@ -16,6 +16,7 @@ from lazytorch.ops.activation import LogSigmoid, Silu, Softplus
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.elementary import Exp, Exp2, Expm1, Sigmoid, Tanh
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
@@ -33,6 +34,9 @@ promise and is not checked again: a Program has guards for it.
 
 Generated = Fused | Foreach | ScaledDotProductAttention
 """What a target may have a kernel for."""
+
+COMPUTED = Pointwise | Rowwise | Affine | DepthwiseConvolution
+"""What a group may hold."""
 
 NAME = "KERNEL"
 """Stands for the kernel's name in source text that `named` has not seen yet."""
@@ -142,14 +146,15 @@ def describe(body: Graph) -> str:
 def group_shape(op: Fused, operands: tuple[Operand, ...]) -> Shape:
     """The full shape of a group: that of its outputs, or of what it reduces.
 
-    UnsupportedError when the group holds anything but operations on elements and rows, and choices
-    of where to read, on tensors of one device, or when an output has another shape.
+    UnsupportedError when the group holds anything but operations on elements and rows, choices of
+    where to read and convolutions of each channel, on tensors of one device, or when an output has
+    another shape.
     """
     body, whole = op.body, full_shape(op)
     for node in body.nodes:
         if isinstance(node.op, ToNumber):
             continue
-        if not isinstance(node.op, Pointwise | Rowwise | Affine | Const | Input):
+        if not isinstance(node.op, COMPUTED | Const | Input):
             raise UnsupportedError(f"{node.op.name()} has no generated kernel", where=node.where)
         if node.op.effect:
             raise UnsupportedError(f"{node.op.name()} is an effect", where=node.where)

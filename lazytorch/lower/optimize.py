@@ -16,6 +16,7 @@ from lazytorch.ops.cudnn import (
     tensor_cores,
     whole_vectors,
 )
+from lazytorch.ops.depthwise import is_depthwise
 from lazytorch.ops.library import libraries
 from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners
 from lazytorch.types import TensorType
@@ -103,7 +104,8 @@ def on_cpu(
         return plain
     allowed = eager_peak(recorded)
     budget = allowed - footprint(plain).total
-    if not passes.grants(graph, cpu, budget):
+    copies = passes.grants(graph, cpu, budget) or any(map(is_depthwise, graph.nodes))
+    if budget <= 0 or not copies:
         return plain
     packed = passes.optimize(
         graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo

@@ -9,6 +9,7 @@ import torch
 from lazytorch.ir import Const, Node
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.elementary import Cos, Sin, Tan
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.number import ToNumber
@@ -48,6 +49,8 @@ def obstacle(node: Node) -> str | None:
         return row_obstacle(node)
     if isinstance(op, Affine):
         return place_obstacle(node)
+    if isinstance(op, DepthwiseConvolution):
+        return None
     if not isinstance(op, Pointwise):
         return "not elementwise"
     if not isinstance(typed, TensorType):
@@ -139,7 +142,7 @@ def place_obstacle(node: Node) -> str | None:
 def elsewhere(node: Node) -> bool:
     """Whether an operation reads its operands at other places than its own."""
     if not isinstance(node.op, Affine):
-        return False
+        return isinstance(node.op, DepthwiseConvolution)
     types = [x.type for x in node.inputs if isinstance(x.type, TensorType)]
     found = node.op.places(*types)
     return len(found) > 1 or any(set(x.scales) - {1} or any(x.shifts) for x in found)

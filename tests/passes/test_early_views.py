@@ -145,3 +145,32 @@ def test_a_sum_across_and_what_it_sums_are_one_kernel() -> None:
     (kernel,) = [line for line in planned.timeline.lines if ".call(" in line]
     assert "mul_add_sum" in kernel
     assert planned.values < x.nbytes // 4
+
+
+def test_what_is_in_memory_is_read_there(check: Check) -> None:
+    """A sum that a product reads too, as the next layer reads a residual, is not done again."""
+    check(
+        early_views,
+        """
+        graph(%x: f32[9, 64], %y: f32[9, 64], %z: f32[9, 64], %w: f32[64, 64]) {
+          %0 = add %x %y
+          %1 = mm %0 %w
+          %2 = add %0 %z
+          %3 = permute{perm=(1, 0)} %2
+          %4 = sum{dims=(1,), keepdim=True} %3
+          return %1, %4
+        }
+        """,
+        """
+        graph(%x: f32[9, 64], %y: f32[9, 64], %z: f32[9, 64], %w: f32[64, 64]) {
+          %0: f32[9, 64] = add %x %y
+          %1: f32[9, 64] = mm %0 %w
+          %2: f32[64, 9]{1, 64} = permute{perm=(1, 0)} %0
+          %3: f32[64, 9]{1, 64} = permute{perm=(1, 0)} %z
+          %4: f32[64, 9]{1, 64} = add %2 %3
+          %5: f32[64, 1] = sum{dims=(1,), keepdim=True} %4
+          return %1, %5
+        }
+        """,
+        close=1e-4,
+    )

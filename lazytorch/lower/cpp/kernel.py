@@ -17,6 +17,7 @@ from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.rows import row_source
 from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
+from lazytorch.lower.cpp.windows import window_arguments, window_source, windowed
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
@@ -35,6 +36,7 @@ from lazytorch.lower.rows import Rows, rows_of
 from lazytorch.lower.steps import steps
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import broadcast_strides
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.types import Shape, Strides, TensorType, tensor_type
@@ -139,6 +141,12 @@ class CppTarget:
             if x.device.type != "cpu":
                 raise UnsupportedError(f"a C++ kernel cannot read {x}")
         whole = full_shape(op)
+        if any(isinstance(x.op, DepthwiseConvolution) for x in op.body.nodes):
+            if whole is not None:
+                raise UnsupportedError("convolutions have kernels without rows")
+            group = windowed(op.body, reads, outputs)
+            source = window_source(group, self.rounding)
+            return named(describe(op.body), source, contract=contracts(op.body))
         found = steps(op.body, shape)
         if any(isinstance(x.node.op, Affine) for x in found.all):
             raise UnsupportedError("C++ kernels read every operand at the element's own place")
@@ -203,7 +211,9 @@ class CppTarget:
             return foreach_launch(self.addresses[kernel.name], op, operands, into)
         reads, outputs, shape = in_memory(operands), outputs_of(op), full_shape(op)
         itemsizes = [x.dtype.itemsize for x in (*reads, *outputs)]
-        if shape is not None:
+        if any(isinstance(x.op, DepthwiseConvolution) for x in op.body.nodes):
+            described = window_arguments(windowed(op.body, reads, outputs))
+        elif shape is not None:
             described = row_arguments(row_walk(shape, reads, outputs), itemsizes)
         else:
             described = choose_walk(kernel_loops(reads, outputs), len(reads)).arguments(itemsizes)

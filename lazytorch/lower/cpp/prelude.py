@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-_HEADERS = ("vector_math.h", "arithmetic.h", "conversions.h", "loops.h", "transpose.h")
+_HEADERS = ("vector_math.h", "arithmetic.h", "conversions.h", "loops.h", "transpose.h", "windows.h")
 
 
 @cache

@@ -1,0 +1,84 @@
+"""`depthwise`: convolutions of each channel as generated kernels compute them."""
+
+# ruff: noqa: E501  golden text is as wide as it is
+
+import pytest
+from check import Check
+
+from lazytorch.passes import depthwise
+
+
+def test_taps_lie_with_their_channels_innermost(check: Check) -> None:
+    check(
+        depthwise,
+        """
+        graph(%x: f32[2, 24, 9, 8]{1728, 1, 192, 24}, %w: f32[24, 1, 3, 5] state, %b: f32[24] state) {
+          %0 = convolution{stride=(1, 2), padding=(1, 0), dilation=(2, 1), groups=24} %x %w %b
+          %1 = relu %0
+          return %1
+        }
+        """,
+        """
+        graph(%x: f32[2, 24, 9, 8]{1728, 1, 192, 24}, %w: f32[24, 1, 3, 5] state, %b: f32[24] state) {
+          %0: f32[24, 3, 5] = reshape{shape=(24, 3, 5)} %w
+          %1: f32[3, 5, 24]{5, 1, 15} = permute{perm=(1, 2, 0)} %0
+          %2: f32[3, 5, 24] = clone{strides=(120, 24, 1)} %1
+          %3: f32[2, 24, 7, 2]{336, 1, 48, 24} = depthwise_convolution{stride=(1, 2), padding=(1, 0), dilation=(2, 1)} %x %2 %b
+          %4: f32[2, 24, 7, 2]{336, 1, 48, 24} = relu %3
+          return %4
+        }
+        """,
+        close=1e-5,
+    )
+
+
+def test_16_bits_have_taps_in_float32_and_rows_are_put_channels_last(check: Check) -> None:
+    check(
+        depthwise,
+        """
+        graph(%x: bf16[1, 8, 5, 5], %w: bf16[8, 1, 3, 3] state, %b: bf16[8] state) {
+          %0 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=8} %x %w %b
+          return %0
+        }
+        """,
+        """
+        graph(%x: bf16[1, 8, 5, 5], %w: bf16[8, 1, 3, 3] state, %b: bf16[8] state) {
+          %0: bf16[1, 8, 5, 5]{200, 1, 40, 8} = clone{strides=(200, 1, 40, 8)} %x
+          %1: bf16[8, 3, 3] = reshape{shape=(8, 3, 3)} %w
+          %2: bf16[3, 3, 8]{3, 1, 9} = permute{perm=(1, 2, 0)} %1
+          %3: bf16[3, 3, 8] = clone{strides=(24, 8, 1)} %2
+          %4: f32[3, 3, 8] = cast{dtype=f32} %3
+          %5: f32[8] = cast{dtype=f32} %b
+          %6: bf16[1, 8, 5, 5]{200, 1, 40, 8} = depthwise_convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1)} %0 %4 %5
+          %7: bf16[1, 8, 5, 5] = clone{strides=(200, 25, 5, 1)} %6
+          return %7
+        }
+        """,
+        close=1e-1,
+    )
+
+
+ONE = "stride=(1, 1), padding=(1, 1), dilation=(1, 1)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[8, 1, 3, 3]) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[8, 2, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=4}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 1, 5, 5], %w: f32[1, 1, 3, 3] state) {{ %0 = convolution{{{ONE}}} %x %w return %0 }}",
+        f"graph(%x: f64[1, 8, 5, 5], %w: f64[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        f"graph(%x: f32[0, 8, 5, 5], %w: f32[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, transposed=True, output_padding=(0, 0), groups=8}} %x %w return %0 }}",
+        "graph(%x: f32[1, 8, 9], %w: f32[8, 1, 3] state) { %0 = convolution{stride=(1,), padding=(1,), dilation=(1,), groups=8} %x %w return %0 }",
+        f"graph(%x: f32[64, 8, 512, 512], %w: f32[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        "graph(%x: f32[1, 8, 3, 50], %w: f32[8, 1, 1, 40] state) { %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=8} %x %w return %0 }",
+    ],
+    ids=[
+        "the weight is an argument", "two results for each channel", "groups of two channels", "one channel",
+        "float64", "no images", "transposed", "one dimension", "many results", "very wide",
+    ],
+)  # fmt: skip
+def test_depthwise_declines(check: Check, text: str) -> None:
+    check.declines(depthwise, text)

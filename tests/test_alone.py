@@ -144,6 +144,10 @@ def test_casts_to_and_from_float16_stay_torchs() -> None:
         (lambda x, mask: x.clamp(-1e39, 1e39), torch.bfloat16),
         (lambda x, mask: x.clamp_min(-1e39), torch.bfloat16),
         (lambda x, mask: x.clamp_max(1e5), torch.float16),
+        (lambda x, mask: torch.where(mask, 300, x), torch.uint8),
+        (lambda x, mask: torch.where(mask, x, -300), torch.uint8),
+        (lambda x, mask: torch.where(mask, 1e40, x), torch.float32),
+        (lambda x, mask: torch.where(mask, x, 1e40), torch.int32),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused_as_in_eager(
@@ -163,5 +167,9 @@ def test_the_largest_numbers_fit_and_negative_ones_wrap() -> None:
         lambda x, mask: x.masked_fill(mask, 255),
         lambda x, mask: x.half().masked_fill(mask, -torch.inf),
         lambda x, mask: x.half().masked_fill(mask, -65504.0),
+        lambda x, mask: torch.where(mask, -255, x),
+        lambda x, mask: torch.where(mask, x.half(), 1e40),
+        lambda x, mask: torch.where(mask, 300.0, x),
+        lambda x, mask: torch.where(mask, 1e40, x.double()),
     ):
         assert torch.equal(lt.compile(function, wait=True)(x, mask), function(x, mask))

@@ -45,9 +45,7 @@ class Shift(Pointwise, abstract=True):
 class Where(Pointwise):
     """x where the condition holds, elsewhere y."""
 
-    overloads: ClassVar[tuple[str, ...]] = tuple(
-        f"where.{variant}" for variant in ("self", "ScalarSelf", "ScalarOther", "Scalar")
-    )
+    overloads: ClassVar[tuple[str, ...]] = ("where.self", "where.Scalar")
 
     def compute_dtype(self, *xs: Type) -> torch.dtype:
         return promote(xs[1:])

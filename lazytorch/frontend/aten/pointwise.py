@@ -18,7 +18,7 @@ from lazytorch.ops.activation import (
     Softplus,
 )
 from lazytorch.ops.base import operand_dtype
-from lazytorch.ops.compare import MaskedFill
+from lazytorch.ops.compare import MaskedFill, Where
 from lazytorch.ops.pointwise import (
     Add,
     Addcdiv,
@@ -111,12 +111,16 @@ def div(b: Builder, self: Operand, other: Operand, rounding_mode: str | None) ->
 
 
 def overflows(x: Node, number: Operand | None) -> bool:
-    """Whether a number is too large for x's elements, which torch refuses; negative ones wrap."""
+    """Whether a number is too large for x's elements, which torch refuses."""
+    return isinstance(x.type, TensorType) and too_large(number, x.type.dtype)
+
+
+def too_large(number: Operand | None, dtype: torch.dtype) -> bool:
+    """Whether a number is out of a dtype's range; negative ones wrap."""
     if isinstance(number, Node) and isinstance(number.op, Const):
         number = number.op.value
-    if not isinstance(x.type, TensorType) or not isinstance(number, int | float):
+    if not isinstance(number, int | float):
         return False
-    dtype = x.type.dtype
     if dtype.is_floating_point:
         return math.isfinite(number) and abs(number) > torch.finfo(dtype).max
     if dtype is torch.bool or dtype.is_complex or not math.isfinite(number):
@@ -157,6 +161,21 @@ def masked_fill(b: Builder, self: Node, mask: Node, value: Operand) -> Any:
     if overflows(self, value):
         return NotImplemented  # torch says so
     return b(MaskedFill(), self, mask, value)
+
+
+@imports("where.ScalarSelf", "where.ScalarOther")
+def where_number(b: Builder, condition: Node, self: Operand, other: Operand) -> Any:
+    """self where the condition holds, elsewhere other; one of them is a number.
+
+    torch refuses it if it is too large for what it meets, but for floats of 16 bits.
+    """
+    x, number = (other, self) if isinstance(other, Node) else (self, other)
+    assert isinstance(x, Node)
+    dtype = operand_dtype((x.type, typed(number)))
+    narrow = dtype.is_floating_point and dtype.itemsize < 4
+    if not narrow and too_large(number, dtype):
+        return NotImplemented  # torch says so
+    return pointwise(Where())(b, condition, self, other)
 
 
 @imports("addcmul")

@@ -148,8 +148,12 @@ def shaped(x: Node, shape: Shape) -> Node:
 
 def shown_as(column: Node, node: Node) -> Node | None:
     """A column as what was there; None where that lies otherwise in memory."""
-    found = Builder(node.where)(Reshape(typed(node).shape, typed(node).strides), column)
-    return found if found.type == node.type else None
+    b, like = Builder(node.where), typed(node)
+    for reshape in (Reshape(like.shape), Reshape(like.shape, like.strides)):
+        found = b(reshape, column)
+        if found.type == like:
+            return found
+    return None
 
 
 def transposed(x: Node) -> Node:

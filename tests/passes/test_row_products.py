@@ -36,7 +36,7 @@ def test_one_row_and_what_follows_are_of_a_column(check: Check) -> None:
           %4: f32[32, 1] = reshape{shape=(32, 1)} %y
           %5: f32[32, 1] = add %3 %4
           %6: f32[32, 1] = mul %5 0.5
-          %7: f32[1, 4, 8] = reshape{shape=(1, 4, 8), strides=(32, 8, 1)} %6
+          %7: f32[1, 4, 8] = reshape{shape=(1, 4, 8)} %6
           return %7
         }
         """,
@@ -61,7 +61,7 @@ def test_one_column_is_of_the_rows_of_what_it_multiplies(check: Check) -> None:
           %2: f32[1, 1] = reshape{shape=(1, 1)} %b
           %3: f32[24, 1] = row_dots %0 %1 %2
           %4: f32[24, 1] = sigmoid %3
-          %5: f32[8, 3, 1] = reshape{shape=(8, 3, 1), strides=(3, 1, 1)} %4
+          %5: f32[8, 3, 1] = reshape{shape=(8, 3, 1)} %4
           return %5
         }
         """,
@@ -84,7 +84,7 @@ def test_a_matrix_whose_columns_are_rows_in_memory_is_read_across(check: Check) 
           %1: bf16[64] = reshape{shape=(64,)} %x
           %2: bf16[128, 1] = reshape{shape=(128, 1)} %b
           %3: bf16[128, 1] = row_dots %0 %1 %2
-          %4: bf16[1, 128] = reshape{shape=(1, 128), strides=(128, 1)} %3
+          %4: bf16[1, 128] = reshape{shape=(1, 128)} %3
           return %4
         }
         """,
@@ -132,7 +132,7 @@ def test_what_is_turned_is_no_column(check: Check) -> None:
         graph(%x: f32[1, 64], %w: f32[32, 64]) {
           %0: f32[64] = reshape{shape=(64,)} %x
           %1: f32[32, 1] = row_dots %w %0
-          %2: f32[4, 8] = reshape{shape=(4, 8), strides=(8, 1)} %1
+          %2: f32[4, 8] = reshape{shape=(4, 8)} %1
           %3: f32[8, 4]{1, 8} = permute{perm=(1, 0)} %2
           %4: f32[8, 4]{1, 8} = exp %3
           return %4

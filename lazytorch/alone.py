@@ -40,6 +40,7 @@ from lazytorch.ops.generated import in_turn, reads_number
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm, RmsNorm
+from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.ops.pointwise import Add, Cast, Div, Mul, Sub
 from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import Reduction, Softmax
@@ -91,7 +92,7 @@ def better_alone(node: Node) -> bool:
             return any(reads_number(x, made) for x in node.inputs) if gpu else quicker(node)
         case Clone():
             return gpu and (crosswise(node) or not typed.is_dense)
-        case RowCrossEntropy() | RowDots() | DepthwiseConvolution():
+        case RowCrossEntropy() | RowDots() | DepthwiseConvolution() | PixelProducts():
             return True
         case RmsNorm() | Softmax() | LayerNorm():
             size = typed.shape[-1]

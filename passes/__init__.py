@@ -24,7 +24,6 @@ from lazytorch.passes.copies_in_kernels import copies_in_kernels
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
-from lazytorch.passes.depthwise import depthwise
 from lazytorch.passes.draws_in_kernels import draws_in_kernels
 from lazytorch.passes.early_views import early_views
 from lazytorch.passes.epilogues import epilogues
@@ -41,6 +40,7 @@ from lazytorch.passes.mask_rows import mask_rows
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.numbers_on_device import numbers_on_device
 from lazytorch.passes.order import order
+from lazytorch.passes.own_convolutions import own_convolutions
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
 from lazytorch.passes.patches import patches
@@ -207,7 +207,7 @@ def pipeline(
         # before fuse: library calls are taken first, fuse gets the rest
         partial(select, cpu=cpu, budget=None if freeze else budget),
         # after select, which leaves images channels last and these convolutions as they are
-        *((depthwise,) if freeze or budget else ()),
+        *((own_convolutions,) if freeze else ()),
         cse,  # after select: what several operations read is packed once
         # before fuse, which gets the rest; in 16-bit types they round once where eager does twice
         *((pool_first, post_ops) if numerics == "fast" else ()),
@@ -296,7 +296,6 @@ __all__ = [
     "cudnn",
     "cudnn_attention",
     "default",
-    "depthwise",
     "draws",
     "draws_in_kernels",
     "early_views",
@@ -320,6 +319,7 @@ __all__ = [
     "numbers_on_device",
     "optimize",
     "order",
+    "own_convolutions",
     "pad_features",
     "pad_products",
     "pass_name",

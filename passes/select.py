@@ -42,6 +42,7 @@ from lazytorch.ops.library import (
 )
 from lazytorch.ops.linalg import Addmm, Baddbmm, Bmm, Linear, Mm
 from lazytorch.ops.norm import BatchNormTrain
+from lazytorch.ops.pixel_products import is_of_pixels
 from lazytorch.types import OpaqueType, TensorType, contiguous_strides
 
 SMALLEST = 2**16
@@ -63,7 +64,7 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
         found = with_inputs(node, [done[x] for x in node.inputs])
         if node in granted:
             found = packed(found, cpu)
-        elif convolves(node, graph, cpu) and (budget == 0 or not is_depthwise(node)):
+        elif convolves(node, graph, cpu) and budget is not None:
             found = unpacked(found, cpu)
         elif cpu.products == "onednn" and (
             (multiplies(node, graph, cpu) and is_float32(node)) or large(node)
@@ -78,10 +79,8 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
 def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
     """The operations that get a packed weight: the most useful ones that `budget` allows."""
     found = [x for x in graph.nodes if convolves(x, graph, cpu) or multiplies(x, graph, cpu)]
-    if budget != 0:
-        found = [x for x in found if not is_depthwise(x)]
     if budget is None:
-        return set(found)
+        return {x for x in found if not is_depthwise(x) and not is_of_pixels(x)}
     left = budget - sum(map(nbytes, graph.nodes))
     granted: set[Node] = set()
     for node in sorted(found, key=usefulness, reverse=True):

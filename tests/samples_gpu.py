@@ -14,6 +14,7 @@ from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import CheckedClasses, RowCrossEntropy
 from lazytorch.ops.philox import Dropout, PhiloxMask, PhiloxState
+from lazytorch.ops.pixel_products import PixelProducts
 
 SIZES = ((2, 1), (1, 0), (1, 1))
 
@@ -44,8 +45,14 @@ def depthwise(x: torch.Tensor, taps: torch.Tensor, bias: Any = None) -> torch.Te
     return y.contiguous(memory_format=torch.channels_last)
 
 
+def of_pixels(x: torch.Tensor, packed: torch.Tensor, bias: Any = None) -> torch.Tensor:
+    weight = packed.permute(0, 2, 1).reshape(-1, x.shape[1])[:20, :, None, None]
+    y = functional.conv2d(x, weight, None if bias is None else bias[:20])
+    return y.contiguous(memory_format=torch.channels_last)
+
+
 IMAGE, WEIGHT, BIAS = torch.randn(2, 3, 7, 5), torch.randn(4, 3, 3, 2), torch.randn(4)
-TAPS = torch.randn(3, 2, 3)
+TAPS, PANELS = torch.randn(3, 2, 3), torch.randn(2, 3, 16)
 RESIDUAL = torch.randn(2, 4, 4, 4)
 ROWS, MATRIX = torch.randn(2, 3, 5), torch.randn(4, 5)
 
@@ -102,6 +109,14 @@ SAMPLES = [
     ),
     Sample(DepthwiseConvolution(*SIZES), (IMAGE, TAPS), depthwise, imported=False),
     Sample(DepthwiseConvolution(*SIZES), (IMAGE, TAPS, TAPS[0, 0]), depthwise, imported=False),
+    Sample(PixelProducts(20), (IMAGE, PANELS), of_pixels, exact=False, imported=False),
+    Sample(
+        PixelProducts(20),
+        (IMAGE, PANELS, PANELS[:, 0].flatten()),
+        of_pixels,
+        exact=False,
+        imported=False,
+    ),
     Sample(LinearActivation("gelu"), (ROWS, MATRIX, BIAS), activated, imported=False),
     Sample(LinearActivation("relu"), (ROWS, MATRIX, BIAS), rectified_linear, imported=False),
     Sample(CheckedClasses(11), (CLASSES,), torch.clone, imported=False),

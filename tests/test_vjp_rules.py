@@ -247,6 +247,7 @@ CHOSEN = {
         "row_cross_entropy",
         "row_dots",
         "depthwise_convolution",
+        "pixel_products",
         "checked_classes",
         "attention_saving",
         "max_pool_offsets",

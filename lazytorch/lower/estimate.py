@@ -26,6 +26,7 @@ from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
 from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.linalg import Addmm, Bmm, Linear, Matmul, Mm, RowDots
 from lazytorch.ops.offload import Transfer
+from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.types import TensorType, TupleType, Type
 
 REACHED = 0.8
@@ -122,6 +123,8 @@ def flops(node: Node) -> int:
             return 2 * out.numel * math.prod(second.shape[1:])
         case Linear() | LinearActivation() | Matmul() | Mm() | Bmm():
             return 2 * out.numel * first.shape[-1]
+        case PixelProducts():
+            return 2 * out.numel * first.shape[1]
         case DepthwiseConvolution():
             return 2 * out.numel * math.prod(second.shape[:2])
         case RowDots():

@@ -16,7 +16,6 @@ from lazytorch.ops.cudnn import (
     tensor_cores,
     whole_vectors,
 )
-from lazytorch.ops.depthwise import is_depthwise
 from lazytorch.ops.library import libraries
 from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners
 from lazytorch.types import TensorType
@@ -104,8 +103,7 @@ def on_cpu(
         return plain
     allowed = eager_peak(recorded)
     budget = allowed - footprint(plain).total
-    copies = passes.grants(graph, cpu, budget) or any(map(is_depthwise, graph.nodes))
-    if budget <= 0 or not copies:
+    if not passes.grants(graph, cpu, budget):
         return plain
     packed = passes.optimize(
         graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo

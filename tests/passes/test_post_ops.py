@@ -19,6 +19,7 @@ from lazytorch.accuracy import accuracy
 from lazytorch.interpret import evaluate, interpret
 from lazytorch.ir import Graph, Input, Node
 from lazytorch.lower.optimize import optimize
+from lazytorch.ops import pixel_products
 from lazytorch.ops.library import PackedConvolution, PackedConvolutionAdd, libraries
 from lazytorch.passes import post_ops
 from lazytorch.view.memory import packed
@@ -29,6 +30,12 @@ PACKED = """graph(%x: f32[2, 3, 4, 4]{48, 1, 12, 3}, %y: f32[2, 3, 4, 4]{48, 1, 
   %p = packed_weight{convolution=op(convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)}), input_shape=(2, 3, 4, 4), threads=2} %w
   %c = packed_convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, kernel=(3, 3, 1, 1)} %x %p %b
 """
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without wide registers, where kernels of size 1 are oneDNN's."""
+    monkeypatch.setattr(pixel_products, "wide", lambda: False)
 
 
 @onednn

@@ -33,16 +33,16 @@ def test_select_packs_a_convolution_whose_weight_is_a_parameter(check: Check) ->
     check(
         everywhere,
         """
-        graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 1, 1] state) {
-          %0: f32[1, 3, 4, 4] = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w
+        graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 2, 2] state) {
+          %0: f32[1, 3, 3, 3] = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w
           return %0
         }
         """,
         """
-        graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 1, 1] state) {
-          %0: opaque[128] = packed_weight{convolution=op(convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)}), input_shape=(1, 2, 4, 4), threads=2} %w
-          %1: f32[1, 3, 4, 4]{48, 1, 12, 3} = packed_convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, kernel=(3, 2, 1, 1)} %x %0
-          %2: f32[1, 3, 4, 4] = clone{strides=(48, 16, 4, 1)} %1
+        graph(%x: f32[1, 2, 4, 4], %w: f32[3, 2, 2, 2] state) {
+          %0: opaque[512] = packed_weight{convolution=op(convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)}), input_shape=(1, 2, 4, 4), threads=2} %w
+          %1: f32[1, 3, 3, 3]{27, 1, 9, 3} = packed_convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, kernel=(3, 2, 2, 2)} %x %0
+          %2: f32[1, 3, 3, 3] = clone{strides=(27, 9, 3, 1)} %1
           return %2
         }
         """,

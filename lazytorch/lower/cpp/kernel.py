@@ -12,12 +12,14 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.lower.cpp import toolchain
+from lazytorch.lower.cpp.around import Form, around, around_arguments, around_source
 from lazytorch.lower.cpp.columns import column_source, in_lanes, lane_loop
 from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
+from lazytorch.lower.cpp.products import Pixels
 from lazytorch.lower.cpp.rows import row_source
 from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
-from lazytorch.lower.cpp.windows import window_arguments, window_source, windowed
+from lazytorch.lower.cpp.windows import Rows as WindowRows
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
@@ -39,6 +41,7 @@ from lazytorch.ops.base import broadcast_strides
 from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
+from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.types import Shape, Strides, TensorType, tensor_type
 
 NUMBER = tensor_type((), torch.float64)
@@ -141,11 +144,10 @@ class CppTarget:
             if x.device.type != "cpu":
                 raise UnsupportedError(f"a C++ kernel cannot read {x}")
         whole = full_shape(op)
-        if any(isinstance(x.op, DepthwiseConvolution) for x in op.body.nodes):
+        if (form := form_of(op)) is not None:
             if whole is not None:
                 raise UnsupportedError("convolutions have kernels without rows")
-            group = windowed(op.body, reads, outputs)
-            source = window_source(group, self.rounding)
+            source = around_source(around(op.body, reads, outputs), form, self.rounding)
             return named(describe(op.body), source, contract=contracts(op.body))
         found = steps(op.body, shape)
         if any(isinstance(x.node.op, Affine) for x in found.all):
@@ -211,8 +213,8 @@ class CppTarget:
             return foreach_launch(self.addresses[kernel.name], op, operands, into)
         reads, outputs, shape = in_memory(operands), outputs_of(op), full_shape(op)
         itemsizes = [x.dtype.itemsize for x in (*reads, *outputs)]
-        if any(isinstance(x.op, DepthwiseConvolution) for x in op.body.nodes):
-            described = window_arguments(windowed(op.body, reads, outputs))
+        if (form := form_of(op)) is not None:
+            described = around_arguments(around(op.body, reads, outputs), form)
         elif shape is not None:
             described = row_arguments(row_walk(shape, reads, outputs), itemsizes)
         else:
@@ -220,6 +222,14 @@ class CppTarget:
         elements = math.prod(shape or outputs[0].shape)
         address = self.addresses[kernel.name]
         return make_launch(address, described, elements, operands, outputs, into)
+
+
+def form_of(op: Fused) -> Form | None:
+    """How the convolutions of a group are summed, by the first one's kind; None of other groups."""
+    for node in op.body.nodes:
+        if isinstance(node.op, DepthwiseConvolution | PixelProducts):
+            return WindowRows() if isinstance(node.op, DepthwiseConvolution) else Pixels()
+    return None
 
 
 def in_memory(operands: tuple[Operand, ...]) -> tuple[TensorType, ...]:

@@ -165,7 +165,8 @@ static __attribute__((noinline)) void launch_each(Tile tile, const int64_t* n, i
     each.range(0, elements);
 }
 
-// Memory of the calling thread's own for `bytes` bytes, until it asks again.
+// Memory of the calling thread's own for `bytes` bytes, until it asks again; another one for each `USE`.
+template <int USE = 0>
 static char* scratch(int64_t bytes) {
     static thread_local char* memory = nullptr;
     static thread_local int64_t size = 0;

@@ -3,7 +3,15 @@
 from functools import cache
 from pathlib import Path
 
-_HEADERS = ("vector_math.h", "arithmetic.h", "conversions.h", "loops.h", "transpose.h", "windows.h")
+_HEADERS = (
+    "vector_math.h",
+    "arithmetic.h",
+    "conversions.h",
+    "loops.h",
+    "transpose.h",
+    "windows.h",
+    "products.h",
+)
 
 
 @cache

@@ -96,28 +96,28 @@ static __attribute__((noinline)) void depthwise(const E* x, const float* w, cons
     }
 }
 
-// Computes the rows [begin, end) of `parts` parts each, part after part of a row.
-typedef void (*Parts)(void* const* p, const int64_t* n, int64_t parts, int64_t begin, int64_t end);
+// Computes the pieces [begin, end) in `parts` parts each, part after part of a piece.
+typedef void (*Pieces)(void* const* p, const int64_t* n, int64_t parts, int64_t begin, int64_t end);
 
-// Shares out `rows` rows, each of so many products and channels: into parts, where rows are few.
-static __attribute__((noinline)) void launch_rows(Parts tile, const int64_t* n, void* const* p, int64_t rows,
-                                                  int64_t products, int64_t channels) {
+// Shares out `pieces` pieces, each of so many products and channels: in parts, where pieces are few.
+static __attribute__((noinline)) void launch_pieces(Pieces compute, const int64_t* n, void* const* p, int64_t pieces,
+                                                    int64_t products, int64_t channels) {
     static const int64_t products_per_thread = 65536;
 #ifdef _OPENMP
-    int64_t threads = rows * products / products_per_thread;
+    int64_t threads = pieces * products / products_per_thread;
     if (threads > 1 && !omp_in_parallel()) {
         int64_t most = omp_get_max_threads(), parts = 1;
         threads = threads < most ? threads : most;
-        while (rows * parts < 4 * threads && channels / (2 * parts) >= lanes) parts *= 2;
+        while (pieces * parts < 4 * threads && channels / (2 * parts) >= lanes) parts *= 2;
 #pragma omp parallel num_threads(threads)
         {
-            int64_t id = omp_get_thread_num(), all = omp_get_num_threads(), units = rows * parts;
-            tile(p, n, parts, units * id / all, units * (id + 1) / all);
+            int64_t id = omp_get_thread_num(), all = omp_get_num_threads(), units = pieces * parts;
+            compute(p, n, parts, units * id / all, units * (id + 1) / all);
         }
         return;
     }
 #endif
-    tile(p, n, 1, 0, rows);
+    compute(p, n, 1, 0, pieces);
 }
 
 }  // namespace lt

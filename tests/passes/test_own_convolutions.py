@@ -1,16 +1,17 @@
-"""`depthwise`: convolutions of each channel as generated kernels compute them."""
+"""`own_convolutions`: those of each channel and of pixels as generated kernels compute them."""
 
 # ruff: noqa: E501  golden text is as wide as it is
 
 import pytest
 from check import Check
 
-from lazytorch.passes import depthwise
+from lazytorch.ops import pixel_products
+from lazytorch.passes import own_convolutions
 
 
 def test_taps_lie_with_their_channels_innermost(check: Check) -> None:
     check(
-        depthwise,
+        own_convolutions,
         """
         graph(%x: f32[2, 24, 9, 8]{1728, 1, 192, 24}, %w: f32[24, 1, 3, 5] state, %b: f32[24] state) {
           %0 = convolution{stride=(1, 2), padding=(1, 0), dilation=(2, 1), groups=24} %x %w %b
@@ -34,7 +35,7 @@ def test_taps_lie_with_their_channels_innermost(check: Check) -> None:
 
 def test_16_bits_have_taps_in_float32_and_rows_are_put_channels_last(check: Check) -> None:
     check(
-        depthwise,
+        own_convolutions,
         """
         graph(%x: bf16[1, 8, 5, 5], %w: bf16[8, 1, 3, 3] state, %b: bf16[8] state) {
           %0 = convolution{stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=8} %x %w %b
@@ -55,6 +56,73 @@ def test_16_bits_have_taps_in_float32_and_rows_are_put_channels_last(check: Chec
         }
         """,
         close=1e-1,
+    )
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with many wide registers, whatever this one has."""
+    monkeypatch.setattr(pixel_products, "wide", lambda: True)
+
+
+@pytest.mark.usefixtures("wide")
+def test_weights_of_pixels_lie_in_vectors_of_channels(check: Check) -> None:
+    check(
+        own_convolutions,
+        """
+        graph(%x: f32[2, 8, 5, 6], %w: f32[24, 8, 1, 1] state, %b: f32[24] state) {
+          %0 = convolution{stride=(1, 1), padding=(0, 0), dilation=(1, 1)} %x %w %b
+          %1 = relu %0
+          return %1
+        }
+        """,
+        """
+        graph(%x: f32[2, 8, 5, 6], %w: f32[24, 8, 1, 1] state, %b: f32[24] state) {
+          %0: f32[2, 8, 5, 6]{240, 1, 48, 8} = clone{strides=(240, 1, 48, 8)} %x
+          %1: f32[24, 8] = reshape{shape=(24, 8)} %w
+          %2: f32[32, 8] = pad{pad=(0, 0, 0, 8)} %1
+          %3: f32[2, 16, 8] = reshape{shape=(2, 16, 8)} %2
+          %4: f32[2, 8, 16]{128, 1, 8} = permute{perm=(0, 2, 1)} %3
+          %5: f32[2, 8, 16] = clone{strides=(128, 16, 1)} %4
+          %6: f32[32] = pad{pad=(0, 8)} %b
+          %7: f32[2, 24, 5, 6]{720, 1, 144, 24} = pixel_products{channels=24} %0 %5 %6
+          %8: f32[2, 24, 5, 6]{720, 1, 144, 24} = relu %7
+          %9: f32[2, 24, 5, 6] = clone{strides=(720, 30, 6, 1)} %8
+          return %9
+        }
+        """,
+        close=1e-5,
+    )
+
+
+NO = "stride=(1, 1), padding=(0, 0), dilation=(1, 1)"
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 8, 1, 1]) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 3, 4], %w: f32[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
+        f"graph(%x: bf16[1, 8, 5, 5], %w: bf16[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 4, 1, 1] state) {{ %0 = convolution{{{NO}, groups=2}} %x %w return %0 }}",
+        f"graph(%x: f32[64, 512, 64, 64], %w: f32[512, 512, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
+        "graph(%x: f32[1, 8, 9, 9], %w: f32[16, 8, 1, 1] state) { %0 = convolution{stride=(2, 2), padding=(0, 0), dilation=(1, 1)} %x %w return %0 }",
+        "graph(%x: f32[1, 8, 9, 9], %w: f32[16, 8, 1, 1] state) { %0 = convolution{stride=(1, 1), padding=(1, 0), dilation=(1, 1)} %x %w return %0 }",
+    ],
+    ids=["the weight is an argument", "few pixels", "16 bits", "groups", "many products", "strides", "padding"],
+)  # fmt: skip
+def test_convolutions_of_pixels_decline(check: Check, text: str) -> None:
+    check.declines(own_convolutions, text)
+
+
+def test_without_the_registers_there_are_none_of_pixels(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_products, "wide", lambda: False)
+    check.declines(
+        own_convolutions,
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
     )
 
 
@@ -80,5 +148,5 @@ ONE = "stride=(1, 1), padding=(1, 1), dilation=(1, 1)"
         "float64", "no images", "transposed", "one dimension", "many results", "very wide",
     ],
 )  # fmt: skip
-def test_depthwise_declines(check: Check, text: str) -> None:
-    check.declines(depthwise, text)
+def test_own_convolutions_decline(check: Check, text: str) -> None:
+    check.declines(own_convolutions, text)

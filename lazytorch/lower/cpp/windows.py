@@ -18,7 +18,7 @@ class Rows:
     """Rows of a result (N, C, H, W), by the functions in windows.h."""
 
     def arguments(self, group: Around) -> list[int]:
-        """As a Form's: its own numbers are the result's sizes, and `NUMBERS` for each convolution."""
+        """As a Form's: its own numbers are sizes, and `NUMBERS` for each convolution."""
         images, channels, height, width = group.shape
         numbers: list[int] = []
         products = 0

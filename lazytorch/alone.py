@@ -1,10 +1,11 @@
 """Whether one operation alone is better off as a generated kernel than as torch's own.
 
-On a GPU a generated norm or softmax reads each row once, and torch's sums across rows, joins,
-windows and copies of what has gaps or repeats are slower. On the CPU torch's root mean square norm
-and cross entropy are, over long and over short rows softmax and layer norm, arithmetic whose
-operands lie in different orders, and what torch computes one element after the other or in more
-steps: choices by a mask (up to 20 times), comparisons (10), hyperbolic tangents (6), exponentials.
+On a GPU a generated norm, softmax or logarithm of a sum of exponentials reads each row once, and
+torch's sums across rows, joins, windows and copies of what has gaps or repeats are slower. On the
+CPU torch's root mean square norm and cross entropy are, over long and over short rows softmax and
+layer norm, arithmetic whose operands lie in different orders, and what torch computes one element
+after the other or in more steps: choices by a mask (up to 20 times), comparisons (10), hyperbolic
+tangents (6), exponentials.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from lazytorch.ops.norm import LayerNorm, RmsNorm
 from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.ops.pointwise import Add, Cast, Div, Mul, Sub
 from lazytorch.ops.pool import AvgPool, MaxPool
-from lazytorch.ops.reduce import Reduction, Softmax
+from lazytorch.ops.reduce import LogSumExp, Reduction, Softmax
 from lazytorch.types import TensorType
 
 LONG_SQUARE, LONG = 32, 384
@@ -82,6 +83,8 @@ def better_alone(node: Node) -> bool:
         return False
     gpu = typed.device.type == "cuda"
     match op:
+        case LogSumExp() if gpu:
+            return True
         case Reduction():
             return typed.strides[-1] != 1
         case Pointwise():  # a number that stays on the GPU is read there alone

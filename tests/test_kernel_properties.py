@@ -37,7 +37,7 @@ SMALL: dict[Any, dict[str, object]] = {
     rows: {
         "HELD": 16, "BLOCK": 16, "TILE": 64, "PROGRAMS": 2, "PLENTY": 4,
         "BESIDE": (16, 2), "NARROW": (8, 4), "FEW": 2, "AHEAD": 2, "PIECE": 16,
-        "ONCE": (16, 1), "ACROSS": (4, 2),
+        "ONCE": (16, 1), "ACROSS": (4, 2), "ALONE": 1,
     },
     tiles: {"SIDE": 4, "SHORT": 2},
     kernel: {"LARGE": 32},

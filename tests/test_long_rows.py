@@ -23,6 +23,7 @@ from lazytorch.types import tensor_type
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "HELD", 64)
+    monkeypatch.setattr(rows, "ALONE", 0)
     for name in ("BLOCK", "PIECE"):
         monkeypatch.setattr(rows, name, 16)
     monkeypatch.setattr(rows, "ONCE", (16, 1))

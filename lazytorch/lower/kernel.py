@@ -139,6 +139,21 @@ def contracts(body: Graph) -> bool:
     return not exact and any(shapes)
 
 
+def once(body: Graph) -> bool:
+    """Whether one pass over a row gives everything: each operation on rows takes one, and none
+    reads what another made."""
+    behind: set[Node] = set()
+    for node in body.nodes:
+        apart = behind.isdisjoint(node.inputs)
+        if isinstance(node.op, Rowwise):
+            if not apart or not node.op.once:
+                return False
+            behind.add(node)
+        elif not apart:
+            behind.add(node)
+    return True
+
+
 def describe(body: Graph) -> str:
     """The operations of a group, as the readable part of its kernel's name."""
     return "_".join(n.op.name() for n in body.nodes if not isinstance(n.op, Input | Const))

@@ -165,6 +165,12 @@ class RowWriter(Printer, ABC):
         largest = self.reduce("top", x)[0]
         return largest, self.row_sum(self.exp(x - largest))
 
+    def row_exponentials(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m of a row, where NaN wins, and its sum of exp(x - m), one after the
+        other."""
+        largest = self.row_max(x)
+        return largest, self.row_sum(self.exp(x - largest))
+
     def row_pick(self, x: Expression, place: Expression) -> Expression:
         """The element at a place of each row, a 32-bit integer; 0 where it is none of the row's."""
         return self.row_sum(self.where(self.eq(self.row_position(), place), x, 0.0))

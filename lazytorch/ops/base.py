@@ -98,6 +98,9 @@ class Rowwise(Op, abstract=True):
     """Whether elements are compared with the largest or the smallest of their row, which a product
     equals only where it is rounded."""
 
+    once: ClassVar[bool] = False
+    """Whether one pass over a row gives its numbers, however long it is."""
+
     def along_rows(self, x: TensorType) -> bool:
         """Whether this one works along the last dimension of `x`, and along no other."""
         raise NotImplementedError(f"{self.name()} does not say along which dimension it works")

@@ -156,6 +156,7 @@ class RowCrossEntropy(Rowwise):
     class. The result is of float32 at least.
     """
 
+    once: ClassVar[bool] = True
     extreme: ClassVar[bool] = True
     ignore_index: int = -100
 
@@ -176,8 +177,8 @@ class RowCrossEntropy(Rowwise):
         x, target = xs
         there = s.logical_and(s.ge(target, 0), s.lt(target, s.row_size()))
         chosen = s.where(there, target, -1).to(torch.int32)
+        found = s.row_pick(x, chosen)  # first: what it reads is on its way while others are read
         largest, total = s.row_exp_sum(x)
-        found = s.row_pick(x, chosen)
         loss = s.where(there, (largest - found) + s.log(total), math.nan)
         return s.where(s.eq(target, self.ignore_index), 0.0, loss)
 

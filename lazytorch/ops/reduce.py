@@ -36,6 +36,7 @@ Number = int | float
 class Sum(Reduction):
     """Sum; `dtype` is what the elements are converted to first."""
 
+    once: ClassVar[bool] = True
     dtype: torch.dtype | None = None
 
     def result(self, x: TensorType) -> torch.dtype:
@@ -55,6 +56,7 @@ class Sum(Reduction):
 class Mean(Reduction):
     """Arithmetic mean of floating point or complex elements."""
 
+    once: ClassVar[bool] = True
     dtype: torch.dtype | None = None
 
     def result(self, x: TensorType) -> torch.dtype:
@@ -90,6 +92,7 @@ class Prod(Reduction):
 class Amax(Reduction):
     """Largest element; NaN wins."""
 
+    once: ClassVar[bool] = True
     extreme: ClassVar[bool] = True
 
     def infer(self, x: TensorType) -> TensorType | TupleType:
@@ -109,6 +112,7 @@ class Amax(Reduction):
 class Amin(Reduction):
     """Smallest element; NaN wins."""
 
+    once: ClassVar[bool] = True
     extreme: ClassVar[bool] = True
 
     def infer(self, x: TensorType) -> TensorType | TupleType:
@@ -148,6 +152,7 @@ class All(Reduction):
 class LogSumExp(Reduction):
     """Logarithm of the sum of exponentials, without overflow; integers become floating."""
 
+    once: ClassVar[bool] = True
     extreme: ClassVar[bool] = True
 
     def result(self, x: TensorType) -> torch.dtype:
@@ -155,8 +160,7 @@ class LogSumExp(Reduction):
         return x.dtype if floating else torch.get_default_dtype()
 
     def emit(self, s: RowEmitter, *xs: Value) -> Value:
-        largest = s.row_max(xs[0])
-        total = s.row_sum(s.exp(xs[0] - largest))
+        largest, total = s.row_exponentials(xs[0])
         return s.where(s.isinf(largest), largest, s.log(total) + largest)
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
@@ -170,6 +174,7 @@ class LogSumExp(Reduction):
 class VectorNorm(Reduction):
     """The norm of order `ord` (also 0, inf, -inf) of the vectors that `dims` span."""
 
+    once: ClassVar[bool] = True
     pushed_by_torch: ClassVar[bool] = True
 
     ord: Number = 2

@@ -19,6 +19,7 @@ from lazytorch.lower.kernel import (
     describe,
     group_shape,
     named,
+    once,
     outputs_of,
 )
 from lazytorch.lower.steps import Bound, Operand, Steps, reads, steps
@@ -155,7 +156,7 @@ def plan(
     found = steps(op.body, shape)
     given = accesses(shape, reads(found, op.body, operands), tensors(operands), outputs)
     if whole is not None:
-        return found, TritonRows(given, scale)
+        return found, TritonRows(given, scale, once(op.body))
     loops = given.loops()
     return found, tiles_of(given, loops, scale) or choose_walk(loops, given, scale)
 

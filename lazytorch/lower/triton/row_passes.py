@@ -8,7 +8,7 @@ from functools import partial
 
 from lazytorch.lower.rows import Line
 from lazytorch.lower.triton.printer import LOCAL
-from lazytorch.lower.triton.row_printer import WIDE, everywhere
+from lazytorch.lower.triton.row_printer import MASK, WIDE, everywhere
 from lazytorch.lower.triton.rows import TritonRows
 from lazytorch.types import dtype_named
 
@@ -28,7 +28,6 @@ WALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ('{0} = lt.smaller({0}, tl.where(mask, {x}, float("inf")))',),
         ("{0} = lt.row_min({0})",),
     ),
-    "pick": ((), (), ()),
     "moments": (
         ("{0} = tl.zeros([{shape}], {type})", "{1} = tl.zeros([{shape}], {type})"),
         ("{0}, {1} = lt.add_moments({0}, {1}, {x} - {0}_base, mask)",),
@@ -69,22 +68,50 @@ def walked(before: Sequence[Line], each: Sequence[Line], walk: TritonRows) -> li
     stride = walk.ahead * size
     lines = [line.text for line in before]
     lines += [text for line in each for text in reduced(line, walk, 0)]
+    behind: list[str] = []
     if walk.even:
         lines += several(each, walk, "0", first=True)
         begin = left = str(stride)
     else:
-        lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
-        for line in each:
-            lines += [*at_first(line), *in_block(line, walk, "0")]
         begin, left = str(size), "left"
         lines.append(f"left = {size} + ({end} - {size}) // {stride} * {stride}")
+        if walk.stages:
+            loads, behind = last(each, walk)
+            lines += loads
+        else:
+            behind = blocks(each, walk, left, end)
+        lines += [*placed(walk, "0"), f"mask = {walk.inside}"]
+        for line in each:
+            texts = [*at_first(line), *in_block(line, walk, "0")]
+            lines += [in_memory(text, walk) for text in texts]
     bounds = f"{begin}, {'n' if walk.even else left}, {stride}"
     staged = f"tl.range({bounds}, num_stages={walk.stages})"
     lines.append(f"for start in {staged if walk.stages else f'range({bounds})'}:")
     lines += [f"    {text}" for text in several(each, walk, "start")]
-    if not walk.even:
-        lines += blocks(each, walk, left, end)
-    return [*lines, *[x for y in each for x in reduced(y, walk, 2)], *again(each, walk)]
+    return [*lines, *behind, *[x for y in each for x in reduced(y, walk, 2)], *again(each, walk)]
+
+
+def in_memory(text: str, walk: TritonRows) -> str:
+    """A statement for the first block, all of which can be read: it is the row's, or, from an
+    aligned place, that of the row before, too."""
+    if "tl.load(" not in text or walk.rows.size < walk.block or walk.together > 1:
+        return text
+    before = walk.touching and "down + at" in text
+    return MASK.sub("", text) if before or walk.shifted is None else text
+
+
+def last(each: Sequence[Line], walk: TritonRows) -> tuple[list[str], list[str]]:
+    """The last block of a row: its loads, which are on their way while the others are computed
+    with, and the rest."""
+    wide = {"col", "at", "mask"} | {
+        x for line in each if line.reduction is None for x in line.names
+    }
+    own = partial(numbered, wide=wide, suffix="_end")
+    lines = [*placed(walk, "left", "_end"), f"mask_end = {WIDE.sub(own, walk.inside)}"]
+    loads = [line for line in each if "tl.load(" in line.text]
+    lines += [WIDE.sub(own, line.text) for line in loads]
+    others = [line for line in each if line not in loads]
+    return lines, [WIDE.sub(own, text) for x in others for text in in_block(x, walk, "left")]
 
 
 def at_first(line: Line) -> list[str]:
@@ -148,8 +175,8 @@ def end_of(walk: TritonRows) -> str:
 
 
 def again(each: Sequence[Line], walk: TritonRows) -> list[str]:
-    """What is read once more behind a pass: the block with an element that was asked for, and all
-    blocks where the first guess at a maximum of exponentials was far from it.
+    """What is read once more behind a pass: all blocks, where the first guess at a maximum of
+    exponentials was far from it.
 
     The guess is the largest of the first block, which is nearly always near. What else the pass
     makes, sums and stores, is there already.
@@ -158,17 +185,7 @@ def again(each: Sequence[Line], walk: TritonRows) -> list[str]:
     values = [line for line in each if line.reduction is None and line.names]
     for line in each:
         kind, *codes = line.reduction or ("",)
-        if kind == "pick":
-            (name,), (x, place) = line.names, codes
-            shift = " + shift" if walk.shifted is not None else ""
-            lines += [
-                f"{name}_from = (lt.alone({place}){shift}) // {walk.block} * {walk.block}",
-                *placed(walk, f"{name}_from"),
-                f"mask = {walk.inside}",
-                *[value.text for value in values],
-                f"{name} = lt.row_sum(tl.where(mask & (col == {place}), {x}, 0.0))",
-            ]
-        elif kind == "exp_sum":
+        if kind == "exp_sum":
             largest, total = line.names
             lines += [
                 f"if {total}_far:",

@@ -46,8 +46,23 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
         return super().primitive(name, operands, dtype, result)
 
     def row_near(self, x: Expression) -> Expression:
-        """The first element, by lines of their own that compute it at the row's `origin`: they wait
-        for no pass. Where numbers are drawn, which is done for blocks of them, 0 instead."""
+        """The first element; where numbers are drawn, which is done for blocks of them, 0."""
+        found = self.alone(x, "origin", "shift")
+        return Expression(self, "0.0", x.dtype, 0.0) if found is None else found
+
+    def row_pick(self, x: Expression, place: Expression) -> Expression:
+        """The element at a place: it alone is read for it, unless numbers are drawn, and where
+        there is none the first or the last one in its stead."""
+        col = self.bind(f"tl.minimum(tl.maximum({place.code}, 0), n - 1)", torch.int32)
+        at = f"({col.code} + shift)" if self.walk.shifted is not None else col.code
+        found = self.alone(x, col.code, at)
+        if found is None:
+            return super().row_pick(x, place)
+        return self.where(self.eq(place, col), found, 0.0)
+
+    def alone(self, x: Expression, col: str, at: str) -> Expression | None:
+        """One element of each row, by lines of their own that compute it where `col` and `at` are
+        this: they wait for no pass. None where numbers are drawn."""
         wide, needed = {"col", "at"}, set(words(x.code))
         for line in self.written:
             if line.reduction is None and not wide.isdisjoint(line.reads):
@@ -58,13 +73,14 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
                 lines.insert(0, line)
                 needed.update(line.reads)
         if any("lt.drawn_below(" in line.text for line in lines):
-            return Expression(self, "0.0", x.dtype, 0.0)
-        own = {"col": "origin", "at": "shift"}
+            return None
+        own = {"col": col, "at": at}
         own |= {y: f"v{self.count + i}" for i, line in enumerate(lines) for y in line.names}
         self.count += len(lines)
         for line in lines:
             text = WIDE.sub(lambda y: own.get(y[0], y[0]), everywhere(line.text, self.walk))
             reads = [own.get(y, y) for y in line.reads if y not in ("col", "at")]
+            reads += words(f"{col} {at}")
             self.written.append(Line((own[line.names[0]],), text, tuple(reads)))
         return Expression(self, WIDE.sub(lambda y: own.get(y[0], y[0]), x.code), x.dtype)
 
@@ -82,11 +98,9 @@ class TritonRowPrinter(RowWriter, TritonPrinter):
         largest, total = self.reduce("exp_sum", x, 2)
         return largest, total
 
-    def row_pick(self, x: Expression, place: Expression) -> Expression:
-        """The element at a place; of a long row only the block that has it is read for it."""
-        if self.walk.held or self.walk.together > 1:
-            return super().row_pick(x, place)
-        return self.reduce("pick", x, more=(place,))[0]
+    def row_exponentials(self, x: Expression) -> tuple[Expression, Expression]:
+        """The maximum m and the sum of exp(x - m); of a long row both in one pass, as above."""
+        return super().row_exponentials(x) if self.walk.held else self.row_exp_sum(x)
 
 
 def everywhere(text: str, walk: TritonRows) -> str:

@@ -3,7 +3,8 @@
 A program computes one row, or several short ones. Rows up to `HELD` elements stay in registers as
 one block: every operand is read once, every output written once, whatever lies between. Longer rows
 that are written again stay there in pieces, as far as `KEPT` reaches. Others are walked in blocks,
-once for each reduction that waits for another.
+once for each reduction that waits for another; rows that are only read, and walked once, from
+`SUMMED` elements on.
 
 Rows of an odd length begin anywhere in memory. Where such a row is long, it is read and written
 from the last place before it that is a multiple of `ALIGNED` elements, `shift` elements earlier:
@@ -23,6 +24,10 @@ from lazytorch.lower.triton.scale import OWN, Scale
 HELD = 16384
 """Elements of a row that the threads of one program hold in registers."""
 
+SUMMED = 4096
+"""The same where a row is only read, and one pass over it gives everything: a longer one is walked,
+since memory would rest while a program computes with all that it holds."""
+
 BLOCK = 4096
 """Elements of a longer row that are walked at a time, by as many threads as a program may have: few
 rows are under way then, and the second pass finds them in the cache."""
@@ -30,9 +35,13 @@ rows are under way then, and the second pass finds them in the cache."""
 WALKERS = 32
 """Warps of a program that walks a longer row."""
 
-ONCE = (1024, 4)
+ONCE = (2048, 4)
 """Elements walked at a time, and warps, where no row is written again: one pass, mostly, and many
 programs are under way."""
+
+SHORTER = 1024
+"""Elements walked at a time of such a row up to `HELD`, of which the last block, where each element
+is asked whether it is there, is a larger part; and where more would not fit on their way."""
 
 STAGES = 4
 """Blocks of such a row that are on their way from memory at a time, or computed with."""
@@ -89,6 +98,12 @@ AHEAD = 4
 PROGRAMS = 512
 """Programs that keep all processors busy: fewer rows share a program only beyond these."""
 
+ALONE = 8
+"""Rows so few that each, if it is only read, is a processor's own: by all threads of a program,
+each with so many elements at a time (`APIECE`) if it is held."""
+
+APIECE = 4
+
 REACH = 2**31 - 2**16
 """Elements that 32-bit indices reach."""
 
@@ -99,10 +114,10 @@ class TritonRows:
     `pieces` is how many blocks of a row are held, 0 where it is walked. `stages` is how many blocks
     of a walked row are copied to shared memory while others are computed with, 0 where registers
     take them. `shifted` is the access that says how far a row begins behind an aligned place, if
-    rows begin anywhere.
+    rows begin anywhere. With `once`, one pass over a row gives all that is made of it.
     """
 
-    def __init__(self, given: Accesses, scale: Scale = OWN) -> None:
+    def __init__(self, given: Accesses, scale: Scale = OWN, once: bool = False) -> None:
         self.given = given
         self.scale = scale
         strides = [read.strides for read in given.reads]
@@ -122,7 +137,8 @@ class TritonRows:
             self.pieces = int(whole <= self.ahead * self.block)
             self.block = whole if self.pieces else scale.size_of(self.block)
         else:
-            self.pieces = int(whole <= HELD)
+            summed = once and not self.stores_rows()
+            self.pieces = int(whole <= (min(SUMMED, HELD) if summed else HELD))
             self.block = whole if self.pieces else BLOCK
             few = max(rows.count // PROGRAMS, 1)
             self.together = min(max(TILE // self.block, 1), 1 << (few.bit_length() - 1))
@@ -136,7 +152,14 @@ class TritonRows:
             if self.holds_pieces() and count <= KEPT:
                 self.pieces, self.block = count, piece
                 return
-            self.block = max(scale.size_of(BLOCK if self.stores_rows() else ONCE[0]), ALIGNED)
+            if self.stores_rows():
+                self.block = max(scale.size_of(BLOCK), ALIGNED)
+                return
+            self.block = max(scale.size_of(ONCE[0]), ALIGNED)
+            if self.alone:
+                return
+            if rows.size <= HELD or not self.staged(self.block):
+                self.block = max(scale.size_of(min(SHORTER, ONCE[0])), ALIGNED)
             self.stages = self.staged(self.block)
 
     def staged(self, elements: int) -> int:
@@ -145,6 +168,11 @@ class TritonRows:
         along = sum(bool(self.rows.steps[r]) for r in self.given.loads)
         fits = SHARED // (max(along, 1) * elements * self.given.itemsize)
         return 0 if self.stores_rows() or not fits else min(STAGES, fits + 1)
+
+    @property
+    def alone(self) -> bool:
+        """Whether each row has a processor of its own, and is only read."""
+        return self.rows.count <= ALONE and not self.stores_rows()
 
     def stores_rows(self) -> bool:
         """Whether whole rows are written."""
@@ -187,6 +215,21 @@ class TritonRows:
         if self.shifted is None or self.rows.steps[r] != 1 or self.begins_at(r) % ALIGNED:
             return False
         return self.rows.outer.strides[r] == self.rows.outer.strides[self.shifted]
+
+    @property
+    def touching(self) -> bool:
+        """Whether rows lie one behind the other where one is read from an aligned place: what lies
+        before it there is another row's."""
+        if self.shifted is None:
+            return False
+        step, outer = self.rows.size, self.rows.outer
+        for size, stride in zip(
+            reversed(outer.sizes), reversed(outer.strides[self.shifted]), strict=True
+        ):
+            if stride != step:
+                return False
+            step *= size
+        return True
 
     @property
     def slack(self) -> int:
@@ -234,7 +277,11 @@ class TritonRows:
         if self.pieces > 1:
             return self.scale.warps_of(HOLDERS[self.given.itemsize > 2 and not self.shares])
         if not self.pieces:
-            return self.scale.warps_of(WALKERS if self.stores_rows() else ONCE[1])
+            many = self.stores_rows() or self.alone
+            return self.scale.warps_of(WALKERS if many else ONCE[1])
+        if self.alone:
+            own = self.together * self.block // (32 * APIECE)
+            return self.scale.warps_of(min(max(own, 1), WALKERS))
         plenty = PLENTY // 2 if self.given.places else PLENTY  # draws are dear: less else for each
         lane = max(LANE[self.rows.count >= plenty] // self.given.itemsize, 8)
         return self.scale.warps_of(min(max(self.together * self.block // (32 * lane), 1), 16))

@@ -66,6 +66,8 @@ def row_statements(
     lines.append(f"first = tl.arange(0, {walk.block})[None, :]")
     if walk.pieces:
         return lines + in_pieces(printer.written, walk)
+    if walk.wide:  # as the loop's variable is, which is added to it
+        lines.append("first = first.to(tl.int64)")
     each, rest = passes(printer.written)
     for i, one in enumerate(each):
         policy = "first" if i == len(each) - 1 else "last"

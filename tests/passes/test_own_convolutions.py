@@ -106,11 +106,12 @@ NO = "stride=(1, 1), padding=(0, 0), dilation=(1, 1)"
         f"graph(%x: f32[1, 8, 3, 4], %w: f32[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
         f"graph(%x: bf16[1, 8, 5, 5], %w: bf16[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
         f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 4, 1, 1] state) {{ %0 = convolution{{{NO}, groups=2}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 1025, 5, 5], %w: f32[16, 1025, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
         f"graph(%x: f32[64, 512, 64, 64], %w: f32[512, 512, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
         "graph(%x: f32[1, 8, 9, 9], %w: f32[16, 8, 1, 1] state) { %0 = convolution{stride=(2, 2), padding=(0, 0), dilation=(1, 1)} %x %w return %0 }",
         "graph(%x: f32[1, 8, 9, 9], %w: f32[16, 8, 1, 1] state) { %0 = convolution{stride=(1, 1), padding=(1, 0), dilation=(1, 1)} %x %w return %0 }",
     ],
-    ids=["the weight is an argument", "few pixels", "16 bits", "groups", "many products", "strides", "padding"],
+    ids=["the weight is an argument", "few pixels", "16 bits", "groups", "many channels", "many products", "strides", "padding"],
 )  # fmt: skip
 def test_convolutions_of_pixels_decline(check: Check, text: str) -> None:
     check.declines(own_convolutions, text)

@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from lazytorch.alone import better_alone
 from lazytorch.grouping import (
     LARGEST,
@@ -39,11 +41,17 @@ from lazytorch.grouping import (
     untangle,
 )
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
+from lazytorch.ops.base import Rowwise
+from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
+from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
+
+SUMMED = (torch.float32, torch.bfloat16)
+"""What kernels around convolutions compute in."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
@@ -74,7 +82,23 @@ def groups(graph: Graph) -> tuple[Graph, list[list[Node]]]:
         for group in untangle(graph, kinds, connected(kinds, level))
         for i in range(0, len(group), LARGEST)
     ]
-    return graph, absorbed(graph, found)
+    return graph, absorbed(graph, [part for group in found for part in around(group)])
+
+
+def around(group: list[Node]) -> list[list[Node]]:
+    """A group in parts that kernels around convolutions can hold: those are of one kind, in float32
+    or bfloat16, and without whole rows. Others leave their convolutions as kernels of their own."""
+    sums = [x for x in group if isinstance(x.op, DepthwiseConvolution | PixelProducts)]
+    fits = len({type(x.op) for x in sums}) <= 1 and not any(
+        isinstance(x.op, Rowwise)
+        or not isinstance(x.type, TensorType)
+        or x.type.dtype not in SUMMED
+        for x in group
+    )
+    if not sums or fits:
+        return [group]
+    rest = [x for x in group if x not in sums]
+    return [*[[x] for x in sums], *([rest] if rest else [])]
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:

@@ -248,3 +248,22 @@ def test_a_kernel_may_store_sums_and_what_follows() -> None:
     for one, other in zip(launch(x, weight), op.run(x, weight), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
         assert one.stride() == other.stride()
+
+
+@pixels
+@pytest.mark.parametrize("with_pixels", [True, False])
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda y, x: y.relu().softmax(-1),
+        lambda y, x: functional.layer_norm(y, (9,)),
+        lambda y, x: torch.where(y > 0, y * 2, x),
+        lambda y, x: y.double() * 2,
+    ],
+)
+def test_what_no_kernel_around_it_holds_leaves_a_convolution_alone(
+    after: Callable[..., torch.Tensor], with_pixels: bool
+) -> None:
+    net = (Pixels(24, 24, after) if with_pixels else Net(24, after, 3, 1, 1)).eval()
+    x = torch.randn(1, 24, 9, 9).contiguous(memory_format=torch.channels_last)
+    assert "fused(" not in compared(net, x)

@@ -220,6 +220,8 @@ class CppTarget:
         else:
             described = choose_walk(kernel_loops(reads, outputs), len(reads)).arguments(itemsizes)
         elements = math.prod(shape or outputs[0].shape)
+        if form is not None:
+            elements = described[0] * described[1]  # products, which take as long
         address = self.addresses[kernel.name]
         return make_launch(address, described, elements, operands, outputs, into)
 

@@ -20,8 +20,8 @@ from lazytorch.ops.activation import Elu, Gelu, Hardtanh, Mish, Relu, Softplus
 from lazytorch.ops.base import Pointwise, Rowwise
 from lazytorch.ops.bounds import Clamp, ClampMax, ClampMin, Maximum, Minimum
 from lazytorch.ops.compare import Comparison, Logical, MaskedFill, Where
+from lazytorch.ops.conv import KernelConvolution
 from lazytorch.ops.copies import Cat, Clone, Pad
-from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.elementary import (
     Atan,
     Cos,
@@ -41,7 +41,6 @@ from lazytorch.ops.generated import in_turn, reads_number
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.loss import RowCrossEntropy
 from lazytorch.ops.norm import LayerNorm, RmsNorm
-from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.ops.pointwise import Add, Cast, Div, Mul, Sub
 from lazytorch.ops.pool import AvgPool, MaxPool
 from lazytorch.ops.reduce import LogSumExp, Reduction, Softmax
@@ -95,7 +94,7 @@ def better_alone(node: Node) -> bool:
             return any(reads_number(x, made) for x in node.inputs) if gpu else quicker(node)
         case Clone():
             return gpu and (crosswise(node) or not typed.is_dense)
-        case RowCrossEntropy() | RowDots() | DepthwiseConvolution() | PixelProducts():
+        case RowCrossEntropy() | RowDots() | KernelConvolution():
             return True
         case RmsNorm() | Softmax() | LayerNorm():
             size = typed.shape[-1]

@@ -9,6 +9,7 @@ import torch
 
 from lazytorch.ir import Graph, Node
 from lazytorch.ops.base import Pointwise, Rowwise
+from lazytorch.ops.conv import KernelConvolution
 from lazytorch.ops.copies import Cat, Clone, Pad
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.generated import elsewhere, obstacle
@@ -217,6 +218,25 @@ def untangle(graph: Graph, kinds: dict[Node, Kind], found: list[list[Node]]) -> 
     for i, group in enumerate(found):
         cut += connected({x: kinds[x] for x in group}, stage) if i in waiting else [group]
     return cut
+
+
+def separated(group: list[Node]) -> list[list[Node]]:
+    """A group in parts that there are kernels for: around convolutions of one kind nothing is in
+    another type than these know, and no row is needed whole. Else they are kernels of their own."""
+    sums = [x for x in group if isinstance(x.op, KernelConvolution)]
+    if not sums:
+        return [group]
+    if len({type(x.op) for x in sums}) == 1 and all(map(beside_sums, group)):
+        return [group]
+    rest = [x for x in group if x not in sums]
+    return [*[[x] for x in sums], *([rest] if rest else [])]
+
+
+def beside_sums(node: Node) -> bool:
+    """Whether a convolution's kernel can hold an operation."""
+    typed = node.type
+    known = isinstance(typed, TensorType) and typed.dtype in KernelConvolution.dtypes
+    return known and not isinstance(node.op, Rowwise)
 
 
 def unordered(graph: Graph, found: list[list[Node]]) -> set[int]:

@@ -1,6 +1,6 @@
 """Fusion: connected elementwise operations of one shape become one generated kernel.
 
-Which operations go together, in five steps, each close to linear in the graph:
+Which operations go together, in six steps, each close to linear in the graph:
 
 1. `fusable` gives each operation that a generated kernel can compute its kind: shape and device.
    Only operations of one kind are joined. A smaller operand is read repeatedly; it is computed
@@ -14,6 +14,7 @@ Which operations go together, in five steps, each close to linear in the graph:
    (`recomputed`, a minimum cut).
 5. Groups of different kinds may still wait for each other in a ring; `untangle` finds such rings
    and cuts their groups by a numbering that grows between any two kinds.
+6. A convolution leaves a group with which it has no kernel (`separated`).
 
 Constants go into the body. Values that nobody else reads are no outputs. Declines on a group with
 fewer operations than `minimum` (torch has a kernel for one; `better_alone` says where it is
@@ -27,8 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from lazytorch.alone import better_alone
 from lazytorch.grouping import (
     LARGEST,
@@ -37,21 +36,16 @@ from lazytorch.grouping import (
     connected,
     fusable,
     levels,
+    separated,
     sink,
     untangle,
 )
 from lazytorch.ir import Const, Graph, Input, Item, Node, constant, input, with_inputs
-from lazytorch.ops.base import Rowwise
-from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused
 from lazytorch.ops.generated import elsewhere, obstacle, reads_number
-from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.recompute import recomputed
 from lazytorch.types import TensorType, TupleType
-
-SUMMED = (torch.float32, torch.bfloat16)
-"""What kernels around convolutions compute in."""
 
 
 def fuse(graph: Graph, minimum: int = 2) -> Graph:
@@ -82,23 +76,7 @@ def groups(graph: Graph) -> tuple[Graph, list[list[Node]]]:
         for group in untangle(graph, kinds, connected(kinds, level))
         for i in range(0, len(group), LARGEST)
     ]
-    return graph, absorbed(graph, [part for group in found for part in around(group)])
-
-
-def around(group: list[Node]) -> list[list[Node]]:
-    """A group in parts that kernels around convolutions can hold: those are of one kind, in float32
-    or bfloat16, and without whole rows. Others leave their convolutions as kernels of their own."""
-    sums = [x for x in group if isinstance(x.op, DepthwiseConvolution | PixelProducts)]
-    fits = len({type(x.op) for x in sums}) <= 1 and not any(
-        isinstance(x.op, Rowwise)
-        or not isinstance(x.type, TensorType)
-        or x.type.dtype not in SUMMED
-        for x in group
-    )
-    if not sums or fits:
-        return [group]
-    rest = [x for x in group if x not in sums]
-    return [*[[x] for x in sums], *([rest] if rest else [])]
+    return graph, absorbed(graph, [part for group in found for part in separated(group)])
 
 
 def why_apart(graph: Graph) -> dict[Node, str]:

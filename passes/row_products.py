@@ -1,9 +1,9 @@
 """Row products: on the CPU a matrix times one vector is a kernel's.
 
 Such a product reads its matrix once, which takes all of its time: a generated kernel reads as fast
-as the memory gives, and twice to four times as fast as torch's products do, from the third-level
-cache or from memory. What follows it element by element, a bias and an activation, joins it: those
-are done on the kernel's columns, one number for each row of the matrix.
+as the memory gives, where torch's products take up to twice as long (benchmarks/small_layers.py),
+from the third-level cache and from memory. What follows it element by element, a bias and an
+activation, joins it: those are done on the kernel's columns, one number for each row of the matrix.
 
 Declines on matrices whose rows lie neither in one piece nor beside each other, on small ones, and
 on what runs once, in the prologue. In 16-bit types a packed weight is faster and was chosen before.
@@ -19,7 +19,7 @@ import torch
 from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.generated import obstacle
-from lazytorch.ops.layout import Permute, Reshape, view_strides
+from lazytorch.ops.layout import Permute, Reshape, transposed, view_strides
 from lazytorch.ops.linalg import Addmm, Linear, Matmul, Mm, Mv, RowDots
 from lazytorch.types import Shape, TensorType
 
@@ -101,7 +101,7 @@ def product(node: Node) -> Product | None:
             x, weight, *bias = node.inputs
         case Mm() | Matmul() | Mv():
             (x, right), bias = node.inputs, []
-            weight = transposed(right)
+            weight = transposed(right) if typed(right).rank == 2 else right
         case Addmm(beta=1, alpha=1):
             base, x, right = node.inputs
             weight, bias = transposed(right), [base]
@@ -154,15 +154,6 @@ def shown_as(column: Node, node: Node) -> Node | None:
         if found.type == like:
             return found
     return None
-
-
-def transposed(x: Node) -> Node:
-    """The transpose of a matrix, or a vector as it is; of a transpose, the matrix itself."""
-    match x:
-        case Node(op=Permute(perm=(1, 0)), inputs=(whole,)):
-            return whole
-        case _:
-            return x if typed(x).rank != 2 else Builder(x.where)(Permute((1, 0)), x)
 
 
 def typed(node: Node) -> TensorType:

@@ -13,6 +13,9 @@ float32 on weights as they are go to oneDNN where its products are the faster (`
 do a training step's, whose weights change, and what flows back to their inputs, unless they are
 small; not what flows to weights, a product whose left operand is transposed, which MKL does faster.
 
+Where any bytes may be copied, convolutions that a generated kernel computes better stay as they
+are, for `own_convolutions`.
+
 Declines to pack where the weight changes from call to call (it would be at each), for transposed
 and 1-d convolutions, for linear layers that are small, of a vector, or of one row in float32, for
 empty inputs, for dtypes that the libraries do not pack here, and before batch norm in training
@@ -30,7 +33,7 @@ from lazytorch.ir import Builder, Graph, Node, with_inputs
 from lazytorch.ops.conv import Convolution, channels_last
 from lazytorch.ops.copies import Clone, rerooted
 from lazytorch.ops.depthwise import is_depthwise
-from lazytorch.ops.layout import Expand, Permute, Reshape, Slice
+from lazytorch.ops.layout import Expand, Permute, Reshape, Slice, transposed
 from lazytorch.ops.library import (
     Libraries,
     Library,
@@ -64,7 +67,7 @@ def select(graph: Graph, cpu: Libraries, budget: int | None = None) -> Graph:
         found = with_inputs(node, [done[x] for x in node.inputs])
         if node in granted:
             found = packed(found, cpu)
-        elif convolves(node, graph, cpu) and budget is not None:
+        elif convolves(node, graph, cpu) and not (budget is None and own(node)):
             found = unpacked(found, cpu)
         elif cpu.products == "onednn" and (
             (multiplies(node, graph, cpu) and is_float32(node)) or large(node)
@@ -80,7 +83,7 @@ def grants(graph: Graph, cpu: Libraries, budget: int | None) -> set[Node]:
     """The operations that get a packed weight: the most useful ones that `budget` allows."""
     found = [x for x in graph.nodes if convolves(x, graph, cpu) or multiplies(x, graph, cpu)]
     if budget is None:
-        return {x for x in found if not is_depthwise(x) and not is_of_pixels(x)}
+        return {x for x in found if not own(x)}
     left = budget - sum(map(nbytes, graph.nodes))
     granted: set[Node] = set()
     for node in sorted(found, key=usefulness, reverse=True):
@@ -111,6 +114,11 @@ def convolves(node: Node, graph: Graph, cpu: Libraries) -> bool:
         and all(y in graph.steady for y in node.inputs[1:])
         and not any(isinstance(user.op, BatchNormTrain) for user in graph.users[node])
     )
+
+
+def own(node: Node) -> bool:
+    """Whether a generated kernel does better at a convolution than oneDNN."""
+    return is_depthwise(node) or is_of_pixels(node)
 
 
 def multiplies(node: Node, graph: Graph, cpu: Libraries) -> bool:
@@ -198,15 +206,6 @@ def linear_operands(node: Node) -> tuple[Node, Node, list[Node]]:
         return x, transposed(right), base
     x, weight, *bias = node.inputs
     return x, weight, bias
-
-
-def transposed(x: Node) -> Node:
-    """The transpose of a matrix; of a transpose, the matrix itself."""
-    match x:
-        case Node(op=Permute(perm=(1, 0)), inputs=(whole,)):
-            return whole
-        case _:
-            return Builder(x.where)(Permute((1, 0)), x)
 
 
 def apart(matrix: TensorType) -> bool:

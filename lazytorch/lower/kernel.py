@@ -16,12 +16,11 @@ from lazytorch.ops.activation import LogSigmoid, Silu, Softplus
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.depthwise import DepthwiseConvolution
+from lazytorch.ops.conv import KernelConvolution
 from lazytorch.ops.elementary import Exp, Exp2, Expm1, Sigmoid, Tanh
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
 from lazytorch.ops.number import ToNumber
-from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.ops.pointwise import Sub
 from lazytorch.types import ScalarType, Shape, TensorType
 
@@ -36,7 +35,7 @@ promise and is not checked again: a Program has guards for it.
 Generated = Fused | Foreach | ScaledDotProductAttention
 """What a target may have a kernel for."""
 
-COMPUTED = Pointwise | Rowwise | Affine | DepthwiseConvolution | PixelProducts
+COMPUTED = Pointwise | Rowwise | Affine | KernelConvolution
 """What a group may hold."""
 
 NAME = "KERNEL"
@@ -163,8 +162,7 @@ def group_shape(op: Fused, operands: tuple[Operand, ...]) -> Shape:
     """The full shape of a group: that of its outputs, or of what it reduces.
 
     UnsupportedError when the group holds anything but operations on elements and rows, choices of
-    where to read and convolutions, on tensors of one device, or when an output has
-    another shape.
+    where to read and convolutions, on tensors of one device, or when an output has another shape.
     """
     body, whole = op.body, full_shape(op)
     for node in body.nodes:

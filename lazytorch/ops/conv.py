@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import ClassVar
 
 import torch
 
@@ -78,6 +79,14 @@ def settled(weight: torch.Tensor) -> torch.Tensor:
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether images or a weight of theirs lie channels last."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class KernelConvolution(Op, abstract=True):
+    """A convolution as a generated kernel computes it, channels last, with what is elementwise
+    around it."""
+
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.bfloat16)
+    """What such a kernel reads and writes."""
 
 
 class Convolution(Op):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from lazytorch.errors import ShapeError
-from lazytorch.ir import Node, Op
+from lazytorch.ir import Node
 from lazytorch.ops.checks import check_devices
-from lazytorch.ops.conv import Convolution, Sizes, channels_last
+from lazytorch.ops.conv import Convolution, KernelConvolution, Sizes, channels_last
 from lazytorch.types import TensorType
 
 WIDEST = 32
@@ -15,10 +15,10 @@ WIDEST = 32
 
 MOST = {torch.float32: 1 << 18, torch.bfloat16: 1 << 17}
 """Results for each thread, by their type, up to which such a kernel is faster than oneDNN's, which
-computes as fast or faster but takes 25 microseconds to prepare (1.2 to 2.9 times, measured)."""
+computes as fast or faster but takes 25 microseconds to prepare (benchmarks/small_layers.py)."""
 
 
-class DepthwiseConvolution(Op):
+class DepthwiseConvolution(KernelConvolution):
     """Cross-correlation of x (N, C, H, W), channels last, with taps (KH, KW, C) in float32, plus a
     bias (C) in float32 where there is a third operand; channels last."""
 

@@ -9,11 +9,10 @@ import torch
 from lazytorch.ir import Const, Node
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import Pointwise, Rowwise
-from lazytorch.ops.depthwise import DepthwiseConvolution
+from lazytorch.ops.conv import KernelConvolution
 from lazytorch.ops.elementary import Cos, Sin, Tan
 from lazytorch.ops.linalg import RowDots
 from lazytorch.ops.number import ToNumber
-from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.ops.pointwise import FloorDivide, Fmod, Pow, Remainder
 from lazytorch.ops.reduce import Reduction
 from lazytorch.types import ScalarType, TensorType, dtype_name
@@ -50,7 +49,7 @@ def obstacle(node: Node) -> str | None:
         return row_obstacle(node)
     if isinstance(op, Affine):
         return place_obstacle(node)
-    if isinstance(op, DepthwiseConvolution | PixelProducts):
+    if isinstance(op, KernelConvolution):
         return None
     if not isinstance(op, Pointwise):
         return "not elementwise"
@@ -143,7 +142,7 @@ def place_obstacle(node: Node) -> str | None:
 def elsewhere(node: Node) -> bool:
     """Whether an operation reads its operands at other places than its own."""
     if not isinstance(node.op, Affine):
-        return isinstance(node.op, DepthwiseConvolution | PixelProducts)
+        return isinstance(node.op, KernelConvolution)
     types = [x.type for x in node.inputs if isinstance(x.type, TensorType)]
     found = node.op.places(*types)
     return len(found) > 1 or any(set(x.scales) - {1} or any(x.shifts) for x in found)

@@ -112,6 +112,15 @@ class Permute(View):
         return (s.permute(g, tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__))),)
 
 
+def transposed(x: Node) -> Node:
+    """The transpose of a matrix; of a transpose, the matrix itself."""
+    match x:
+        case Node(op=Permute(perm=(1, 0)), inputs=(whole,)):
+            return whole
+        case _:
+            return Builder(x.where)(Permute((1, 0)), x)
+
+
 class Expand(Window):
     """Dimensions of size 1 repeated without copying; missing dimensions lead."""
 

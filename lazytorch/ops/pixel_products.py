@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 
 from lazytorch.errors import ShapeError
-from lazytorch.ir import Node, Op
+from lazytorch.ir import Node
 from lazytorch.ops.checks import check_alike
-from lazytorch.ops.conv import Convolution, channels_last
+from lazytorch.ops.conv import Convolution, KernelConvolution, channels_last
 from lazytorch.types import TensorType
 
 LANES = 16
@@ -16,7 +16,7 @@ LANES = 16
 
 MOST = 1 << 23
 """Products for each thread up to which such a kernel is faster than oneDNN's, which computes larger
-ones 5 % faster but takes 25 microseconds to prepare (1.1 to 2 times, measured)."""
+ones 5 % faster but takes 25 microseconds to prepare (benchmarks/small_layers.py)."""
 
 DEEPEST = 1024
 """Channels that are summed in one number of float32, as exactly as the accuracy rule asks for."""
@@ -25,7 +25,7 @@ TOGETHER = 14
 """Pixels that are computed together: with two vectors for each the sums fill the registers."""
 
 
-class PixelProducts(Op):
+class PixelProducts(KernelConvolution):
     """The product of every pixel of x (N, C, H, W), channels last, with a packed weight
     (ceil(O / 16), C, 16), plus a bias (16 * ceil(O / 16)) where there is a third operand:
     (N, O, H, W) for O `channels`, channels last; float32."""

@@ -2,11 +2,16 @@
 
 # ruff: noqa: E501  golden text is as wide as it is
 
+from functools import partial
+
 import pytest
+import torch
 from check import Check
 
 from lazytorch.ops import pixel_products
-from lazytorch.passes import own_convolutions
+from lazytorch.ops.library import Libraries
+from lazytorch.passes import own_convolutions, select
+from lazytorch.text import parse
 
 
 def test_taps_lie_with_their_channels_innermost(check: Check) -> None:
@@ -151,3 +156,38 @@ ONE = "stride=(1, 1), padding=(1, 1), dilation=(1, 1)"
 )  # fmt: skip
 def test_own_convolutions_decline(check: Check, text: str) -> None:
     check.declines(own_convolutions, text)
+
+
+BEFORE_NORM = """
+    %1 = batch_norm_train{{momentum=0.1, eps=1e-05, weight=False, bias=False, stats=False}} %0
+    %2 = item{{index=0}} %1
+    return %2
+"""
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w {BEFORE_NORM.format()} }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w {BEFORE_NORM.format()} }}",
+    ],
+    ids=["of channels", "of pixels"],
+)
+def test_before_batch_norm_in_training_mode_they_stay(check: Check, text: str) -> None:
+    check.declines(own_convolutions, text)
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[8, 1, 3, 3] state) {{ %0 = convolution{{{ONE}, groups=8}} %x %w return %0 }}",
+        f"graph(%x: f32[1, 8, 5, 5], %w: f32[16, 8, 1, 1] state) {{ %0 = convolution{{{NO}}} %x %w return %0 }}",
+    ],
+    ids=["of channels", "of pixels"],
+)
+def test_select_leaves_them_as_they_are(check: Check, text: str) -> None:
+    cpu = Libraries(frozenset((torch.float32,)), mkl=True, threads=2)
+    check.declines(partial(select, cpu=cpu), text)
+    assert "packed_convolution" in str(select(parse(text), cpu, budget=1 << 20))

@@ -169,11 +169,9 @@ def where_number(b: Builder, condition: Node, self: Operand, other: Operand) -> 
 
     torch refuses it if it is too large for what it meets, but for floats of 16 bits.
     """
-    x, number = (other, self) if isinstance(other, Node) else (self, other)
-    assert isinstance(x, Node)
-    dtype = operand_dtype((x.type, typed(number)))
+    dtype = operand_dtype((typed(self), typed(other)))
     narrow = dtype.is_floating_point and dtype.itemsize < 4
-    if not narrow and too_large(number, dtype):
+    if not narrow and (too_large(self, dtype) or too_large(other, dtype)):
         return NotImplemented  # torch says so
     return pointwise(Where())(b, condition, self, other)
 

@@ -22,13 +22,8 @@ from lazytorch.lower.expression import Expression, print_steps
 from lazytorch.lower.kernel import NAME
 from lazytorch.lower.steps import steps
 from lazytorch.ops.base import broadcast_strides
-from lazytorch.ops.conv import channels_last
-from lazytorch.ops.depthwise import DepthwiseConvolution
-from lazytorch.ops.pixel_products import PixelProducts
+from lazytorch.ops.conv import KernelConvolution, channels_last
 from lazytorch.types import Shape, Strides, TensorType
-
-Summing = DepthwiseConvolution | PixelProducts
-"""What is summed into buffers."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def around(
     """A group's parts. UnsupportedError where a convolution reads what the group computes, or there
     are two kinds of them."""
     place = {x: k for k, x in enumerate(body.inputs)}
-    convolutions = tuple([x for x in body.nodes if isinstance(x.op, Summing)])
+    convolutions = tuple([x for x in body.nodes if isinstance(x.op, KernelConvolution)])
     if any(y not in place for x in convolutions for y in x.inputs):
         raise UnsupportedError("a convolution reads what its own kernel computes")
     if len({type(x.op) for x in convolutions}) > 1:
@@ -128,7 +123,7 @@ def around(
 
 def around_source(group: Around, form: Form, rounding: bool) -> str:
     """The function that computes some pieces, and the exported one that shares them out."""
-    if any(x.dtype not in (torch.float32, torch.bfloat16) for x in group.outputs):
+    if any(x.dtype not in KernelConvolution.dtypes for x in group.outputs):
         raise UnsupportedError("convolutions are for float32 and bfloat16")
     first, count = len(group.operands), len(group.convolutions)
     printer = CppPrinter(rounding)

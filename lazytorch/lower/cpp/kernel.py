@@ -19,7 +19,7 @@ from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.products import Pixels
 from lazytorch.lower.cpp.rows import row_source
 from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
-from lazytorch.lower.cpp.windows import Rows as WindowRows
+from lazytorch.lower.cpp.windows import WindowRows
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
 from lazytorch.lower.kernel import (
@@ -38,10 +38,10 @@ from lazytorch.lower.rows import Rows, rows_of
 from lazytorch.lower.steps import steps
 from lazytorch.ops.affine import Affine
 from lazytorch.ops.base import broadcast_strides
+from lazytorch.ops.conv import KernelConvolution
 from lazytorch.ops.depthwise import DepthwiseConvolution
 from lazytorch.ops.foreach import Foreach
 from lazytorch.ops.fused import Fused, full_shape
-from lazytorch.ops.pixel_products import PixelProducts
 from lazytorch.types import Shape, Strides, TensorType, tensor_type
 
 NUMBER = tensor_type((), torch.float64)
@@ -229,7 +229,7 @@ class CppTarget:
 def form_of(op: Fused) -> Form | None:
     """How the convolutions of a group are summed, by the first one's kind; None of other groups."""
     for node in op.body.nodes:
-        if isinstance(node.op, DepthwiseConvolution | PixelProducts):
+        if isinstance(node.op, KernelConvolution):
             return WindowRows() if isinstance(node.op, DepthwiseConvolution) else Pixels()
     return None
 

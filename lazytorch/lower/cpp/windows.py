@@ -14,7 +14,7 @@ NUMBERS = 6
 """Numbers that describe a convolution: `Windows` in windows.h, without the channels."""
 
 
-class Rows:
+class WindowRows:
     """Rows of a result (N, C, H, W), by the functions in windows.h."""
 
     def arguments(self, group: Around) -> list[int]:

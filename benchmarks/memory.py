@@ -43,6 +43,7 @@ from lazytorch.lower.memory_plan import MemoryPlan, allocated
 from lazytorch.lower.timeline import timeline
 from lazytorch.lower.workspaces import FOLDER, NONE, call_key
 from lazytorch.runtime.allocations import peak
+from lazytorch.runtime.cudagraph import Replayer
 from lazytorch.runtime.pool import pool_of
 
 MORE = (
@@ -104,17 +105,18 @@ def measured(name: str, batch: int, mode: str, device: torch.device) -> dict[str
             torch.cuda.empty_cache()  # what eager left idle is cut otherwise than new memory
         highest = peak(lambda: direct(compiled, leaves), device)
         found = {"measured": highest, "eager": theirs, **by_line(compiled, leaves, device)}
-        return {**found, "pool": pooled(call, device)}
+        return {**found, "pool": pooled(call, compiled, device)}
 
 
-def pooled(call: Callable[[], Any], device: torch.device) -> int | None:
+def pooled(call: Callable[[], Any], compiled: Compiled, device: torch.device) -> int | None:
     """Bytes that the pool of a captured program holds; None where nothing is captured."""
     if device.type != "cuda":
         return None
     for _ in range(3):
         call()
+    (stage,) = compiled.programs()
     values = pool_of(device).values
-    if values is None:
+    if values is None or not isinstance(stage.replay, Replayer) or stage.replay.captured is None:
         return None
     segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()
     handle = tuple(values.handle)

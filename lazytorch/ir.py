@@ -223,7 +223,7 @@ class Graph:
             if isinstance(node.op, Input):
                 if node.op.role == "state" and node not in written:
                     steady.add(node)
-            elif not node.op.effect and steady.issuperset(node.inputs):
+            elif not node.op.effect and not node.op.fresh and steady.issuperset(node.inputs):
                 steady.add(node)
         return frozenset(steady)
 

@@ -122,6 +122,12 @@ class Op:
         """
         return NotImplemented
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it is made anew at every call, though it reads nothing that changes: no prologue
+        keeps it, nor what is made of it."""
+        return False
+
     def attributes(self) -> tuple[tuple[str, Attribute], ...]:
         """Names and values of the static attributes in order."""
         return tuple([(name, getattr(self, name)) for name in self.__match_args__])

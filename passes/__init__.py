@@ -21,6 +21,7 @@ from lazytorch.passes.channel_means import channel_means
 from lazytorch.passes.channels_last import channels_last_training
 from lazytorch.passes.consecutive_rows import consecutive_rows
 from lazytorch.passes.copies_in_kernels import copies_in_kernels
+from lazytorch.passes.counting import counting
 from lazytorch.passes.cse import cse
 from lazytorch.passes.cudnn import cudnn
 from lazytorch.passes.cudnn_attention import cudnn_attention
@@ -40,6 +41,7 @@ from lazytorch.passes.mask_rows import mask_rows
 from lazytorch.passes.merge_linears import merge_linears
 from lazytorch.passes.numbers_on_device import numbers_on_device
 from lazytorch.passes.order import order
+from lazytorch.passes.outer_products import outer_products
 from lazytorch.passes.own_convolutions import own_convolutions
 from lazytorch.passes.pad_features import pad_features
 from lazytorch.passes.pad_products import pad_products
@@ -75,6 +77,7 @@ REWRITES: tuple[Pass, ...] = (
     numbers_on_device,  # first: while numbers are read by what the user wrote
     fold_constants,  # before simplify: a tensor found to be all ones is a neutral operand there
     simplify,  # before cse: different spellings of one computation become the same
+    outer_products,  # before along_rows, and all that looks for arithmetic
     consecutive_rows,  # after fold_constants: indices are literals; before cse: slices are equal
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
@@ -96,6 +99,9 @@ RECOGNIZED: tuple[Pass, ...] = (
     late_factors,  # after attention, which has scales of its own; after cse: readers are final
 )
 """What is written out becomes operations that round less often than eager, on every device."""
+
+TABLES: tuple[Pass, ...] = (partial(counting, tables=True), cse)
+"""What makes tables at every call that follow from positions, on a GPU, before the others."""
 
 
 def draws(resident: int, apart: frozenset[int] = frozenset()) -> tuple[Pass, ...]:
@@ -181,6 +187,7 @@ def gpu_pipeline(
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
+        counting,  # after all that looks at masks; before fuse: kernels compute what counts
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
         # before what is computed again, which may be a pool
         *((partial(pool_offsets, fits=fits, choose=again),) if again is not None else ()),
@@ -279,6 +286,7 @@ __all__ = [
     "DEFAULT",
     "RECOGNIZED",
     "REWRITES",
+    "TABLES",
     "Choose",
     "Memo",
     "Observer",
@@ -292,6 +300,7 @@ __all__ = [
     "channels_last_training",
     "consecutive_rows",
     "copies_in_kernels",
+    "counting",
     "cse",
     "cudnn",
     "cudnn_attention",
@@ -319,6 +328,7 @@ __all__ = [
     "numbers_on_device",
     "optimize",
     "order",
+    "outer_products",
     "own_convolutions",
     "pad_features",
     "pad_products",

@@ -2,7 +2,9 @@
 
 Models look up the positions 0, 1, 2, ... in a table (`self.positions(torch.arange(length))`). Where
 the indices are known and each is one more than the last, the rows lie in the table as they are; for
-a batch that looks up the same ones for each of its members, they are repeated.
+a batch that looks up the same ones for each of its members, they are repeated. Several indices that
+each go on along a dimension of their own (`mask[batch[:, None], keys[None, :]]`) show a part of the
+table as it lies.
 
 Declines where the graph writes the table, whose rows must be read before, and where the copy would
 lie otherwise than the view, unless only arithmetic reads it, whose results stay as they are.
@@ -20,7 +22,7 @@ from lazytorch.ops.chains import memory
 from lazytorch.ops.create import Arange, Literal
 from lazytorch.ops.index import Embedding, Index, IndexSelect
 from lazytorch.ops.layout import Expand, Reshape, Slice
-from lazytorch.types import TensorType
+from lazytorch.types import Shape, TensorType
 
 MOST = 1 << 20
 """Indices that are looked through."""
@@ -58,34 +60,72 @@ def shows(graph: Graph, node: Node, view: Node, written: Collection[Node]) -> bo
 
 def rows(node: Node) -> Node:
     """The rows as a view of their table; the node itself where they are none."""
-    table, indices = node.inputs
-    found = known(indices)
+    table, *indices = node.inputs
     assert isinstance(table.type, TensorType) and isinstance(node.type, TensorType)
-    if found is None or not table.type.rank:
+    if len(indices) > table.type.rank:
         return node
-    one = found.reshape(-1, found.shape[-1])[0]
-    first, count = int(one[0]), one.numel()
-    if first < 0 or first + count > table.type.shape[0]:
-        return node  # the last rows by negative numbers, or an error that is the call's
-    consecutive = torch.arange(first, first + count, dtype=found.dtype).expand(found.shape)
-    if not torch.equal(found, consecutive):
+    found = [known(x) for x in indices]
+    given = [x for x in found if x is not None]
+    if len(given) < len(found):
         return node
-    b = Builder(node.where)
-    part = b(Slice(0, first, first + count), table) if count < table.type.shape[0] else table
-    if found.dim() == 1:
-        return part
-    assert isinstance(part.type, TensorType)
-    part = b(Reshape((*[1] * (found.dim() - 1), *part.type.shape)), part)
-    return part if part.type.shape == node.type.shape else b(Expand(node.type.shape), part)
+    rank = max(x.dim() for x in given)
+    shape = [1] * rank  # along its own one of the indices' dimensions each of the table's goes on
+    b, part, before = Builder(node.where), table, -1
+    for d, index in enumerate(given):
+        run = consecutive(index.reshape((1,) * (rank - index.dim()) + tuple(index.shape)))
+        if run is None:
+            return node
+        first, along, count = run
+        if first < 0 or first + count > table.type.shape[d]:
+            return node  # the last rows by negative numbers, or an error that is the call's
+        if count > 1:
+            if along <= before:
+                return node
+            shape[along], before = count, along
+        if count < table.type.shape[d]:
+            part = b(Slice(d, first, first + count), part)
+    shape = (*shape, *table.type.shape[len(given) :])
+    if shape != shape_of(part):
+        part = b(Reshape(shape), part)
+    return part if shape == node.type.shape else b(Expand(node.type.shape), part)
+
+
+def consecutive(indices: torch.Tensor) -> tuple[int, int, int] | None:
+    """The first of some indices, the dimension along which each is one more than the last, and how
+    many there are, repeated along all others; None if they are otherwise."""
+    first = indices[(0,) * indices.dim()]
+    varies = [d for d, size in enumerate(indices.shape) if size > 1 and moves(indices, d)]
+    if len(varies) > 1:
+        return None
+    along = varies[0] if varies else indices.dim() - 1
+    count = indices.shape[along] if varies else 1
+    line = torch.arange(count, dtype=indices.dtype) + first
+    shape = [1] * indices.dim()
+    shape[along] = count
+    if not torch.equal(indices, line.reshape(shape).expand(indices.shape)):
+        return None
+    return int(first), along, count
+
+
+def moves(indices: torch.Tensor, dim: int) -> bool:
+    """Whether the second along a dimension is another than the first."""
+    pair = indices.narrow(dim, 0, 2)
+    return not torch.equal(pair.select(dim, 0), pair.select(dim, 1))
+
+
+def shape_of(node: Node) -> Shape:
+    """The shape of a tensor."""
+    assert isinstance(node.type, TensorType)
+    return node.type.shape
 
 
 def looks_up_rows(node: Node) -> bool:
-    """Whether it takes whole rows of its first operand, by its second."""
+    """Whether it takes parts of its first operand, by its others along the first dimensions."""
     match node.op:
         case Embedding():
             return True
         case Index(which):
-            return which[:1] == (True,) and not any(which[1:])
+            return all(which[: len(node.inputs) - 1])
         case IndexSelect(dim):
             return dim == 0
         case _:

@@ -3,20 +3,24 @@
 Written-out attention scales the query before it is multiplied with the key. As an operand the
 scaled query is a copy of its own, which a training step keeps beside the query until the backward
 multiplies with it again; what reads the products is arithmetic, in whose kernels a factor is free.
+An attention that is one operation has a scale already, and takes in those of its query and key.
 
 Declines where scaling is free already, since arithmetic makes what is scaled; where anything but
-products reads what was scaled, or anything but generated kernels the products; where a view would
-copy; on numbers that vary or are far from 1, and in float16: an unscaled product must not overflow.
+products and attentions reads what was scaled, or anything but generated kernels the products; where
+a view would copy; on numbers that vary or are far from 1, and in float16, where an unscaled product
+may overflow: an attention's scores are float32.
 Safe within the accuracy rule: as many roundings as before.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
 
 from lazytorch.ir import Builder, Const, Graph, Node, with_inputs
+from lazytorch.ops.attention import ScaledDotProductAttention
 from lazytorch.ops.chains import is_copy, memory
 from lazytorch.ops.generated import obstacle
 from lazytorch.ops.linalg import Bmm, Matmul, Mm
@@ -25,7 +29,7 @@ from lazytorch.ops.pointwise import Div, Mul
 from lazytorch.types import TensorType
 
 PRODUCTS = Matmul | Mm | Bmm
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 FARTHEST = 2.0**16
 """Factors are at most that, and at least one part in that."""
@@ -61,13 +65,27 @@ def operands(node: Node) -> tuple[Node, Node]:
 
 def movable(graph: Graph, node: Node, scaling: set[Node]) -> bool:
     """Whether a factor can move behind all products that read what it scales."""
-    found = readers(graph, node)
+    x, found = operands(node)[0], readers(graph, node)
     return bool(found) and all(
-        isinstance(reader.op, PRODUCTS)
-        and not copied(operands(node)[0], path)
-        and free(graph, reader, scaling)
+        not copied(x, path)
+        and (absorbed(node, path, reader) or multiplied(graph, node, reader, scaling))
         for path, reader in found
     )
+
+
+def absorbed(node: Node, path: Sequence[Node], reader: Node) -> bool:
+    """Whether an attention that reads a scaled query or key, or views of it, can scale instead."""
+    if type(reader.op) is not ScaledDotProductAttention:
+        return False
+    lies_alike = operands(node)[0].type == node.type
+    return lies_alike and multiplier(node) > 0 and (node, *path)[-1] not in reader.inputs[2:]
+
+
+def multiplied(graph: Graph, node: Node, reader: Node, scaling: set[Node]) -> bool:
+    """Whether all that reads a product of what was scaled can scale in its place."""
+    assert isinstance(node.type, TensorType)
+    wide = node.type.dtype is not torch.float16
+    return wide and isinstance(reader.op, PRODUCTS) and free(graph, reader, scaling)
 
 
 def free(graph: Graph, product: Node, scaling: set[Node]) -> bool:
@@ -130,6 +148,8 @@ class Moved:
                 owed = [y for x in node.inputs for y in self.owed.get(x, ())]
                 self.done[node] = with_inputs(node, [self.done[x] for x in node.inputs])
                 self.owed[node] = tuple(owed)
+            elif type(node.op) is ScaledDotProductAttention:
+                self.done[node] = self.attention(node, node.op)
             elif node not in self.done:
                 self.done[node] = with_inputs(node, [self.scaled(x) for x in node.inputs])
         return self.graph.replace(self.done)
@@ -142,3 +162,21 @@ class Moved:
                 y = Builder(scale.where)(scale.op, y, operands(scale)[1])
             self.paid[x] = y
         return self.paid[x]
+
+    def attention(self, node: Node, op: ScaledDotProductAttention) -> Node:
+        """An attention whose scale has what its query and key still owe."""
+        query, key, *others = node.inputs
+        factor = math.prod([multiplier(x) for y in (query, key) for x in self.owed.get(y, ())])
+        inputs = [self.done[query], self.done[key], *map(self.scaled, others)]
+        if factor != 1:
+            assert isinstance(query.type, TensorType)
+            own = query.type.shape[-1] ** -0.5 if op.scale is None else op.scale
+            op = op.with_attributes(scale=own * factor)
+        return Builder(node.where)(op, *inputs)
+
+
+def multiplier(node: Node) -> float:
+    """What a node multiplies with."""
+    factor = number(operands(node)[1])
+    assert factor is not None
+    return 1 / factor if isinstance(node.op, Div) else factor

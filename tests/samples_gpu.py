@@ -8,6 +8,7 @@ import torch
 from samples import Sample
 from torch.nn import functional
 
+from lazytorch.ops.counting import Counting
 from lazytorch.ops.cublas import LinearActivation
 from lazytorch.ops.cudnn import CudnnConvolution, CudnnConvolutionRelu
 from lazytorch.ops.depthwise import DepthwiseConvolution
@@ -89,6 +90,11 @@ def state() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(1 << 62, ()), torch.zeros((), dtype=torch.int64)
 
 
+def counting_down() -> torch.Tensor:
+    return torch.tensor([7.0, 5.0, 3.0, 1.0, -1.0])[None, :, None].expand(2, 5, 3)
+
+
+ON_CPU = (torch.float32, torch.device("cpu"))
 STATE = (torch.tensor(-(2**62) - 5), torch.tensor(2**34 + 4))
 MASK = PhiloxMask((3, 8), (1, 3), 2**31, 4, 2)
 KEPT = (ROWS, ROWS > 0)
@@ -101,6 +107,7 @@ def dropped(x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 SAMPLES = [
     Sample(PhiloxState(8, torch.device("cpu")), (), state, imported=False),
     Sample(MASK, STATE, counted, imported=False),
+    Sample(Counting((2, 5, 3), 1, 7, -2, *ON_CPU), (), counting_down, imported=False),
     Sample(Dropout(1.25), KEPT, dropped, imported=False),
     Sample(CudnnConvolution(*SIZES), (IMAGE, WEIGHT), convolved, imported=False),
     Sample(CudnnConvolutionRelu(*SIZES), (IMAGE, WEIGHT, BIAS), rectified, imported=False),

@@ -13,6 +13,7 @@ from lazytorch.ir import Builder, Graph, Write, input
 from lazytorch.ops.pointwise import Add, Mul
 from lazytorch.passes import fuse, numbers_on_device
 from lazytorch.runtime.cudagraph import Numbers, Replayer, burden, refusal
+from lazytorch.runtime.pool import pool_of
 from lazytorch.types import ScalarType, tensor_type
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -100,6 +101,28 @@ def test_replays_follow_new_inputs_and_results_are_kept() -> None:
         results = [fast(x) for x in inputs]
         for x, y in zip(inputs, results, strict=True):
             torch.testing.assert_close(y, net(x))
+
+
+@torch.library.custom_op("lazytorch_tests::by_its_sum", mutates_args=())
+def by_its_sum(x: torch.Tensor) -> torch.Tensor:
+    return x * x.sum().item()
+
+
+by_its_sum.register_fake(torch.empty_like)
+
+
+@gpu
+def test_a_failed_capture_gives_its_memory_back() -> None:
+    fast = lt.compile(lambda x: by_its_sum((x + 1).repeat(64).exp() + 1))
+    lt.reset()
+    pool, x = pool_of(CUDA), torch.randn(2**20, device="cuda")
+    for _ in range(3):
+        fast(x)
+        fast.wait()
+    replay = fast.programs()[0].replay
+    assert isinstance(replay, Replayer) and "the capture failed" in replay.why
+    torch.testing.assert_close(fast(x), by_its_sum((x + 1).repeat(64).exp() + 1))
+    assert pool.users or pool.values is None
 
 
 @gpu

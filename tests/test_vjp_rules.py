@@ -234,6 +234,7 @@ DERIVED = {
 }
 """Operations whose rule is recorded from torch's formula."""
 CONSTANT = {
+    "counting",
     *("all", "any", "argmax", "argmin", "randperm", "multinomial", "view_dtype", "detach"),
     *("eq", "ge", "gt", "le", "lt", "ne", "isinf", "isnan", "to_number", "arithmetic"),
     *("logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and"),

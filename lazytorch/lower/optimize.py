@@ -20,6 +20,9 @@ from lazytorch.ops.library import libraries
 from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners
 from lazytorch.types import TensorType
 
+SMALL = 1 << 20
+"""Bytes of tables that are made at every call, at most, where there is no room to keep them."""
+
 
 def optimize(
     graph: Graph,
@@ -34,7 +37,8 @@ def optimize(
     `memo` is not run again; `costs` is what is known of the device.
 
     Without `freeze`, weights are copied (packed or laid out for a library, joined, padded) only as
-    far as the most that is alive at once stays at or below eager's; within a budget not at all.
+    far as the most that is alive at once stays at or below eager's; within a budget not at all. On
+    a GPU small tables are kept only so far, too, where they can be made at every call.
     """
     recorded, memo = graph, {} if memo is None else memo  # some graphs are started from twice
     takes = costs.takes
@@ -63,7 +67,14 @@ def optimize(
             found = passes.optimize(found, rest, observe, memo)
             if footprint(found, takes).total <= allowed:
                 return found
-    return passes.optimize(graph, rest, observe, memo)
+    found = passes.optimize(graph, rest, observe, memo)
+    if again is None and 0 < kept(found) <= SMALL:
+        allowed = allowed or eager_peak(recorded, takes)
+        if footprint(found, takes).total > allowed:
+            fresh = passes.optimize(graph, (*passes.TABLES, *rest), observe, memo)
+            if footprint(fresh, takes).total <= allowed:
+                return fresh
+    return found
 
 
 def at_every_call(graph: Graph, allowed: int, takes: Scratch) -> Iterator[Graph]:

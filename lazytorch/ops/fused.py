@@ -15,6 +15,11 @@ class Fused(Op):
 
     body: Graph
 
+    @property
+    def fresh(self) -> bool:
+        """Whether something in the body is."""
+        return any([x.op.fresh for x in self.body.nodes])
+
     def infer(self, *xs: Type) -> Type:
         outputs = tuple(x.type for x in self.body.outputs)
         return outputs[0] if len(outputs) == 1 else TupleType(outputs)

@@ -273,6 +273,8 @@ class Replayer:
                 )  # fmt: skip
             except RuntimeError as error:
                 self.why = f"the capture failed: {str(error).splitlines()[0]}"
+            if self.why:
+                pool.settle()  # what was recorded until then has memory there
                 return None
         self.captures += 1
         return self.captured

@@ -78,6 +78,36 @@ def test_positions_of_a_batch_are_repeated(check: Check) -> None:
     )
 
 
+def test_rows_and_columns_that_go_on_are_a_part(check: Check) -> None:
+    check(
+        consecutive_rows,
+        """
+        graph(%mask: bool[4, 9, 2], %x: bool[3, 5, 2]) {
+          %0 = literal{data=data(i64[3, 1], ((1,), (2,), (3,)))}
+          %1 = arange{start=2, end=7}
+          %2 = index{which=(True, True, False)} %mask %0 %1
+          %3 = literal{data=data(i64[3, 5], ((4, 4, 4, 4, 4), (4, 4, 4, 4, 4), (4, 4, 4, 4, 4)))}
+          %4 = index{which=(True, True)} %mask %0 %3
+          %5 = bitwise_and %2 %4
+          %6 = bitwise_and %5 %x
+          return %6
+        }
+        """,
+        """
+        graph(%mask: bool[4, 9, 2], %x: bool[3, 5, 2]) {
+          %0: bool[3, 9, 2] = slice{dim=0, start=1, stop=4} %mask
+          %1: bool[3, 5, 2]{18, 2, 1} = slice{dim=1, start=2, stop=7} %0
+          %2: bool[3, 9, 2] = slice{dim=0, start=1, stop=4} %mask
+          %3: bool[3, 1, 2]{18, 2, 1} = slice{dim=1, start=4, stop=5} %2
+          %4: bool[3, 5, 2]{18, 0, 1} = expand{shape=(3, 5, 2)} %3
+          %5: bool[3, 5, 2] = bitwise_and %1 %4
+          %6: bool[3, 5, 2] = bitwise_and %5 %x
+          return %6
+        }
+        """,
+    )
+
+
 @pytest.mark.parametrize("reader", ["softmax{dim=1}", "reshape{shape=(24,)}"])
 def test_repeated_rows_that_more_than_arithmetic_reads_are_copied(reader: str) -> None:
     graph = parse(f"""
@@ -117,6 +147,10 @@ def test_repeated_rows_that_are_a_result_are_copied(check: Check) -> None:
         "%0 = arange{start=0, end=3}\n%1 = index_select{dim=1} %table %0",
         "%0 = arange{start=0, end=3}\n%1 = index{which=(False, True)} %table %0",
         "%0 = arange{start=0, end=0}\n%1 = embedding %table %0",
+        # along one dimension both, and in another order
+        "%0 = arange{start=0, end=3}\n%1 = index{which=(True, True)} %table %0 %0",
+        "%0 = arange{start=0, end=3}\n%1 = arange{start=0, end=2}\n%2 = reshape{shape=(2, 1)} %1\n"
+        "%3 = index{which=(True, True)} %table %0 %2",
     ],
 )
 def test_other_rows_are_looked_up(lookup: str) -> None:

@@ -161,3 +161,56 @@ def test_gradients_through_a_scaled_query(dtype: torch.dtype) -> None:
         for leaves in ([y.to(to).requires_grad_() for y in given] for to in (dtype, torch.float64))
     ]
     assert not accuracy(got, eager, exact).fault
+
+
+def test_an_attention_takes_in_the_factors_of_query_and_key(check: Check) -> None:
+    check(
+        late_factors,
+        """
+        graph(%x: f32[2, 6, 32], %w: f32[32, 32], %v: f32[2, 4, 6, 8]) {
+          %0 = matmul %x %w
+          %1 = mul %0 0.25
+          %2 = reshape{shape=(2, 6, 4, 8)} %1
+          %3 = permute{perm=(0, 2, 1, 3)} %2
+          %4 = div %v 2.0
+          %5 = scaled_dot_product_attention{scale=1.0} %3 %4 %v
+          %6 = scaled_dot_product_attention{scale=2.0} %3 %v %v
+          return %5, %6
+        }
+        """,
+        """
+        graph(%x: f32[2, 6, 32], %w: f32[32, 32], %v: f32[2, 4, 6, 8]) {
+          %0: f32[2, 6, 32] = matmul %x %w
+          %1: f32[2, 6, 4, 8] = reshape{shape=(2, 6, 4, 8)} %0
+          %2: f32[2, 4, 6, 8]{192, 8, 32, 1} = permute{perm=(0, 2, 1, 3)} %1
+          %3: f32[2, 4, 6, 8]{192, 8, 32, 1} = scaled_dot_product_attention{scale=0.125} %2 %v %v
+          %4: f32[2, 4, 6, 8]{192, 8, 32, 1} = scaled_dot_product_attention{scale=0.5} %2 %v %v
+          return %3, %4
+        }
+        """,
+        close=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        "%1 = mul %0 0.25\n%2 = scaled_dot_product_attention %1 %v %1",  # weighs what is scaled
+        "%1 = mul %0 -0.25\n%2 = scaled_dot_product_attention %1 %v %v",  # turns the order
+        "%1 = mul %n 0.25\n%2 = scaled_dot_product_attention %1 %v %v",  # lies otherwise then
+        "%1 = mul %0 0.25\n%2 = scaled_dot_product_attention{dropout_p=0.5} %1 %v %v\n%3 = relu %1",
+    ],
+)
+def test_other_attentions_keep_their_operands(check: Check, attention: str) -> None:
+    last = attention.count("\n") + 1
+    check.declines(
+        late_factors,
+        f"""
+        graph(%x: f32[2, 4, 6, 8], %w: f32[8, 8], %v: f32[2, 4, 6, 8],
+              %n: f32[2, 4, 1, 8]{{64, 8, 1, 1}}) {{
+          %0 = matmul %x %w
+          {attention}
+          return %2, %{last}
+        }}
+        """,
+    )

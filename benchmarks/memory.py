@@ -13,6 +13,7 @@ this device that ships, and every prediction is made again.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -247,6 +248,7 @@ def main() -> None:
                 result[mode] = {"failed": reason(error)}
                 print(name, mode, result[mode]["failed"], flush=True)
             lt.reset()
+            gc.collect()  # a program's pool of memory goes with it
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

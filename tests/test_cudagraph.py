@@ -2,6 +2,8 @@
 
 import struct
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -108,21 +110,35 @@ def by_its_sum(x: torch.Tensor) -> torch.Tensor:
     return x * x.sum().item()
 
 
+@torch.library.custom_op("lazytorch_tests::in_step", mutates_args=())
+def in_step(x: torch.Tensor) -> torch.Tensor:
+    torch.cuda.synchronize()
+    return x + 1
+
+
 by_its_sum.register_fake(torch.empty_like)
+in_step.register_fake(torch.empty_like)
 
 
 @gpu
-def test_a_failed_capture_gives_its_memory_back() -> None:
-    fast = lt.compile(lambda x: by_its_sum((x + 1).repeat(64).exp() + 1))
+@pytest.mark.parametrize(
+    ("op", "why"), [(by_its_sum, "it waits for the GPU"), (in_step, "the capture failed")]
+)
+def test_what_waits_for_the_gpu_is_not_captured(op: Callable[..., Any], why: str) -> None:
+    fast = lt.compile(lambda x: op((x + 1).repeat(64).exp())[:1])
     lt.reset()
-    pool, x = pool_of(CUDA), torch.randn(2**20, device="cuda")
-    for _ in range(3):
+    pool, x = pool_of(CUDA), torch.randn(2**10, device="cuda")
+    for _ in range(4):
         fast(x)
         fast.wait()
     replay = fast.programs()[0].replay
-    assert isinstance(replay, Replayer) and "the capture failed" in replay.why
-    torch.testing.assert_close(fast(x), by_its_sum((x + 1).repeat(64).exp() + 1))
+    assert isinstance(replay, Replayer) and why in replay.why
+    torch.testing.assert_close(fast(x), op((x + 1).repeat(64).exp())[:1])
     assert pool.users or pool.values is None
+    torch.manual_seed(3)  # random numbers are drawn as before
+    drawn = torch.randn(5, device="cuda")
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.randn(5, device="cuda"))
 
 
 @gpu

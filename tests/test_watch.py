@@ -361,3 +361,29 @@ def test_a_module_of_the_users_that_holds_constants(
     constants.SCALE = 5.0  # type: ignore[attr-defined]
     same(fast(x), x * 5)
     del space["scaled"]
+
+
+GLOBALS: dict[str, str] = {
+    "read": "return x * SCALE",
+    "read in a part": "return sum([x * SCALE for _ in range(2)])",
+    "read far down": "y = x\n    " + "y = y.abs().exp()\n    " * 200 + "return x * SCALE",
+    "read by its name": "return x * globals()['SCALE']",
+    "an attribute": "return x.SCALE if hasattr(x, 'shape') and x.dim() > 9 else x * 2.0",
+    "a word": "return {'SCALE': x * 2.0}['SCALE']",
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+def test_a_module_holds_names_that_are_none_of_the_functions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    space = globals()
+    monkeypatch.setitem(space, "scaled", None)
+    exec(f"def scaled(x):\n    {GLOBALS[name]}", space)
+    fast = lt.compile(space["scaled"])
+    x = torch.randn(3)
+    for scale in (2.0, 5.0, 3.0):
+        space["SCALE"] = scale
+        same(fast(x), space["scaled"](x))
+    assert (len(fast.programs()) == 1) == (name in ("an attribute", "a word"))

@@ -28,6 +28,16 @@ _CHANGING = frozenset(
      "remove", "setdefault", "update"}
 )  # fmt: skip
 
+_LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
+_NAMED = frozenset(
+    dis.opmap[name]
+    for name in ("LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
+    if name in dis.opmap
+)
+"""Instructions that tell one of the module's names."""
+_NAMING = frozenset({"globals", "vars", "eval", "exec"})
+"""Functions by which code reads names that are texts."""
+
 
 def ours(file: str) -> bool:
     """Whether a file is torch's or lazytorch's, whose own globals are no business of a guard."""
@@ -82,6 +92,22 @@ def words(code: types.CodeType) -> Iterator[str]:
     for one in codes(code):
         yield from one.co_names
         yield from (x for x in one.co_consts if x.__class__ is str and len(x) < 40)
+
+
+def global_names(code: types.CodeType) -> set[str]:
+    """The names that the code looks up among its module's; an attribute or a text of that name is
+    another thing, unless it asks for the module's names as such."""
+    found: set[str] = set()
+    for one in codes(code):
+        wide = 0
+        for op, low in zip(one.co_code[::2], one.co_code[1::2], strict=True):
+            number = wide | low
+            wide = number << 8 if op == dis.EXTENDED_ARG else 0
+            if op == _LOAD_GLOBAL:
+                found.add(one.co_names[number >> 1])  # the lowest bit prepares for a call
+            elif op in _NAMED:
+                found.add(one.co_names[number])
+    return found if found.isdisjoint(_NAMING) else found.union(words(code))
 
 
 def line_of(functions: Iterable[types.FunctionType], name: str) -> Where | None:

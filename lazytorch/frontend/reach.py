@@ -217,7 +217,7 @@ class Reach:
             if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):
                 self.slot(store, name, name)
         space = function.__globals__
-        for name in sorted(names & space.keys()):
+        for name in sorted(code.global_names(own) & space.keys()):
             if theirs or plain(space[name]):
                 self.slot(space, name, name)
             if isinstance(space[name], types.ModuleType):

@@ -38,6 +38,7 @@ from lazytorch.passes.numbers_on_device import enters, varies
 from lazytorch.runtime.copies import Copies
 from lazytorch.runtime.marks import ADDRESS, Marks, shift
 from lazytorch.runtime.pool import Pool, capture, pool_of
+from lazytorch.runtime.waits import waits
 from lazytorch.types import TensorType
 
 CAPTURES = 4
@@ -198,9 +199,19 @@ class Replayer:
         if captured is None or not captured.in_place(inputs):
             captured = self.capture(inputs)
             if captured is None:
-                self.direct += self.program.settled()
-                return self.program.run(*inputs)
+                return self.directly(*inputs)
         return self.replay(captured, inputs)
+
+    def directly(self, *inputs: Any) -> tuple[Any, ...]:
+        """The program's outputs without a graph. The last run before a capture is watched."""
+        if self.why or self.direct or not self.program.settled():
+            return self.program.run(*inputs)
+        self.direct += 1
+        with waits() as found:
+            outputs = self.program.run(*inputs)
+        if found:
+            self.why = f"it waits for the GPU (at {found[0]})"
+        return outputs
 
     def renewed(self, values: tuple[Any, ...], read: Sequence[Any]) -> tuple[Any, ...]:
         """What the prologue computed anew from `read`, where a capture reads it.

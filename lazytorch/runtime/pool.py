@@ -120,6 +120,8 @@ def recorded(
 ) -> tuple[Result, torch.Tensor | None]:
     """The same, on a stream and in a pool."""
     before = torch.cuda.current_stream(side.device)
+    generator = torch.cuda.default_generators[before.device_index]
+    state = generator.clone_state()
     side.wait_stream(before)
     # Memory of tables is no graph's: it comes first. Memory freed by a collection in here would
     # belong to no stream.
@@ -128,7 +130,11 @@ def recorded(
         try:
             result = call()
         finally:
-            graph.capture_end()
+            try:
+                graph.capture_end()
+            except RuntimeError:  # what waits for the device in here, and torch does not tell
+                generator.graphsafe_set_state(state)  # the old one takes itself for captured
+                raise
     before.wait_stream(side)
     return result, tables.fill()
 

@@ -188,7 +188,7 @@ def pointwise_ops() -> Iterator[Pointwise]:
     """Every registered elementwise operation, with its fields' defaults; some are apart."""
     for _, kind in sorted(Op.registry.items()):
         ours = issubclass(kind, Pointwise) and kind.__module__.startswith("lazytorch.ops.")
-        if ours and kind is not Cast and not kind.__module__.endswith(".philox"):
+        if ours and kind is not Cast and not kind.__module__.endswith((".philox", ".counting")):
             yield kind()
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import lazytorch as lt
-from lazytorch.lower.cpp.tile import ROWS, WIDTH
+from lazytorch.lower.cpp.kernel import FEWEST
+from lazytorch.lower.cpp.tile import side
 
+N = side([4])
 SIZES = [
-    (16, 16), (17, 23), (31, 16), (ROWS + 1, WIDTH), (ROWS - 1, WIDTH + 1),
-    (3 * ROWS + 5, WIDTH - 1), (40, 2 * WIDTH + 9), (700, 33), (1, 40), (40, 1), (0, 30), (5, 7),
+    (16, 16), (17, 23), (31, 16), (N + 1, N), (N - 1, N + 1), (3 * N + 5, N - 1), (40, 2 * N + 9),
+    (9 * N + 7, 8 * N + 1), (700, 33), (1, 40), (40, 1), (0, 30), (5, 7),
 ]  # fmt: skip
 DTYPES = [
     torch.float32, torch.float64, torch.bfloat16, torch.float16,
@@ -31,7 +33,7 @@ def check(function: Callable[..., torch.Tensor], *xs: torch.Tensor) -> None:
     found, want = fast(*xs), function(*xs)
     assert found.stride() == want.stride()
     assert torch.equal(found, want)
-    if want.numel() > 1 and min(want.shape[-2:]) >= ROWS:
+    if want.numel() > 1 and min(want.shape[-2:]) >= FEWEST:
         assert "lt::beside" in fast.source()
 
 

@@ -18,7 +18,7 @@ from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.products import Pixels
 from lazytorch.lower.cpp.rows import row_source
-from lazytorch.lower.cpp.tile import MOST, WIDTH, tile_source
+from lazytorch.lower.cpp.tile import MOST, side, tile_source
 from lazytorch.lower.cpp.windows import WindowRows
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
@@ -93,12 +93,12 @@ class Walk:
         return described
 
 
-def choose_walk(loops: Loops, reads: int) -> Walk:
+def choose_walk(loops: Loops, reads: Sequence[TensorType]) -> Walk:
     """The innermost loop in memory becomes the vector loop, unless it is short and another is not.
 
     Then the short loop becomes the rows, which interleave. Long rows interleave too where an
     operand lies across them, so that what is read of it stays in the cache for the next row, and
-    where they would not fit into a buffer. The first `reads` operands are read, the others written.
+    where they would not fit into a buffer. The first operands are `reads`, the others are written.
     """
     sizes = loops.sizes
     last = len(sizes) - 1
@@ -109,10 +109,11 @@ def choose_walk(loops: Loops, reads: int) -> Walk:
         if long:
             return Walk(loops, long[-1], last, max(BLOCK // sizes[last], 64))
     swapped = tuple(
-        [k for k, s in enumerate(loops.strides[:reads]) if s[last - 1] == 1 and s[last] > 1]
+        [k for k, s in enumerate(loops.strides[: len(reads)]) if s[last - 1] == 1 and s[last] > 1]
     )
     if swapped and len(swapped) <= MOST and min(sizes[last - 1 :]) >= FEWEST:
-        return Walk(loops, last, last - 1, WIDTH if sizes[last] > WIDTH else 0, swapped)
+        width = side([reads[k].dtype.itemsize for k in swapped])
+        return Walk(loops, last, last - 1, width if sizes[last] > width else 0, swapped)
     across = any(0 < s[last - 1] < s[last] for s in loops.strides)
     return Walk(loops, last, last - 1, ACROSS if across and sizes[last] > 4 * ACROSS else 0)
 
@@ -157,7 +158,7 @@ class CppTarget:
             write = column_source if in_lanes(rows, op.body) else row_source
             source = write(found, op.body, reads, outputs, rows, self.rounding)
         else:
-            walk = choose_walk(kernel_loops(reads, outputs), len(reads))
+            walk = choose_walk(kernel_loops(reads, outputs), reads)
             tile = tile_source(
                 found, op.body, reads, outputs, walk.steps, walk.swapped, self.rounding
             )
@@ -218,7 +219,7 @@ class CppTarget:
         elif shape is not None:
             described = row_arguments(row_walk(shape, reads, outputs), itemsizes)
         else:
-            described = choose_walk(kernel_loops(reads, outputs), len(reads)).arguments(itemsizes)
+            described = choose_walk(kernel_loops(reads, outputs), reads).arguments(itemsizes)
         elements = math.prod(shape or outputs[0].shape)
         if form is not None:
             elements = described[0] * described[1]  # products, which take as long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import indent
 
 import torch
@@ -14,12 +15,18 @@ from lazytorch.lower.kernel import NAME
 from lazytorch.lower.steps import Steps
 from lazytorch.types import Strides, TensorType
 
-WIDTH, ROWS = 512, 16
-"""Elements of a row, and rows, that a buffer holds: of float32 32 KiB. Shorter pieces of rows use a
-page less before the next one, longer ones stay in no cache (1 MiB to 64 MiB, measured)."""
+SIDE, MOST_ROWS = 256, 128
+"""Bytes of a row, and of as many rows side by side, that a buffer holds, and rows at most: four
+lines of every page that is visited. Fewer use a page less before the next one, more stay in no
+cache (1 to 256 MiB of float32 and bfloat16, measured)."""
 
 MOST = 4
 """Buffers of one kernel."""
+
+
+def side(itemsizes: Sequence[int]) -> int:
+    """Elements of a row, and rows, that the buffers hold of operands with such elements."""
+    return min(SIDE // max(itemsizes, default=1), MOST_ROWS)
 
 
 def tile_source(
@@ -38,6 +45,7 @@ def tile_source(
     neighbours in memory, comes from a buffer where it is in the order of the loop.
     """
     printer = CppPrinter(rounding)
+    width = side([operands[k].dtype.itemsize for k in swapped])
     pointers: list[str] = []
     buffers: list[str] = []
     filled: list[str] = []
@@ -46,9 +54,9 @@ def tile_source(
         kind = MEMORY[x.dtype]
         if k in swapped:
             first = f"(const {kind}*)(p[{k}] + first * row[{k}])"
-            buffers.append(f"alignas(64) {kind} t{k}[{ROWS * WIDTH}];")
-            filled.append(f"lt::beside({first}, step[{k}], last - first, size, t{k}, {WIDTH});")
-            pointers.append(f"const {kind}* p{k} = t{k} + (r - first) * {WIDTH};")
+            buffers.append(f"alignas(64) {kind} t{k}[{width * width}];")
+            filled.append(f"lt::beside({first}, step[{k}], last - first, size, t{k}, {width});")
+            pointers.append(f"const {kind}* p{k} = t{k} + (r - first) * {width};")
             inputs.append(printer.bind(loaded(f"p{k}[i]", x.dtype), x.dtype))
             continue
         write, at = k >= len(operands), "i" if step == 1 else f"i * s{k}"
@@ -81,7 +89,7 @@ def tile_source(
     if not swapped:
         return TEMPLATE.format(name=NAME, walk=PLAIN.format(row=indent(text, " " * 8)))
     walk = SWAPPED.format(
-        rows=ROWS,
+        rows=width,
         buffers="\n    ".join(buffers),
         filled="\n        ".join(filled),
         row=indent(text, " " * 12),

@@ -285,7 +285,8 @@ def test_rows_interleave_where_an_operand_lies_across_them() -> None:
     assert walk(whole(500, 400), whole(400, 1000).t()[::2]) == (400, 500, 64)
     assert walk(whole(500, 100), whole(100, 1000).t()[::2]) == (100, 500, 0)
     assert walk(whole(500, 700), whole(700, 500).t()) == (700, 500, 64)
-    assert walk(whole(500, 100), whole(100, 500).t()) == (100, 500, 0)
+    assert walk(whole(500, 100), whole(100, 500).t()) == (100, 500, 64)
+    assert walk(whole(500, 50), whole(50, 500).t()) == (50, 500, 0)
 
 
 def bodies(dtype: torch.dtype) -> Iterator[Case]:

@@ -31,6 +31,7 @@ class Memory:
         self.handle = torch.cuda.graph_pool_handle()
         self.first = torch.cuda.CUDAGraph()
         self.asked = 0  # bytes of the largest piece that was asked for
+        self.lost = False  # to a capture that failed in a way that torch does not recover from
         recorded(side, self, self.first, partial(torch.zeros, 1, device=device))
 
 
@@ -97,7 +98,7 @@ def capture(
 ) -> tuple[Result, torch.Tensor | None]:
     """What `call` returns, its launches recorded in `graph` instead of done; and what must live as
     long as the graph besides, if anything. It finds an `arena` of so many bytes (`lower.arena`)."""
-    if pool.values is None:
+    if pool.values is None or pool.values.lost:
         pool.values = Memory(pool.device, pool.side)
     values = pool.values
     asked = 0
@@ -121,22 +122,34 @@ def recorded(
     """The same, on a stream and in a pool."""
     before = torch.cuda.current_stream(side.device)
     generator = torch.cuda.default_generators[before.device_index]
-    state = generator.clone_state()
+    state, ended = generator.clone_state(), False
     side.wait_stream(before)
     # Memory of tables is no graph's: it comes first. Memory freed by a collection in here would
     # belong to no stream.
     with recording(side.device) as tables, uncollected(), torch.cuda.stream(side):
-        graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
         try:
-            result = call()
-        finally:
+            graph.capture_begin(pool=memory.handle, capture_error_mode="thread_local")
             try:
+                result = call()
+            finally:
                 graph.capture_end()
-            except RuntimeError:  # what waits for the device in here, and torch does not tell
+                ended = True
+        except RuntimeError:
+            if not ended:
                 generator.graphsafe_set_state(state)  # the old one takes itself for captured
-                raise
+                left(memory, before.device_index)
+            raise
     before.wait_stream(side)
     return result, tables.fill()
+
+
+def left(memory: Memory, device: int) -> None:
+    """Leave a pool in which a capture was lost to what waits for the device: torch's allocators go
+    on recording there, that of the host's memory for good."""
+    memory.lost = True
+    for end in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+        with suppress(RuntimeError):
+            end(device, memory.handle)
 
 
 def product(device: torch.device) -> None:

@@ -77,7 +77,6 @@ REWRITES: tuple[Pass, ...] = (
     numbers_on_device,  # first: while numbers are read by what the user wrote
     fold_constants,  # before simplify: a tensor found to be all ones is a neutral operand there
     simplify,  # before cse: different spellings of one computation become the same
-    outer_products,  # before along_rows, and all that looks for arithmetic
     consecutive_rows,  # after fold_constants: indices are literals; before cse: slices are equal
     known_masks,  # before share_saved: an attention and its derivative are changed alike
     share_saved,  # after simplify: operands are equal; before all that turns operations into others
@@ -91,6 +90,7 @@ REWRITES: tuple[Pass, ...] = (
 """What holds on every device and copies no weight."""
 
 RECOGNIZED: tuple[Pass, ...] = (
+    outer_products,  # before all that looks for arithmetic
     activations,  # after cse: two spellings of x are one value
     attention,
     layouts,  # again: attention reads rows with any distance between them, products did not

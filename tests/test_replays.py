@@ -5,6 +5,7 @@ A capture is played by running the program once; its replay runs it again on the
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -79,6 +80,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudagraph, "capture", played)
     monkeypatch.setattr(cudagraph, "buffer", zeros)
     monkeypatch.setattr(cudagraph, "refusal", lambda _: "")
+    monkeypatch.setattr(cudagraph, "waits", lambda: nullcontext([]))
 
     def replayer(program: Program, graph: Graph, *addresses: frozenset[int]) -> Replayer:
         return Replayer(program, graph, torch.device("cpu"), *addresses)
@@ -171,6 +173,18 @@ def test_results_that_repeat_and_results_with_gaps_keep_their_strides() -> None:
 
 
 @torch.no_grad()
+def test_what_waits_for_the_gpu_runs_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudagraph, "waits", lambda: nullcontext(["model.py:7"]))
+    fast = lt.compile(lambda x: (x + 1).exp(), wait=True)
+    x = torch.randn(5)
+    for _ in range(4):
+        torch.testing.assert_close(fast(x), (x + 1).exp())
+    replay = fast.programs()[0].replay
+    assert isinstance(replay, Replayer)
+    assert replay.captured is None
+    assert "not captured: it waits for the GPU (at model.py:7)" in str(fast.explain())
+
+
 def test_many_results_of_one_type_take_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     def function(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
         return [x * k + y for k in range(9)]

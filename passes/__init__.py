@@ -100,9 +100,6 @@ RECOGNIZED: tuple[Pass, ...] = (
 )
 """What is written out becomes operations that round less often than eager, on every device."""
 
-TABLES: tuple[Pass, ...] = (partial(counting, tables=True), cse)
-"""What makes tables at every call that follow from positions, on a GPU, before the others."""
-
 
 def draws(resident: int, apart: frozenset[int] = frozenset()) -> tuple[Pass, ...]:
     """The passes before all others, while tensors lie as eager's do, which decides what is drawn
@@ -163,6 +160,12 @@ def gpu_padding(fits: Fits) -> tuple[Pass, ...]:
     )
 
 
+def gpu_tables(fits: Fits) -> tuple[Pass, ...]:
+    """The passes on a GPU that make tables of positions at every call, before `gpu_pipeline`;
+    `fits` says which tensors lie there."""
+    return (partial(counting, fits=fits, tables=True), cse)
+
+
 def gpu_pipeline(
     fits: Fits,
     half: Fits,
@@ -187,7 +190,8 @@ def gpu_pipeline(
         cse,  # views of what was padded
         scale_batch_norm,  # after fold, if that ran: it takes the norms that are left
         partial(epilogues, fits=fits),  # before fuse: library calls are taken first
-        counting,  # after all that looks at masks; before fuse: kernels compute what counts
+        # after all that looks at masks; before fuse: kernels compute what counts
+        partial(counting, fits=fits),
         copies_in_kernels,  # before fuse, which joins a clone with what it clones
         # before what is computed again, which may be a pool
         *((partial(pool_offsets, fits=fits, choose=again),) if again is not None else ()),
@@ -286,7 +290,6 @@ __all__ = [
     "DEFAULT",
     "RECOGNIZED",
     "REWRITES",
-    "TABLES",
     "Choose",
     "Memo",
     "Observer",
@@ -315,6 +318,7 @@ __all__ = [
     "gpu_copies",
     "gpu_padding",
     "gpu_pipeline",
+    "gpu_tables",
     "gpu_weights",
     "grants",
     "grouped_heads",

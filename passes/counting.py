@@ -7,12 +7,14 @@ With `tables`, so are those that only the prologue reads: what it made of them (
 embeddings) is made at every call then, and dropped behind its last reader, which is for programs
 without room for a byte beside what eager holds.
 
-Declines on constants of other patterns, and where anything but a kernel's arithmetic reads them.
+Declines on constants of other patterns, where anything but a kernel's arithmetic reads them, and
+where kernels do not know an element's index (on a CPU).
 Exact: the same numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +27,8 @@ from lazytorch.ops.generated import obstacle
 from lazytorch.ops.masks import constant_value
 from lazytorch.ops.pointwise import Sub
 from lazytorch.types import Shape, TensorType
+
+Fits = Callable[[TensorType], bool]
 
 EXACT = 1 << 24
 """Numbers up to that are exact in float32."""
@@ -47,8 +51,9 @@ class Band:
     high: int | None
 
 
-def counting(graph: Graph, tables: bool = False) -> Graph:
-    """The graph whose kernels compute such constants, and with `tables` those of the prologue."""
+def counting(graph: Graph, fits: Fits, tables: bool = False) -> Graph:
+    """The graph whose kernels compute such constants, and with `tables` those of the prologue;
+    `fits` says of which results' kernels know an element's index."""
     patterns: dict[Node, Line | Band | None] = {}
     done: dict[Node, Node] = {x: x for x in graph.inputs}
     for node in graph.nodes:
@@ -56,7 +61,7 @@ def counting(graph: Graph, tables: bool = False) -> Graph:
             continue
         inputs = [done[x] for x in node.inputs]
         new = with_inputs(node, inputs)
-        if arithmetic(node) and (tables or in_kernel(graph, node)):
+        if arithmetic(node) and fits(typed(node)) and (tables or in_kernel(graph, node)):
             for k, x in enumerate(node.inputs):
                 if x in graph.steady and x not in patterns:
                     patterns[x] = pattern(x)
@@ -102,7 +107,7 @@ def line(value: torch.Tensor, dim: int) -> Line | None:
     """Whole numbers that count, from a vector of them."""
     found: list[float] = value.to(torch.float64).tolist()
     start, step = found[0], found[1] - found[0]
-    if not step or any(x % 1 or abs(x) > EXACT for x in found):
+    if not step or any(x % 1 or abs(x) > EXACT or str(x) == "-0.0" for x in found):
         return None
     same = all(x == start + step * i for i, x in enumerate(found))
     return Line(dim, int(start), int(step)) if same else None

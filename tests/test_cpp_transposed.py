@@ -9,9 +9,9 @@ import torch
 
 import lazytorch as lt
 from lazytorch.lower.cpp.kernel import FEWEST
-from lazytorch.lower.cpp.tile import side
+from lazytorch.lower.cpp.tile import PARTS
 
-N = side([4])
+N, _ = PARTS[4]
 SIZES = [
     (16, 16), (17, 23), (31, 16), (N + 1, N), (N - 1, N + 1), (3 * N + 5, N - 1), (40, 2 * N + 9),
     (9 * N + 7, 8 * N + 1), (700, 33), (1, 40), (40, 1), (0, 30), (5, 7),
@@ -46,8 +46,10 @@ def test_a_transposed_operand(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype(dtype: torch.dtype) -> None:
-    x, y = made(37, 45, dtype=dtype), made(45, 37, dtype=dtype)
-    check(lambda x, y: torch.where(x == y.t(), x, y.t()), x, y)
+    width, rows = PARTS[dtype.itemsize]
+    for a, b in ((37, 45), (rows + 17, width + 9), (3 * rows + 1, 2 * width)):
+        x, y = made(a, b, dtype=dtype), made(b, a, dtype=dtype)
+        check(lambda x, y: torch.where(x == y.t(), x, y.t()), x, y)
 
 
 def test_several_operands_of_different_dtypes() -> None:

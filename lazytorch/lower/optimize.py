@@ -71,7 +71,7 @@ def optimize(
     if again is None and 0 < kept(found) <= SMALL:
         allowed = allowed or eager_peak(recorded, takes)
         if footprint(found, takes).total > allowed:
-            fresh = passes.optimize(graph, (*passes.TABLES, *rest), observe, memo)
+            fresh = passes.optimize(graph, (*passes.gpu_tables(on_gpu), *rest), observe, memo)
             if footprint(fresh, takes).total <= allowed:
                 return fresh
     return found

@@ -206,9 +206,9 @@ class Replayer:
         """The program's outputs without a graph. The last run before a capture is watched."""
         if self.why or self.direct or not self.program.settled():
             return self.program.run(*inputs)
-        self.direct += 1
         with waits() as found:
             outputs = self.program.run(*inputs)
+        self.direct += 1
         if found:
             self.why = f"it waits for the GPU (at {found[0]})"
         return outputs

@@ -9,8 +9,10 @@ from check import Check
 from lazytorch.data import Data
 from lazytorch.ir import Builder
 from lazytorch.ops.create import Literal
-from lazytorch.passes import counting
+from lazytorch.passes import counting as counting_where
 from lazytorch.passes.counting import Band, Line, band, line, pattern
+
+counting = partial(counting_where, fits=lambda _: True)
 
 
 def test_a_causal_mask_is_arithmetic(check: Check) -> None:
@@ -132,11 +134,26 @@ def test_bands(mask: torch.Tensor, found: Band | None) -> None:
         ((0, 1, 3), None),
         ((0, 2**25), None),
         ((float("nan"), 1.0), None),
+        ((-0.0, 1.0, 2.0), None),
         ((float("inf"), float("inf")), None),
     ],
 )
 def test_lines(values: tuple[float, ...], found: Line | None) -> None:
     assert line(torch.tensor(values), -1) == found
+
+
+def test_where_kernels_know_no_index_constants_stay(check: Check) -> None:
+    check.declines(
+        partial(counting_where, fits=lambda _: False),
+        """
+        graph(%x: f32[2, 3]) {
+          %0 = arange{start=0, end=3}
+          %1 = mul %x %0
+          %2 = exp %1
+          return %2
+        }
+        """,
+    )
 
 
 def test_matrices_of_numbers_are_not_looked_through() -> None:

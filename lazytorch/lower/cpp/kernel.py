@@ -18,7 +18,7 @@ from lazytorch.lower.cpp.foreach import foreach_launch, foreach_source
 from lazytorch.lower.cpp.pages import allocator
 from lazytorch.lower.cpp.products import Pixels
 from lazytorch.lower.cpp.rows import row_source
-from lazytorch.lower.cpp.tile import MOST, side, tile_source
+from lazytorch.lower.cpp.tile import MOST, part, tile_source
 from lazytorch.lower.cpp.windows import WindowRows
 from lazytorch.lower.expression import check
 from lazytorch.lower.index import Loops, kernel_loops
@@ -112,7 +112,7 @@ def choose_walk(loops: Loops, reads: Sequence[TensorType]) -> Walk:
         [k for k, s in enumerate(loops.strides[: len(reads)]) if s[last - 1] == 1 and s[last] > 1]
     )
     if swapped and len(swapped) <= MOST and min(sizes[last - 1 :]) >= FEWEST:
-        width = side([reads[k].dtype.itemsize for k in swapped])
+        width, _ = part([reads[k] for k in swapped])
         return Walk(loops, last, last - 1, width if sizes[last] > width else 0, swapped)
     across = any(0 < s[last - 1] < s[last] for s in loops.strides)
     return Walk(loops, last, last - 1, ACROSS if across and sizes[last] > 4 * ACROSS else 0)

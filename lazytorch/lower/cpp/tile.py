@@ -15,18 +15,18 @@ from lazytorch.lower.kernel import NAME
 from lazytorch.lower.steps import Steps
 from lazytorch.types import Strides, TensorType
 
-SIDE, MOST_ROWS = 256, 128
-"""Bytes of a row, and of as many rows side by side, that a buffer holds, and rows at most: four
-lines of every page that is visited. Fewer use a page less before the next one, more stay in no
-cache (1 to 256 MiB of float32 and bfloat16, measured)."""
+PARTS = {1: (512, 16), 2: (1024, 8), 4: (64, 64), 8: (64, 64)}
+"""Elements of a row, and rows, that a buffer holds, by the bytes of an element, as measured from
+256 x 256 elements on. Squares use four lines of a page and leave it; of less a line is a longer
+part, and stays in the cache until the next rows want the rest of it."""
 
 MOST = 4
 """Buffers of one kernel."""
 
 
-def side(itemsizes: Sequence[int]) -> int:
-    """Elements of a row, and rows, that the buffers hold of operands with such elements."""
-    return min(SIDE // max(itemsizes, default=1), MOST_ROWS)
+def part(operands: Sequence[TensorType]) -> tuple[int, int]:
+    """Elements of a row, and rows, that the buffers of some operands hold."""
+    return PARTS[max([x.dtype.itemsize for x in operands], default=1)]
 
 
 def tile_source(
@@ -45,7 +45,7 @@ def tile_source(
     neighbours in memory, comes from a buffer where it is in the order of the loop.
     """
     printer = CppPrinter(rounding)
-    width = side([operands[k].dtype.itemsize for k in swapped])
+    width, rows = part([operands[k] for k in swapped])
     pointers: list[str] = []
     buffers: list[str] = []
     filled: list[str] = []
@@ -54,7 +54,7 @@ def tile_source(
         kind = MEMORY[x.dtype]
         if k in swapped:
             first = f"(const {kind}*)(p[{k}] + first * row[{k}])"
-            buffers.append(f"alignas(64) {kind} t{k}[{width * width}];")
+            buffers.append(f"alignas(64) {kind} t{k}[{rows * width}];")
             filled.append(f"lt::beside({first}, step[{k}], last - first, size, t{k}, {width});")
             pointers.append(f"const {kind}* p{k} = t{k} + (r - first) * {width};")
             inputs.append(printer.bind(loaded(f"p{k}[i]", x.dtype), x.dtype))
@@ -89,7 +89,7 @@ def tile_source(
     if not swapped:
         return TEMPLATE.format(name=NAME, walk=PLAIN.format(row=indent(text, " " * 8)))
     walk = SWAPPED.format(
-        rows=width,
+        rows=rows,
         buffers="\n    ".join(buffers),
         filled="\n        ".join(filled),
         row=indent(text, " " * 12),

@@ -168,6 +168,24 @@ graph(%x: f16[1, 8, 16, 16] on cuda:0, %w: f16[8, 8, 3, 3] on cuda:0 state) {
 """
 
 
+@onednn
+def test_the_indices_of_a_pool_count() -> None:
+    """Torch makes them, though nothing reads them: what is packed beside them is less."""
+    layers = [
+        x for _ in range(6) for x in (nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU())
+    ]
+    first = (nn.Conv2d(3, 32, 7, 2, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    net, x = nn.Sequential(*first, *layers).eval(), torch.randn(2, 3, 64, 64)
+    fast = lt.compile(net, wait=True)
+    with torch.no_grad():
+        net(x), fast(x)
+        eager, ours = (measured(lambda fn=fn: fn(x), x.device) for fn in (net, fast))
+    plan = fast.memory(x)
+    assert ours == max(plan.levels[plan.prologue_lines :]) - plan.prologue
+    assert ours + plan.prologue <= eager + 4096  # the vectors of norms do not count
+    assert plan.prologue > 4096
+
+
 @pytest.mark.parametrize("numerics", ["fast", "eager"])
 @pytest.mark.parametrize(("size", "fits"), [(3, True), (15, False)])
 def test_on_a_gpu_too_weights_are_copied_within_eagers_peak_or_with_freeze(

@@ -17,7 +17,7 @@ from lazytorch.ops.cudnn import (
     whole_vectors,
 )
 from lazytorch.ops.library import libraries
-from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners
+from lazytorch.peak import Scratch, eager_peak, footprint, kept, nbytes, owners, scratch
 from lazytorch.types import TensorType
 
 SMALL = 1 << 20
@@ -47,7 +47,7 @@ def optimize(
     if numerics != "eager":
         graph = passes.optimize(graph, passes.RECOGNIZED, observe, memo)
     if not any(isinstance(x.type, TensorType) and on_gpu(x.type) for x in graph):
-        return on_cpu(graph, recorded, freeze, numerics, observe, again, memo)
+        return on_cpu(graph, recorded, freeze, numerics, observe, again, memo, takes)
     if numerics == "eager":  # a library call rounds once where eager rounds at every step
         return passes.optimize(graph, passes.default(again, takes), observe, memo)
     rest = passes.gpu_pipeline(on_gpu, tensor_cores, multiplies, attends, again, takes)
@@ -106,17 +106,18 @@ def on_cpu(
     observe: passes.Observer | None = None,
     again: passes.Choose | None = None,
     memo: passes.Memo | None = None,
+    takes: Scratch = scratch,
 ) -> Graph:
     """What eager's memory leaves for copies is known once the graph without any copy is there."""
     cpu = libraries()
     plain = passes.optimize(graph, passes.pipeline(cpu, freeze, 0, numerics, again), observe, memo)
     if freeze or again is not None:
         return plain
-    allowed = eager_peak(recorded)
-    budget = allowed - footprint(plain).total
+    allowed = eager_peak(recorded, takes)
+    budget = allowed - footprint(plain, takes).total
     if not passes.grants(graph, cpu, budget):
         return plain
     packed = passes.optimize(
         graph, passes.pipeline(cpu, freeze, budget, numerics, again), observe, memo
     )
-    return packed if footprint(packed).total <= allowed else plain
+    return packed if footprint(packed, takes).total <= allowed else plain

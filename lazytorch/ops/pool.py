@@ -119,6 +119,11 @@ class MaxPool(Windows):
     def infer(self, x: TensorType) -> TensorType:
         return suggested(x, self.windows(x, self.dilation, self.ceil_mode))
 
+    def scratch(self, x: TensorType) -> int:
+        if len(self.kernel) == 1:
+            return 0
+        return self.infer(x).with_dtype(torch.int64).nbytes  # the indices, which torch makes too
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         pool = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)[len(self.kernel) - 1]
         return pool(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)

@@ -24,7 +24,7 @@ from lazytorch.frontend.record import UnsettledError, argument_labels, changing
 from lazytorch.frontend.sources import Cut, Piece, Recorded, addresses
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
-from lazytorch.guards import Key, signature
+from lazytorch.guards import Key, keywords, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.budget import Planned, check
 from lazytorch.lower.lowered import lowered
@@ -61,6 +61,7 @@ class Compiled:
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.options = options
+        self.in_order = keywords(fn)
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
         self.fast: FastPath | None = None
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
@@ -92,7 +93,7 @@ class Compiled:
         """A call that is not like the last one; inside torch.func's transforms it is eager."""
         if in_torch_func():
             return self.fn(*args, **kwargs)
-        leaves, spec = trees.flatten((args, kwargs))
+        leaves, spec = trees.flatten((args, kwargs := self.in_order(kwargs)))
         if any([isinstance(leaf, Traced) for leaf in leaves]):  # part of another recording
             return self.fn(*args, **kwargs)
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
@@ -105,7 +106,7 @@ class Compiled:
                     self.restless.pop(key, None)
                 try:
                     result = self.execute(plan, (args, kwargs), leaves, spec)
-                    self.fast = FastPath.of(plan, (args, kwargs), leaves, spec, key)
+                    self.fast = FastPath.of(plan, (args, kwargs), leaves, spec, key, self.in_order)
                     return result
                 except StaleError as error:
                     self.fast = None
@@ -125,8 +126,6 @@ class Compiled:
     def name(self) -> str:
         """The function's or the module's class name."""
         return getattr(self.fn, "__qualname__", type(self.fn).__name__)
-
-    # Compiling.
 
     def first_call(self, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
@@ -256,8 +255,6 @@ class Compiled:
         check(self.options.max_bytes, planned, stage.prologue, stage.main)
         return stage
 
-    # Running.
-
     def execute(
         self,
         plan: Plan,
@@ -339,8 +336,6 @@ class Compiled:
                 cuts.append(replace(cast(Cut, following.cut), value=value))
                 following = cast(Stage, following.follow(value))
         return following
-
-    # Looking.
 
     def memory(self, *args: Any, **kwargs: Any) -> MemoryPlan:
         """What a call under `no_grad` takes at its highest, with a name for every byte; nothing is

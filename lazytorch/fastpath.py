@@ -17,7 +17,7 @@ from torch._C._dynamo.guards import GlobalStateGuard
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded
-from lazytorch.guards import Key, exact_leaf, strided
+from lazytorch.guards import Key, Keywords, exact_leaf, strided
 from lazytorch.plan import Given, Plan
 from lazytorch.runtime.marks import exact
 
@@ -35,14 +35,21 @@ class FastPath:
     """One plan with everything bound that its last call decided."""
 
     def __init__(
-        self, plan: Plan, given: Given, leaves: Sequence[Any], spec: trees.Spec, key: Key
+        self,
+        plan: Plan,
+        given: Given,
+        leaves: Sequence[Any],
+        spec: trees.Spec,
+        key: Key,
+        in_order: Keywords,
     ) -> None:
         self.plan = plan
         self.key = key
         self.given = spec
         self.grad = torch.is_grad_enabled()  # then it takes more than running the stage
         self.count = len(leaves)
-        self.names = sorted(given[1])
+        self.names = list(given[1])
+        self.in_order = in_order
         self.tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         self.others = [i for i in range(self.count) if i not in self.tensors]
         self.constants = [exact_leaf(leaves[i]) for i in self.others]
@@ -62,7 +69,12 @@ class FastPath:
 
     @staticmethod
     def of(
-        plan: Plan, given: Given, leaves: Sequence[Any], spec: trees.Spec, key: Key
+        plan: Plan,
+        given: Given,
+        leaves: Sequence[Any],
+        spec: trees.Spec,
+        key: Key,
+        in_order: Keywords,
     ) -> FastPath | None:
         """The fast path for calls like this one; None where there is none."""
         if plan.fast is not None:
@@ -73,25 +85,23 @@ class FastPath:
         if plan.objects or plan.varying or plan.assumptions.each or plan.relied:
             return None
         args, kwargs = given
-        flat = [*args, *[kwargs[name] for name in sorted(kwargs)]]
+        flat = [*args, *kwargs.values()]
         if len(flat) != len(leaves) or not all(map(is_, flat, leaves)):
             return None  # some argument is a container
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         if not tensors or not all(map(strided, tensors)) or not apart(tensors):
             return None
-        plan.fast = FastPath(plan, given, leaves, spec, key)
+        plan.fast = FastPath(plan, given, leaves, spec, key, in_order)
         return plan.fast
 
     def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any] | None:
         """The leaves of a call that the plan holds for; None where the fast path does not apply."""
         leaves: Sequence[Any] = args
         if kwargs or self.names:
-            if len(kwargs) != len(self.names):
+            kwargs = self.in_order(kwargs)
+            if list(kwargs) != self.names:
                 return None
-            try:
-                leaves = [*args, *[kwargs[name] for name in self.names]]
-            except KeyError:
-                return None
+            leaves = [*args, *kwargs.values()]
         if len(leaves) != self.count:
             return None
         tensors = leaves if self.only else [leaves[i] for i in self.tensors]

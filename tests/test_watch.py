@@ -387,3 +387,57 @@ def test_a_module_holds_names_that_are_none_of_the_functions(
         space["SCALE"] = scale
         same(fast(x), space["scaled"](x))
     assert (len(fast.programs()) == 1) == (name in ("an attribute", "a word"))
+
+
+def test_functions_of_one_factory_are_watched_each() -> None:
+    def made(settings: dict[str, float]) -> Callable[[torch.Tensor], torch.Tensor]:
+        def scaled(x: torch.Tensor) -> torch.Tensor:
+            return x * settings["scale"]
+
+        return scaled
+
+    first, second = {"scale": 1.0}, {"scale": 2.0}
+    parts = [made(first), made(second)]
+    x = torch.randn(3)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        return parts[0](x) + parts[1](x)
+
+    fast = lt.compile(both)
+    for scale in (2.0, 10.0):
+        second["scale"] = scale
+        same(fast(x), both(x))
+    first["scale"] = 7.0
+    same(fast(x), both(x))
+
+
+def test_defaults_of_keywords_are_watched() -> None:
+    table = {"scale": 1.0}
+
+    def scaled(x: torch.Tensor, *, by: dict[str, float] = table) -> torch.Tensor:
+        return x * by["scale"]
+
+    fast, x = lt.compile(scaled), torch.randn(3)
+    for scale in (1.0, 5.0):
+        table["scale"] = scale
+        same(fast(x), scaled(x))
+
+
+def test_the_order_of_keys_and_keywords_is_seen() -> None:
+    def joined(given: dict[str, torch.Tensor], **more: torch.Tensor) -> dict[str, torch.Tensor]:
+        whole = torch.cat([*given.values(), *more.values()])
+        return {name: x + whole.sum() for name, x in given.items()} | {"whole": whole}
+
+    fast = lt.compile(joined)
+    a, b = torch.ones(2), torch.zeros(2)
+    for _ in range(2):
+        for given in ({"a": a, "b": b}, {"b": b, "a": a}):
+            for more in ({"c": a, "d": b}, {"d": b, "c": a}):
+                got, want = fast(given, **more), joined(given, **more)
+                assert list(got) == list(want)
+                assert all(torch.equal(got[name], want[name]) for name in want)
+    assert len(fast.programs()) == 4
+    lone = lt.compile(lambda **more: torch.cat(list(more.values())))
+    for _ in range(3):
+        same(lone(a=a, b=b), torch.cat([a, b]))
+        same(lone(b=b, a=a), torch.cat([b, a]))

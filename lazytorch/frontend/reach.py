@@ -201,17 +201,20 @@ class Reach:
                     self.function(function)
 
     def function(self, function: types.FunctionType) -> None:
-        """The closure cells and globals that a function's code names."""
-        own = function.__code__
-        if id(own) in self.met or code.ours(own.co_filename):
+        """The closure cells and globals that a function's code names, and its defaults."""
+        own, by_name = function.__code__, function.__kwdefaults__ or {}
+        defaults = [*(function.__defaults__ or ()), *by_name.values()]
+        # What a factory makes shares its code.
+        met = function.__closure__ or function.__kwdefaults__ or function.__defaults__ or own
+        if id(met) in self.met or code.ours(own.co_filename):
             return
-        self.met[id(own)] = own
+        self.met[id(met)] = met
         self.functions.append(function)
         theirs = not code.installed(own.co_filename)
         names = set(code.words(own))
         if theirs:
             self.names |= names
-            self.queue.extend((function.__name__, x) for x in function.__defaults__ or ())
+            self.queue.extend((function.__name__, x) for x in defaults)
         for name, cell in zip(own.co_freevars, function.__closure__ or (), strict=True):
             store = CellStore(cell)
             if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):

@@ -17,6 +17,9 @@ import torch
 from lazytorch.errors import UnsupportedError
 
 NAMESPACE = "lazytorch"
+# For good: code that iterates over a dict sees the order of its keys, which optree would sort.
+_IN_ORDER = optree.dict_insertion_ordered(True, namespace=NAMESPACE)
+_IN_ORDER.__enter__()
 Spec = optree.PyTreeSpec
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device,
           torch.memory_format, torch.layout, torch.Size)  # fmt: skip

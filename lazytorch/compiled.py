@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -43,6 +42,7 @@ from lazytorch.runtime.libraries import load
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
+from lazytorch.runtime.turn import Turn
 from lazytorch.trail import Before, Trail
 from lazytorch.varying import Assumptions, Numbers
 from lazytorch.view.explain import explain
@@ -68,7 +68,7 @@ class Compiled:
         self.unsettled: set[Key] = set()  # an optimizer's first step is eager's own
         self.numbers = Numbers()
         self.builds = Builds(options)
-        self.lock = threading.RLock()
+        self.lock = Turn()
         self.stages: list[tuple[str, float, int, int]] = []
         Epoch.install()
         install()
@@ -129,7 +129,10 @@ class Compiled:
 
     def first_call(self, given: Given, leaves: list[Any], spec: trees.Spec) -> Any:
         """Record and compile for a signature that has no plan, then run it."""
-        with self.lock, uncollected():  # thousands of nodes would be looked through again and again
+        # uncollected: thousands of nodes would be looked through again and again
+        with self.lock as waited, uncollected():
+            if waited:  # another thread recorded, perhaps a call like this one
+                return self.call(*given)
             self.fast = None
             started, again = time.perf_counter(), bool(self.plans)
             labels = argument_labels(self.fn, spec)

@@ -120,6 +120,14 @@ class LazyTensor(torch.Tensor):
             "data_ptr: a lazy tensor has no memory", {"tensor": self.typed}, hint="call x.torch()"
         )
 
+    @override
+    def apply_(self, callable: Any) -> Any:
+        raise UnsupportedError(
+            "apply_: Python computes one element after the other",
+            {"tensor": self.typed},
+            hint="compute with whole tensors, or keep it eager with lt.disable",
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copy = memo.get(id(self))
         if copy is None:

@@ -1,9 +1,11 @@
 """Python's and NumPy's random numbers: a replay would repeat the recorded ones."""
 
+import copy
 import math
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,3 +159,31 @@ def test_a_training_step_that_draws_is_eagers() -> None:
             assert "draws what every later call" in step.explain()
         models.append(model)
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+class Noisy(nn.Module):
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(self.generator.random()) if self.training else x + 1
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [random.Random(0), np.random.default_rng(0), np.random.Generator(np.random.MT19937(3))],
+)
+def test_generators_of_their_own_are_refused_where_they_draw(generator: Any) -> None:
+    net, x = Noisy(generator), torch.ones(2)
+    fast, copied = lt.compile(net), copy.deepcopy(generator)
+    with pytest.raises(UnsupportedError, match=r"generator.*draws what every later call"):
+        fast(x)
+    assert generator.random() == copied.random()  # as it was
+    net.eval()
+    assert torch.equal(fast(x), x + 1)
+    old = np.random.RandomState(5)
+    lone = lt.compile(lambda x: x * float(old.random_sample()))
+    with pytest.raises(UnsupportedError, match=r"old.*draws what every later call"):
+        lone(x)
+    assert old.random_sample() == np.random.RandomState(5).random_sample()

@@ -1,4 +1,4 @@
-"""Functions that a recording watches: their globals, closures, defaults and keywords, in threads."""
+"""Functions that a recording watches: globals, closures, defaults, keywords; and in threads."""
 
 import threading
 from collections.abc import Callable

@@ -14,7 +14,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.drawn import Drawn, watched
+from lazytorch.frontend.drawn import Drawn, unmoved, watched
 from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
@@ -154,6 +154,7 @@ def record_once(
             ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
             recording(recorder.mode),
             watched(),
+            unmoved(watch.reach.generators),
             stepping(watch.reach.optimizers, recorder),
         ):
             result = fn(*args, **kwargs)

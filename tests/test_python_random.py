@@ -177,13 +177,47 @@ class Noisy(nn.Module):
 def test_generators_of_their_own_are_refused_where_they_draw(generator: Any) -> None:
     net, x = Noisy(generator), torch.ones(2)
     fast, copied = lt.compile(net), copy.deepcopy(generator)
-    with pytest.raises(UnsupportedError, match=r"generator.*draws what every later call"):
+    with pytest.raises(UnsupportedError, match=r"generator \(.*\) draws what every later call"):
         fast(x)
     assert generator.random() == copied.random()  # as it was
     net.eval()
     assert torch.equal(fast(x), x + 1)
     old = np.random.RandomState(5)
     lone = lt.compile(lambda x: x * float(old.random_sample()))
-    with pytest.raises(UnsupportedError, match=r"old.*draws what every later call"):
+    with pytest.raises(UnsupportedError, match=r"old \(RandomState\) draws what every later call"):
         lone(x)
     assert old.random_sample() == np.random.RandomState(5).random_sample()
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+def test_a_scheduler_that_steps_inside_is_refused_and_put_back() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
+
+    def step(steps: bool) -> torch.Tensor:
+        optimizer.zero_grad()
+        (weight * 1.0).sum().backward()
+        optimizer.step()
+        if steps:
+            scheduler.step()
+        return weight.detach().clone()
+
+    fast = lt.compile(step)
+    with pytest.raises(UnsupportedError, match=r"scheduler \(StepLR\) steps once, not once a call"):
+        fast(True)
+    assert scheduler.last_epoch == 0 and weight.item() == 1.0
+    for expected in (0.0, -1.0, -1.1):
+        assert abs(fast(False).item() - expected) < 1e-6
+        scheduler.step()
+
+
+def test_a_scheduler_whose_state_cannot_be_kept_is_left_alone() -> None:
+    class Own(torch.optim.lr_scheduler.StepLR):
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.factor = lambda: 2.0
+            super().__init__(optimizer, 2)
+
+    scheduler = Own(torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0))
+    x = torch.ones(2)
+    assert torch.equal(lt.compile(lambda x: x * scheduler.factor())(x), x * 2)

@@ -3,15 +3,13 @@
 A replay runs no Python: what was drawn while the function was recorded would be every later call's.
 So nothing is drawn then. The function gets a `Drawn`, which is refused wherever it is used. Models
 draw in vain too, whether to drop a layer, say, before they look whether they are in training.
-Generators of their own (`np.random.default_rng()`) are put back, and refused where they drew.
 """
 
 from __future__ import annotations
 
-import pickle
 import random
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn
@@ -29,7 +27,6 @@ NAMES = (
     "poisson", "beta", "bytes",
 )  # fmt: skip
 MODULES: tuple[Any, ...] = (random, np.random)
-GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 IN_PLACE = "shuffle"
 """What gives nothing that could be refused later."""
 
@@ -83,44 +80,6 @@ def watched() -> Generator[None]:
             _recordings -= 1
             while not _recordings and _watched:
                 setattr(*_watched.pop())
-
-
-@contextmanager
-def unmoved(generators: Iterable[tuple[str, Any]]) -> Generator[None]:
-    """A recording in which none of these generators may draw; they are as they were afterwards."""
-    before = [(label, x, state_of(x)) for label, x in generators]
-    moved = ""
-    try:
-        yield
-    finally:
-        for label, generator, state in before:
-            if pickle.dumps(state_of(generator)) != pickle.dumps(state):
-                moved = moved or label or type(generator).__name__
-                restore(generator, state)
-    if moved:
-        raise UnsupportedError(
-            f"{moved}, a generator of numbers, draws what every later call would use again",
-            hint="draw with torch (torch.rand), or mark the function that draws lt.disable",
-        )
-
-
-def state_of(generator: Any) -> Any:
-    """What decides the numbers that a generator draws."""
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state(legacy=False)
-    return generator.bit_generator.state
-
-
-def restore(generator: Any, state: Any) -> None:
-    """Let a generator draw from a state again."""
-    if isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
-    else:
-        generator.bit_generator.state = state
 
 
 def drawing(name: str, draws: Callable[..., Any]) -> Callable[..., Any]:

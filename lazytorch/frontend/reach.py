@@ -8,7 +8,6 @@ a forward itself names are seen; the user's own code is followed into the functi
 from __future__ import annotations
 
 import functools
-import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,8 @@ import torch
 from torch import nn
 
 from lazytorch.frontend import code
-from lazytorch.frontend.drawn import GENERATORS
 from lazytorch.frontend.places import CellStore, FieldStore, ListStore, Slot, Store
+from lazytorch.frontend.unmoved import moves
 
 ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type(...), range, slice,
@@ -57,7 +56,7 @@ class Reach:
         self.arrays: list[Holder] = []
         self.large: list[Holder] = []
         self.names: set[str] = set()
-        self.generators: list[tuple[str, object]] = []
+        self.moving: list[tuple[str, object]] = []
         self.optimizers: list[tuple[str, torch.optim.Optimizer]] = []
         self.met: dict[int, object] = {}
         self.taken: set[tuple[int, str]] = set()
@@ -93,9 +92,8 @@ class Reach:
             self.queue.extend((label, x) for x in value)
         elif isinstance(value, np.ndarray):
             (self.arrays if value.size <= LARGE else self.large).append(Holder(value, label))
-        elif isinstance(value, GENERATORS):
-            if not isinstance(value, random.SystemRandom):  # which has no state
-                self.generators.append((label, value))
+        elif moves(value):
+            self.moving.append((label, value))
         elif isinstance(value, torch.optim.Optimizer):
             self.optimizer(label, value)
         elif isinstance(value, types.MethodType):

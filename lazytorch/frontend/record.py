@@ -14,7 +14,7 @@ import torch
 
 from lazytorch.errors import LazyTorchError, UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.drawn import Drawn, unmoved, watched
+from lazytorch.frontend.drawn import Drawn, watched
 from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
 from lazytorch.frontend.modes import recording
@@ -35,6 +35,7 @@ from lazytorch.frontend.sources import (
     State,
 )
 from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.unmoved import unmoved
 from lazytorch.frontend.watch import Change, Watch
 
 
@@ -154,7 +155,7 @@ def record_once(
             ModulePath(watch.reach.modules, lambda path: setattr(recorder, "module", path)),
             recording(recorder.mode),
             watched(),
-            unmoved(watch.reach.generators),
+            unmoved(watch.reach.moving),
             stepping(watch.reach.optimizers, recorder),
         ):
             result = fn(*args, **kwargs)

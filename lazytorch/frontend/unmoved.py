@@ -1,0 +1,84 @@
+"""Objects of libraries that go on by themselves: generators of numbers, schedulers of rates.
+
+What one gave while a function was recorded would be every later call's, and what it went on by
+would be once, and not once a call. So a function in which one moves is refused, and it is put back.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+from torch.optim.lr_scheduler import LRScheduler
+
+from lazytorch.errors import UnsupportedError
+
+GENERATORS = random.Random | np.random.Generator | np.random.RandomState
+
+
+def moves(value: object) -> bool:
+    """Whether an object is such a one, with a state that can be put back."""
+    if isinstance(value, random.SystemRandom):
+        return False
+    return isinstance(value, GENERATORS | LRScheduler)
+
+
+@contextmanager
+def unmoved(objects: Iterable[tuple[str, Any]]) -> Generator[None]:
+    """A recording in which none of these objects may move; they are as they were afterwards."""
+    before = [(label, x, packed(x)) for label, x in objects]
+    moved: list[tuple[str, Any]] = []
+    try:
+        yield
+    finally:
+        for label, x, state in before:
+            if state is not None and packed(x) != state:
+                moved.append((label, x))
+                restore(x, pickle.loads(state))
+    for label, x in moved:
+        drew = isinstance(x, GENERATORS)
+        what = (
+            "draws what every later call would use again" if drew else "steps once, not once a call"
+        )
+        draw = "draw with torch (torch.rand), or mark the function that draws lt.disable"
+        raise UnsupportedError(
+            f"{label or 'an argument'} ({type(x).__name__}) {what}",
+            hint=draw if drew else "step it outside of the compiled function",
+        )
+
+
+def packed(x: Any) -> bytes | None:
+    """An object's state as bytes; None where it holds what has none, such as a lambda."""
+    with suppress(pickle.PicklingError, AttributeError, TypeError):
+        return pickle.dumps(state_of(x))
+    return None
+
+
+def state_of(x: Any) -> Any:
+    """What decides what an object does next."""
+    match x:
+        case random.Random():
+            return x.getstate()
+        case np.random.RandomState():
+            return x.get_state(legacy=False)
+        case np.random.Generator():
+            return x.bit_generator.state
+        case _:
+            return x.state_dict()
+
+
+def restore(x: Any, state: Any) -> None:
+    """Let an object go on from a state again."""
+    match x:
+        case random.Random():
+            x.setstate(state)
+        case np.random.RandomState():
+            x.set_state(state)
+        case np.random.Generator():
+            x.bit_generator.state = state
+        case _:
+            x.load_state_dict(state)

@@ -1,12 +1,15 @@
 """Options that tests share: `pytest --accept` rewrites golden texts in place.
 
 Without a GPU, Triton kernels run in Triton's interpreter, which must be known before anything
-imports triton.
+imports triton. Every test draws its numbers from generators that begin anew, so that it finds the
+same ones alone and in whatever order tests run.
 """
 
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--accept") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--accept rewrites files, which several processes may not: drop -n")
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture

@@ -46,11 +46,10 @@ from lazytorch.types import TensorType
 Check = Callable[..., None]
 DEVICE = "cpu" if interpreting() else "cuda"
 BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-NORMAL = torch.Generator().manual_seed(0)
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=NORMAL).to(DEVICE, dtype)
+    return torch.randn(*shape).to(DEVICE, dtype)
 
 
 def group(build: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Fused:
@@ -78,7 +77,8 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 
 def compare(target: Target, build: Callable[..., Any], *tensors: torch.Tensor) -> None:
-    """The kernel's outputs lie as torch's do and are as near to float64."""
+    """The kernel's outputs lie as torch's do and are as near to float64: within the bound of their
+    type, or, where what a row holds is nearly one number, no farther than torch's."""
     op = group(build, tensors)
     theirs = op.run(*tensors)
     wide = [x.double() if x.is_floating_point() else x for x in tensors]
@@ -90,9 +90,13 @@ def compare(target: Target, build: Callable[..., Any], *tensors: torch.Tensor) -
             assert torch.equal(ours, eager)
             continue
         assert torch.equal(ours.isnan(), eager.isnan())
-        error = (ours.double() - reference).nan_to_num(0, 0, 0).abs().max().item()
-        scale = max(reference.nan_to_num(0, 0, 0).abs().max().item(), 1.0)
-        assert error <= BOUND[ours.dtype] * scale, (error, scale)
+        error, theirs = (largest(x.double() - reference) for x in (ours, eager))
+        scale = max(largest(reference), 1.0)
+        assert error <= max(BOUND[ours.dtype] * scale, 1.1 * theirs), (error, theirs, scale)
+
+
+def largest(x: torch.Tensor) -> float:
+    return x.nan_to_num(0, 0, 0).abs().max().item()
 
 
 def layer_norm(size: int) -> Op:
@@ -318,7 +322,7 @@ def test_sums_over_the_first_dimensions(typed: str, op: str) -> None:
     assert kernels and not any(isinstance(x.op, Reduction) for x in fused.nodes)
     x = graph.inputs[0].type
     assert isinstance(x, TensorType)
-    drawn = torch.randn(x.shape, generator=NORMAL).to(DEVICE, x.dtype)
+    drawn = torch.randn(x.shape).to(DEVICE, x.dtype)
     given = torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device=DEVICE).copy_(drawn)
     known = {fused.inputs[0]: given}
     for node in fused.nodes:

@@ -35,6 +35,7 @@ _NAMED = frozenset(
     if name in dis.opmap
 )
 """Instructions that tell one of the module's names."""
+_STORING = frozenset({dis.opmap["STORE_ATTR"], dis.opmap["DELETE_ATTR"]})
 _NAMING = frozenset({"globals", "vars", "eval", "exec"})
 """Functions by which code reads names that are texts."""
 
@@ -94,20 +95,32 @@ def words(code: types.CodeType) -> Iterator[str]:
         yield from (x for x in one.co_consts if x.__class__ is str and len(x) < 40)
 
 
-def global_names(code: types.CodeType) -> set[str]:
-    """The names that the code looks up among its module's; an attribute or a text of that name is
-    another thing, unless it asks for the module's names as such."""
-    found: set[str] = set()
+def steps(code: types.CodeType) -> Iterator[tuple[types.CodeType, int, int]]:
+    """Each instruction and its number, with the code that it is in."""
     for one in codes(code):
         wide = 0
         for op, low in zip(one.co_code[::2], one.co_code[1::2], strict=True):
             number = wide | low
             wide = number << 8 if op == dis.EXTENDED_ARG else 0
-            if op == _LOAD_GLOBAL:
-                found.add(one.co_names[number >> 1])  # the lowest bit prepares for a call
-            elif op in _NAMED:
-                found.add(one.co_names[number])
+            yield one, op, number
+
+
+def global_names(code: types.CodeType) -> set[str]:
+    """The names that the code looks up among its module's; an attribute or a text of that name is
+    another thing, unless it asks for the module's names as such."""
+    found: set[str] = set()
+    for one, op, number in steps(code):
+        if op == _LOAD_GLOBAL:
+            found.add(one.co_names[number >> 1])  # the lowest bit prepares for a call
+        elif op in _NAMED:
+            found.add(one.co_names[number])
     return found if found.isdisjoint(_NAMING) else found.union(words(code))
+
+
+def stored_names(code: types.CodeType) -> set[str]:
+    """The names of attributes that the code sets, which an object may lack until then."""
+    found = {one.co_names[number] for one, op, number in steps(code) if op in _STORING}
+    return found.union(words(code)) if "setattr" in code.co_names else found
 
 
 def line_of(functions: Iterable[types.FunctionType], name: str) -> Where | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from operator import getitem, is_
+from itertools import chain, repeat
+from operator import contains, getitem, is_
 from typing import Any
 
 import torch
 
-from lazytorch.frontend.places import Slot
+from lazytorch.frontend.places import CellStore, FieldStore, Slot
 from lazytorch.frontend.reach import ATOMS, Holder, dotted
 
 ABSENT = object()  # in place of a value that is not there
@@ -38,17 +38,19 @@ class Known:
     """A group of places with what they held, compared all at once by identity."""
 
     def __init__(self, slots: list[Slot], holders: list[Holder]) -> None:
-        self.slots = slots
+        entries = [s for s in slots if attribute(s) is None]
+        there = [s for s in entries if s.store.get(s.name, ABSENT) is not ABSENT]
+        lacking = [s for s in entries if s.store.get(s.name, ABSENT) is ABSENT]
+        fields = [(s, *x) for s in slots if (x := attribute(s)) is not None]
+        self.slots = [*there, *[s for s, _, _ in fields], *lacking]
         self.holders = holders
-        self.stores = [s.store for s in slots]
-        self.names = [s.name for s in slots]
+        self.stores, self.keys = [mapping(s) for s in there], [s.name for s in there]
+        self.owners, self.names = [x for _, x, _ in fields], [name for _, _, name in fields]
+        self.lacking, self.lacked = [mapping(s) for s in lacking], [s.name for s in lacking]
         self.views = [view for h in holders for view in views(h.container)] + [(_END,)]
-        self.take()
-
-    def take(self) -> None:
-        """Remember what the places hold now."""
         self.fields, self.contents = self.base = self.present()
-        self.flat = [*self.fields, *chain.from_iterable(self.contents), _END]
+        found = self.fields[: len(self.slots) - len(lacking)]
+        self.flat = [*found, *chain.from_iterable(self.contents), _END]
 
     def present(self) -> tuple[list[Any], list[list[Any]]]:
         """What the places hold now."""
@@ -79,9 +81,15 @@ class Known:
         if not self.slots and not self.holders:
             return True
         try:
-            now = chain(map(getitem, self.stores, self.names), chain.from_iterable(self.views))
+            now = chain(
+                map(getitem, self.stores, self.keys),
+                map(getattr, self.owners, self.names, repeat(ABSENT)),
+                chain.from_iterable(self.views),
+            )
+            if any(map(contains, self.lacking, self.lacked)):
+                return False
             return all(map(is_, now, self.flat))
-        except (KeyError, ValueError, AttributeError, RuntimeError):
+        except (LookupError, ValueError, AttributeError, RuntimeError):
             return False  # a place is gone
 
     def changes(self, since: tuple[list[Any], list[list[Any]]]) -> Iterator[Change]:
@@ -94,6 +102,21 @@ class Known:
             new = content(holder.container)
             if not identical(old, new):
                 yield from entries(holder, old, new)
+
+
+def attribute(slot: Slot) -> tuple[object, str] | None:
+    """The object and the attribute that a place is, where it is one."""
+    store = slot.store
+    if isinstance(store, CellStore):
+        return store.cell, "cell_contents"
+    if isinstance(store, FieldStore) and store.entries is None:
+        return store.owner, slot.name
+    return None
+
+
+def mapping(slot: Slot) -> Any:
+    """What a place is an entry of."""
+    return slot.store.entries if isinstance(slot.store, FieldStore) else slot.store
 
 
 def views(container: Any) -> tuple[Iterable[Any], ...]:
@@ -119,10 +142,11 @@ def entries(holder: Holder, old: list[Any], new: list[Any]) -> Iterator[Change]:
             yield Change(slot, slot.label, a, b, name)
 
 
-def pairs(holder: Holder, flat: list[Any]) -> dict[str, Any] | None:
-    """The content of a dictionary whose keys are names, as a dictionary again."""
+def pairs(holder: Holder, flat: list[Any]) -> dict[Any, Any] | None:
+    """The content of a dictionary whose keys are names or numbers, as a dictionary again."""
     half = len(flat) // 2
-    if not isinstance(holder.container, dict) or not all(k.__class__ is str for k in flat[:half]):
+    named = all(key.__class__ is str or key.__class__ is int for key in flat[:half])
+    if not isinstance(holder.container, dict) or not named:
         return None
     return dict(zip(flat[:half], flat[half:], strict=True))
 

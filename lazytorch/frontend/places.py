@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,11 @@ class CellStore(dict[str, Any]):
         except ValueError:
             return default
 
+    def pop(self, name: str, default: Any = None) -> None:
+        """Empty the cell."""
+        with suppress(ValueError):
+            del self.cell.cell_contents
+
 
 class ListStore(dict[Any, Any]):
     """A list seen as a dictionary from positions to entries."""
@@ -63,7 +70,8 @@ class ListStore(dict[Any, Any]):
 
 
 class FieldStore(dict[str, Any]):
-    """Attributes that are no entry of a `__dict__`: those of classes and of `__slots__`."""
+    """Attributes that are no entry of a `__dict__`: those of classes and functions, of `__slots__`,
+    and what each thread has of its own."""
 
     def __init__(self, owner: object) -> None:
         super().__init__()
@@ -82,4 +90,33 @@ class FieldStore(dict[str, Any]):
         try:
             return self[name]
         except (AttributeError, KeyError):
+            return default
+
+    def pop(self, name: str, default: Any = None) -> None:
+        """Delete the attribute."""
+        with suppress(AttributeError):
+            delattr(self.owner, name)
+
+
+class ContextStore(dict[str, Any]):
+    """A context variable seen as a dictionary with one entry."""
+
+    def __init__(self, variable: ContextVar[Any]) -> None:
+        super().__init__()
+        self.variable = variable
+
+    def __getitem__(self, name: str) -> Any:
+        return self.variable.get()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.variable.set(value)
+
+    def __contains__(self, name: object) -> bool:
+        return self.get("", self) is not self
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """What the variable says in this context."""
+        try:
+            return self.variable.get()
+        except LookupError:
             return default

@@ -8,9 +8,11 @@ a forward itself names are seen; the user's own code is followed into the functi
 from __future__ import annotations
 
 import functools
+import os
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -20,8 +22,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lazytorch.frontend import code
-from lazytorch.frontend.places import CellStore, FieldStore, ListStore, Slot, Store
+from lazytorch.frontend import classes, code
+from lazytorch.frontend.inside import NUMBERS, goes_on, inside, of_threads
+from lazytorch.frontend.places import CellStore, ContextStore, FieldStore, ListStore, Slot, Store
 from lazytorch.frontend.unmoved import moves
 
 ATOMS = frozenset(
@@ -34,6 +37,8 @@ _OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = frozenset(f"_global{name}" for name in _HOOKS)
 _ALL = frozenset({"getattr", "hasattr", "vars", "__dict__", "__getattribute__", "attrgetter"})
+_ENVIRON: dict[Any, Any] = vars(os.environ)["_data"]
+_OF_FUNCTIONS = ("__code__", "__defaults__", "__kwdefaults__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +57,24 @@ class Reach:
         self.functions: list[types.FunctionType] = []
         self.slots: list[Slot] = []
         self.holders: list[Holder] = []
-        self.hooks: list[Holder] = []
+        self.mostly_empty: list[Holder] = []  # hooks, and what functions hold themselves
         self.arrays: list[Holder] = []
         self.large: list[Holder] = []
         self.names: set[str] = set()
         self.moving: list[tuple[str, object]] = []
+        self.iterators: list[tuple[str, object]] = []
+        self.stored: set[str] = set()
+        self.kinds: list[type] = []
         self.optimizers: list[tuple[str, torch.optim.Optimizer]] = []
         self.met: dict[int, object] = {}
+        self.entered: set[tuple[int, bool | str]] = set()
         self.taken: set[tuple[int, str]] = set()
         self.objects: list[tuple[str, object]] = []
         self.queue: deque[tuple[str, object]] = deque([("", fn)])
         self.queue.extend(("argument", x) for x in arguments)
         for name, hooks in vars(nn.modules.module).items():
             if name in _GLOBAL_HOOKS:
-                self.hooks.append(Holder(hooks, name))
+                self.mostly_empty.append(Holder(hooks, name))
                 self.queue.extend((name, hook) for hook in hooks.values())
         self.walk()
 
@@ -81,6 +90,13 @@ class Reach:
             named = len(self.names)
             for label, value in self.objects:
                 self.fields(label, value)
+            if not self.names.isdisjoint(("environ", "getenv")) and id(_ENVIRON) not in self.met:
+                self.queue.append(("os.environ", _ENVIRON))
+        for label, value in self.objects:
+            self.lacking(label, value)
+        for kind in self.kinds:
+            for base, name in classes.lacking(kind, self.names, self.stored):
+                self.slot(FieldStore(base), name, dotted(base.__name__, name), lacking=True)
 
     def visit(self, label: str, value: Any) -> None:
         """One value that is not an atom."""
@@ -90,8 +106,12 @@ class Reach:
             self.container(label, value)
         elif isinstance(value, tuple | frozenset):
             self.queue.extend((label, x) for x in value)
-        elif isinstance(value, np.ndarray):
-            (self.arrays if value.size <= LARGE else self.large).append(Holder(value, label))
+        elif isinstance(value, NUMBERS):
+            (self.arrays if size(value) <= LARGE else self.large).append(Holder(value, label))
+        elif isinstance(value, ContextVar):
+            self.slot(ContextStore(value), value.name, value.name)
+        elif goes_on(value):
+            self.iterators.append((label, value))
         elif moves(value):
             self.moving.append((label, value))
         elif isinstance(value, torch.optim.Optimizer):
@@ -100,7 +120,7 @@ class Reach:
             self.queue.extend([(label, value.__self__), (label, value.__func__)])
         elif isinstance(value, type):
             if code.users_class(value):
-                self.methods(value)
+                self.kind(value, made=True)
         elif isinstance(wrapped := getattr(value, "__dict__", {}).get("__wrapped__"), nn.Module):
             self.queue.append((label, wrapped))  # a module that was compiled by itself
         elif callable(value) and (
@@ -136,7 +156,7 @@ class Reach:
                     self.queue.append((dotted(name, key), value))
             for key in _HOOKS:
                 hooks: dict[int, Any] = vars(module)[key]
-                self.hooks.append(Holder(hooks, dotted(name, key)))
+                self.mostly_empty.append(Holder(hooks, dotted(name, key)))
                 self.queue.extend((dotted(name, key), hook) for hook in hooks.values())
 
     def optimizer(self, label: str, value: torch.optim.Optimizer) -> None:
@@ -156,6 +176,9 @@ class Reach:
     def object(self, label: str, value: object) -> None:
         """An instance of some class: all its fields, or of the user's own those that are named."""
         kind = type(value)
+        self.queue.extend((label, x) for x in inside(value))
+        if of_threads(value):
+            self.objects.append((label, value))
         if code.library(kind.__module__) and kind.__name__ not in ("SimpleNamespace", "Namespace"):
             return
         self.kind(kind)
@@ -166,65 +189,75 @@ class Reach:
 
     def fields(self, label: str, value: object) -> None:
         """Fields of an object of the user's whose names occur in the code that is reached."""
+        own: dict[str, Any] = vars(value) if hasattr(value, "__dict__") else {}
         everything = not self.names.isdisjoint(_ALL)
-        if everything and hasattr(value, "__dict__"):
-            if id(vars(value)) not in self.met:
-                self.met[id(vars(value))] = vars(value)
-                self.container(label, vars(value))
-        elif hasattr(value, "__dict__"):
-            for name in [name for name in vars(value) if name in self.names]:
-                self.slot(vars(value), name, dotted(label, name))
-        names = [n for kind in type(value).__mro__ for n in vars(kind).get("__slots__", ())]
-        store = FieldStore(value)
-        for name in names:
-            if (id(value), name) not in self.taken and name in self.names and hasattr(value, name):
-                self.taken.add((id(value), name))
+        if of_threads(value):
+            store = FieldStore(value)
+            for name in own.keys() if everything else own.keys() & self.names:
                 self.slot(store, name, dotted(label, name))
+        elif everything and hasattr(value, "__dict__"):
+            if id(own) not in self.met:
+                self.met[id(own)] = own
+                self.container(label, own)
+        else:
+            for name in [name for name in own if name in self.names]:
+                self.slot(own, name, dotted(label, name))
+        for name in classes.slotted(value, self.names):
+            self.slot(FieldStore(value), name, dotted(label, name))
 
-    def kind(self, kind: type) -> None:
-        """The class of an object."""
-        if id(kind) not in self.met:
-            self.met[id(kind)] = kind
-            self.methods(kind)
+    def lacking(self, label: str, value: object) -> None:
+        """Fields that an object of the user's does not have yet, and that would be seen: those that
+        code sets, and those that would hide what its class has under that name."""
+        for name in classes.slotted(value, self.names):
+            self.slot(FieldStore(value), name, dotted(label, name), lacking=True)
+        if not hasattr(value, "__dict__") or id(own := vars(value)) in self.met:
+            return
+        store = FieldStore(value) if of_threads(value) else own
+        for name in sorted((classes.names(type(value)) & self.names) | self.stored):
+            self.slot(store, name, dotted(label, name), lacking=True)
 
-    def methods(self, kind: type) -> None:
-        """A class: methods are code; attributes of the user's own classes are read too."""
-        for base in kind.__mro__:
-            if code.library(base.__module__):
-                continue
-            if not code.users_class(base):
-                for function in code.python(vars(base).get("forward")):
-                    self.function(function)
-                continue
-            store = FieldStore(base)
-            for name, value in list(vars(base).items()):
-                if name.startswith("__") and name not in ("__call__", "__getattr__"):
-                    continue
-                self.slot(store, name, dotted(base.__name__, name))
-                for function in code.python(value):
-                    self.function(function)
+    def kind(self, kind: type, made: bool = False) -> None:
+        """The class of an object, or one that code makes objects of: methods are code; attributes
+        of the user's own classes are read too."""
+        if (id(kind), made) in self.entered:
+            return
+        self.entered.add((id(kind), made))
+        self.met[id(kind)] = kind
+        if code.users_class(kind):
+            self.kinds.append(kind)
+        if code.users_class(type(kind)):
+            self.kind(type(kind))
+        for base, name, functions in classes.members(kind, made):
+            if name is not None:
+                self.slot(FieldStore(base), name, dotted(base.__name__, name))
+            for function in functions:
+                self.function(function)
 
     def function(self, function: types.FunctionType) -> None:
         """The closure cells and globals that a function's code names, and its defaults."""
-        own, by_name = function.__code__, function.__kwdefaults__ or {}
-        defaults = [*(function.__defaults__ or ()), *by_name.values()]
-        # What a factory makes shares its code.
-        met = function.__closure__ or function.__kwdefaults__ or function.__defaults__ or own
-        if id(met) in self.met or code.ours(own.co_filename):
+        own = function.__code__
+        if (id(function), False) in self.entered or code.ours(own.co_filename):
             return
-        self.met[id(met)] = met
+        self.entered.add((id(function), False))
         self.functions.append(function)
         theirs = not code.installed(own.co_filename)
         names = set(code.words(own))
         if theirs:
-            self.names |= names
-            self.queue.extend((function.__name__, x) for x in defaults)
+            self.names |= names.union(own.co_freevars)
+            self.stored |= code.stored_names(own)
+            self.mostly_empty.append(Holder(vars(function), function.__name__))
+            for store, held in ((FieldStore(function), _OF_FUNCTIONS), (vars(function),) * 2):
+                for name in held:
+                    self.slot(store, name, dotted(function.__name__, name))
         for name, cell in zip(own.co_freevars, function.__closure__ or (), strict=True):
             store = CellStore(cell)
             if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):
                 self.slot(store, name, name)
         space = function.__globals__
-        for name in sorted(code.global_names(own) & space.keys()):
+        wanted = code.global_names(own)
+        for name in sorted(wanted - space.keys() if theirs else ()):
+            self.slot(space, name, name, lacking=True)
+        for name in sorted(wanted & space.keys()):
             if theirs or plain(space[name]):
                 self.slot(space, name, name)
             if isinstance(space[name], types.ModuleType):
@@ -237,28 +270,39 @@ class Reach:
             return
         for name in sorted(names & vars(module).keys()):
             value = vars(module)[name]
-            if value is not module and (id(module), name) not in self.taken:
-                self.taken.add((id(module), name))
+            if value is not module and (id(module), name) not in self.entered:
+                self.entered.add((id(module), name))
                 self.slot(vars(module), name, dotted(label, name))
                 if isinstance(value, types.ModuleType):
                     self.python_module(value, dotted(label, name), names)
 
-    def slot(self, store: Store, name: str, label: str) -> None:
-        """A place; Python modules are no values."""
-        key = (id(store.owner if isinstance(store, FieldStore) else store), name)
+    def slot(self, store: Store, name: str, label: str, lacking: bool = False) -> None:
+        """A place, or one that is `lacking` now; Python modules are no values."""
+        owner: object = store
         if isinstance(store, CellStore):
-            key = (id(store.cell), name)
-        try:
-            value = store[name]
-        except (ValueError, KeyError, AttributeError):
+            owner = store.cell
+        elif isinstance(store, FieldStore):
+            owner = store.owner
+        elif isinstance(store, ContextStore):
+            owner = store.variable
+        if (id(owner), name) in self.taken:
             return
-        if key in self.taken and not isinstance(store, FieldStore):
+        value = store.get(name, self)
+        if (value is self) is not lacking or isinstance(value, types.ModuleType):
             return
-        self.taken.add(key)
-        if isinstance(value, types.ModuleType):
-            return
+        self.taken.add((id(owner), name))
         self.slots.append(Slot(store, name, label))
-        self.queue.append((label, value))
+        if not lacking:
+            self.queue.append((label, value))
+
+    @cached_property
+    def going_on(self) -> tuple[tuple[str, object], ...]:
+        """Iterators in places that the code names, or among the arguments."""
+        return tuple(
+            (label, x)
+            for label, x in self.iterators
+            if label == "argument" or not self.names.isdisjoint(label.split("."))
+        )
 
     @cached_property
     def state(self) -> tuple[Slot, ...]:
@@ -297,6 +341,11 @@ class Reach:
                 for name, value in group.items():
                     if isinstance(value, torch.Tensor):
                         yield Slot(group, name, dotted(label, name))
+
+
+def size(numbers: Any) -> int:
+    """How many numbers there are."""
+    return numbers.size if isinstance(numbers, np.ndarray) else len(numbers)
 
 
 def plain(value: object) -> bool:

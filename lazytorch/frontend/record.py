@@ -17,6 +17,7 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.drawn import Drawn, watched
 from lazytorch.frontend.finish import finish
 from lazytorch.frontend.grads import Grads
+from lazytorch.frontend.known import ABSENT
 from lazytorch.frontend.modes import recording
 from lazytorch.frontend.module import ModulePath
 from lazytorch.frontend.optimizers import StateMadeError, stepping
@@ -35,12 +36,13 @@ from lazytorch.frontend.sources import (
     State,
 )
 from lazytorch.frontend.tensor import LazyTensor
-from lazytorch.frontend.unmoved import unmoved
+from lazytorch.frontend.unmoved import refuse_iterators, unmoved
 from lazytorch.frontend.watch import Change, Watch
 
 
 class UnsettledError(UnsupportedError):
-    """An optimizer remembers something else after the function: so does every one at first."""
+    """The function leaves tensors, or what an optimizer remembers, where nothing was: a cache that
+    it fills at first, and every optimizer at its first step. Eager once, it may be settled."""
 
 
 def record(
@@ -145,6 +147,7 @@ def record_once(
     for leaf in leaves:
         if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")
+    refuse_iterators(watch.reach.going_on)
     args, kwargs = trees.unflatten(spec, stand_ins)
     changes: list[Change] = []
     grads: list[tuple[Argument | State | Held, torch.Tensor | None]] = []
@@ -227,11 +230,13 @@ def settles(
 def changing(watch: Watch, changes: list[Change]) -> UnsupportedError:
     """What to say of a forward that keeps state in Python."""
     first = changes[0]
-    kind = UnsettledError if remembered(watch, changes) else UnsupportedError
+    filled = all(fills(change) for change in changes)
+    kind = UnsettledError if filled or remembered(watch, changes) else UnsupportedError
+    once = ", or call it once before if it only does so at first" if filled else ""
     return kind(
         f"the forward changed {first}, which a replay would not do again",
         where=watch.line(first),
-        hint="keep state in a buffer (register_buffer), or mark the method lt.disable",
+        hint=f"keep state in a buffer (register_buffer), or mark the method lt.disable{once}",
     )
 
 
@@ -242,6 +247,13 @@ def remembered(watch: Watch, changes: list[Change]) -> bool:
         places |= {id(x) for x in (optimizer.state, *optimizer.state.values())}
     stores = [x.place.store if isinstance(x.place, Slot) else x.place.container for x in changes]
     return all(id(store) in places for store in stores)
+
+
+def fills(change: Change) -> bool:
+    """Whether tensors were put where there was nothing: the next time they may be there."""
+    leaves, _ = trees.flatten(change.new)
+    lacking = change.old is ABSENT or change.old is None
+    return lacking and all(isinstance(x, torch.Tensor) or settled(x) for x in leaves)
 
 
 def settled(value: object) -> bool:

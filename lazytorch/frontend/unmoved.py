@@ -1,7 +1,9 @@
-"""Objects of libraries that go on by themselves: generators of numbers, schedulers of rates.
+"""Objects of libraries that go on by themselves: generators of numbers, schedulers of rates,
+iterators.
 
 What one gave while a function was recorded would be every later call's, and what it went on by
 would be once, and not once a call. So a function in which one moves is refused, and it is put back.
+An iterator cannot be put back, so a function that reaches one is refused before it runs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,17 @@ def moves(value: object) -> bool:
     if isinstance(value, random.SystemRandom):
         return False
     return isinstance(value, GENERATORS | LRScheduler)
+
+
+def refuse_iterators(found: Iterable[tuple[str, object]]) -> None:
+    """Refuse a function that may take the next of what an iterator gives."""
+    for label, x in found:
+        what = "an argument" if label == "argument" else label
+        raise UnsupportedError(
+            f"{what} ({type(x).__name__}) is an iterator, which goes on with every "
+            "next() and loop: a replay would use again what it gave at first",
+            hint="call next() outside, or pass a list of what it gives",
+        )
 
 
 @contextmanager

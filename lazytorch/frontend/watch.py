@@ -20,6 +20,7 @@ from lazytorch.errors import Where
 from lazytorch.frontend.code import line_of
 from lazytorch.frontend.dicts import Dicts
 from lazytorch.frontend.epoch import Epoch
+from lazytorch.frontend.inside import bytes_of
 from lazytorch.frontend.known import Change, Known, content, put
 from lazytorch.frontend.places import Slot
 from lazytorch.frontend.reach import ATOMS, Holder, Reach
@@ -46,10 +47,10 @@ class Watch:
             children.append(Holder(module._modules, path))
         hidden = [h for h, (_, m) in zip(stores[::3], reach.modules, strict=True)
                   if Epoch.hidden(type(m))]  # fmt: skip
-        hooks = [h for h in reach.hooks if h.container]
+        held = [h for h in reach.mostly_empty if h.container]
         self.attributes = Known([], stores)
-        self.others = Known(reach.slots, [*reach.holders, *hooks, *hidden])
-        self.empty = Known([], [h for h in (*reach.hooks, *children) if not h.container])
+        self.others = Known(reach.slots, [*reach.holders, *held, *hidden])
+        self.empty = Known([], [h for h in (*reach.mostly_empty, *children) if not h.container])
         self.empties = [h.container for h in self.empty.holders]
         self.children = Known([], [h for h in children if h.container])
         self.groups = (self.others, self.children, self.empty, self.attributes)
@@ -57,7 +58,7 @@ class Watch:
         self.copies = [dict(tree) for tree in self.trees]
         self.order = list(chain.from_iterable(self.trees))
         self.dicts = Dicts([*self.trees, *self.empties])
-        self.arrays = [(h, h.container.tobytes()) for h in reach.arrays]
+        self.arrays = [(h, bytes_of(h.container)) for h in reach.arrays]
         self.sizes = [(h, len(h.container)) for h in reach.large]
         self.state = {(id(slot.store), slot.name) for slot in reach.state}
         self.by_id = {
@@ -85,7 +86,7 @@ class Watch:
         if (
             self.dicts.same(self.unchanged)
             and self.others.same()
-            and (not self.arrays or all(h.container.tobytes() == b for h, b in self.arrays))
+            and (not self.arrays or all(bytes_of(h.container) == b for h, b in self.arrays))
             and (not self.sizes or all(len(h.container) == n for h, n in self.sizes))
         ):
             if self.epoch == Epoch.now:
@@ -121,7 +122,7 @@ class Watch:
                 if not self.found_again(change) and not self.equals(change.old, change.new):
                     yield change
         for holder, old in self.arrays:
-            if holder.container.tobytes() != old:
+            if bytes_of(holder.container) != old:
                 yield Change(holder, holder.label, "an array", "other values")
         for holder, size in self.sizes:
             if len(holder.container) != size:

@@ -25,7 +25,7 @@ from lazytorch.bench.sides import OURS, check_side, peers
 from lazytorch.bench.suites import suite as of_suite
 from lazytorch.bench.table import as_json
 from lazytorch.compile import compile
-from lazytorch.compiled import Compiled
+from lazytorch.compiled_module import CompiledModule
 from lazytorch.devices import device_named
 from lazytorch.errors import BudgetError, LazyTorchError
 from lazytorch.forecast import largest_batch
@@ -33,7 +33,6 @@ from lazytorch.forecast import plan as plan_of
 from lazytorch.lower.memory_plan import MemoryPlan, size
 from lazytorch.options import refuse_unknown
 from lazytorch.types import dtype_named
-from lazytorch.view import explain as words
 from lazytorch.view import view as draw
 
 app = typer.Typer(
@@ -179,7 +178,7 @@ def explain(
     """Say what compiling a model did: stages, kernels, what was fused, what was not and why."""
     with told():
         compiled = called(Case(model, batch, dtype_named(dtype), parse_device(device)), freeze)
-        typer.echo(words(compiled))
+        typer.echo(compiled.explain())
 
 
 @app.command()
@@ -345,7 +344,7 @@ def named_kernels(names: list[str]) -> list[Kernel]:
     return [known[name] for name in names or known]
 
 
-def called(case: Case, freeze: bool) -> Compiled:
+def called(case: Case, freeze: bool) -> CompiledModule:
     """A model, compiled by one call, with every kernel in use."""
     with progress() as tell, torch.no_grad():
         tell(f"building {case.model}")

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
+from torch import nn
 
 from lazytorch.autodiff import install
 from lazytorch.compiled import Compiled
+from lazytorch.compiled_module import CompiledModule
 from lazytorch.frontend import trees
 from lazytorch.frontend.number import Number
 from lazytorch.frontend.record import record
@@ -20,19 +22,29 @@ from lazytorch.report import Report
 
 
 @overload
+def compile(  # type: ignore[overload-overlap]  # a module is a callable, too
+    fn: nn.Module, **options: Any
+) -> CompiledModule: ...
+@overload
 def compile(fn: Callable[..., Any], **options: Any) -> Compiled: ...
 @overload
-def compile(**options: Any) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(**options: Any) -> Callable[[Callable[..., Any]], Any]: ...
 def compile(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function or an `nn.Module`; a decorator too, with and without arguments.
 
     Nothing happens until the first call; inside the transforms of torch.func a call is eager.
-    Options are the fields of `Options`.
+    Options are the fields of `Options`. A compiled module is an object of the module's class that
+    shares its fields.
     """
     chosen = Options.of(**options)
     if fn is None:
-        return lambda f: Compiled(f, chosen)
-    return Compiled(fn, chosen)
+        return lambda f: compiled(f, chosen)
+    return compiled(fn, chosen)
+
+
+def compiled(fn: Callable[..., Any], options: Options) -> Compiled | CompiledModule:
+    """A function or a module, compiled."""
+    return CompiledModule.of(fn, options) if isinstance(fn, nn.Module) else Compiled(fn, options)
 
 
 def disable(fn: Callable[..., Any]) -> Callable[..., Any]:

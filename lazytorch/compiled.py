@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import sys
 import time
 import weakref
 from collections import OrderedDict
@@ -20,13 +22,11 @@ from lazytorch.frontend import trees
 from lazytorch.frontend.epoch import Epoch
 from lazytorch.frontend.modes import in_torch_func, uncollected
 from lazytorch.frontend.record import UnsettledError, argument_labels, changing
-from lazytorch.frontend.sources import Cut, Piece, Recorded, addresses
+from lazytorch.frontend.sources import Cut, Recorded
 from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.frontend.watch import Watch
 from lazytorch.guards import Key, keywords, signature
 from lazytorch.ir import Graph
-from lazytorch.lower.budget import Planned, check
-from lazytorch.lower.lowered import lowered
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
 from lazytorch.lower.program import Program, lower
@@ -36,9 +36,7 @@ from lazytorch.prediction import predict
 from lazytorch.report import Event, Report
 from lazytorch.runtime.backward import plan_tensors
 from lazytorch.runtime.build import Builds
-from lazytorch.runtime.cudagraph import replayer
 from lazytorch.runtime.gradients import Backward
-from lazytorch.runtime.libraries import load
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
 from lazytorch.runtime.state import StaleError
@@ -121,6 +119,16 @@ class Compiled:
         if name in ("fn", "options"):
             raise AttributeError(name)
         return getattr(self.fn, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled(copy.deepcopy(self.fn, memo), self.options)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Plans stay behind; what a decorator stands for is found by its name."""
+        found: Any = sys.modules.get(getattr(self.fn, "__module__", ""))
+        for part in self.name.split("."):
+            found = getattr(found, part, None)
+        return self.name if found is self else (Compiled, (self.fn, self.options))
 
     @property
     def name(self) -> str:
@@ -209,54 +217,6 @@ class Compiled:
         program = self.builds.tuned(lower(graph, self.builds.target(graph), "backward"), graph)
         self.builds.start(program.calls)
         return program
-
-    def lowered(
-        self,
-        piece: Piece,
-        known: Setting,
-        recorded: Recorded | None,
-        back: Backward | None = None,
-        planned: Planned | None = None,
-    ) -> Stage:
-        """A stage of a recorded piece; with a backward pass, it leaves what that reads. `planned`
-        gives the memory of its programs, which `max_bytes` bounds."""
-        began = time.perf_counter()
-        load(piece.graph)
-        if back is not None:
-            piece = replace(piece, graph=back.halves.forward)
-        self.stages.append(("recorded", 0.0, 0, len(piece.graph)))
-
-        def observe(name: str, before: Graph, after: Graph) -> None:
-            nonlocal began
-            now = time.perf_counter()
-            self.stages.append((name, now - began, len(before), len(after)))
-            began = now
-
-        builds, costs = self.builds, known.costs_of(piece)
-        found = lowered(
-            piece.graph, self.options, builds.target, observe, planned, builds.expect, costs
-        )
-        program = self.builds.tuned(found.main, found.rest)
-        stage = Stage(
-            piece,
-            found.graph,
-            self.builds.tuned(found.prologue, found.steady),
-            program,
-            found.read,
-            replayer(program, found.rest, *addresses(piece, recorded, self.options.static_inputs))
-            if back is None
-            else program.run,
-            known,
-            recorded,
-            self.options.check,
-            back,
-        )
-        stage.state.replaced = weakref.WeakMethod(self.let_go)
-        observe("lower", found.graph, found.rest)
-        self.builds.start([*stage.prologue.calls, *stage.main.calls])
-        self.builds.watch(len(stage.state.tensors))
-        check(self.options.max_bytes, planned, stage.prologue, stage.main)
-        return stage
 
     def execute(
         self,

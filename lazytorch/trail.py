@@ -17,6 +17,7 @@ from lazytorch.frontend.watch import Watch
 from lazytorch.runtime.backward import random_state, written_inputs
 from lazytorch.runtime.setting import Setting
 from lazytorch.runtime.stage import Stage
+from lazytorch.staging import staged
 
 if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
@@ -88,7 +89,7 @@ class Trail:
             planned = partial(self.setting.plan, measured=True)
         elif torch.is_grad_enabled() and recorded.cuts == 0:
             backward = owner.backward_of(recorded, self)
-        self.new.append(owner.lowered(recorded.piece, self.setting, recorded, backward, planned))
+        self.new.append(staged(owner, recorded.piece, self.setting, recorded, backward, planned))
         self.new[-1].state.meet(self.leaves)
         for stage, (value, _), following in zip(self.new, self.ran, self.new[1:], strict=False):
             stage.add(value, following)
@@ -97,7 +98,7 @@ class Trail:
     def on_cut(self, piece: Piece) -> Any:
         """Compile and run a new piece up to its cut; the value that decides."""
         with self.watch.undone():  # it reads what there was before the call
-            stage = self.owner.lowered(piece, self.setting, None)
+            stage = staged(self.owner, piece, self.setting, None)
             if torch.is_grad_enabled():
                 self.remember(stage)
             with torch.no_grad():

@@ -22,7 +22,8 @@ LAYERS = (
     ("lower", "runtime"),
     ("view",),
     ("guards", "varying"),
-    ("trail", "plan", "fastpath", "differentiable", "prediction", "compiled"),
+    ("trail", "plan", "fastpath", "differentiable", "prediction", "staging", "compiled"),
+    ("compiled_module",),
     (
         "compile",
         "lazy",

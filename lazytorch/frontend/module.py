@@ -17,7 +17,7 @@ class ModulePath:
     ) -> None:
         self.names: dict[int, str] = {}
         for path, module in modules:
-            self.names.setdefault(id(module), path)
+            self.names.setdefault(id(vars(module)), path)  # a compiled module shares its fields
         self.enter = enter
         self.stack: list[str] = []
 
@@ -27,7 +27,8 @@ class ModulePath:
 
         def before(module: nn.Module, args: Any) -> None:
             if current() == self.ident:
-                self.stack.append(self.names.get(id(module), self.stack[-1] if self.stack else ""))
+                above = self.stack[-1] if self.stack else ""
+                self.stack.append(self.names.get(id(vars(module)), above))
                 self.enter(self.stack[-1])
 
         def after(module: nn.Module, args: Any, result: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lazytorch.errors import LazyTorchError
 from lazytorch.ir import Graph
@@ -20,11 +20,14 @@ from lazytorch.view.explain import explain
 
 if TYPE_CHECKING:
     from lazytorch.compiled import Compiled
+    from lazytorch.compiled_module import CompiledModule
 
 Drawing = Callable[["Graph | Compiled"], str]
 
 
-def view(shown: Graph | Compiled | MemoryPlan, path: str | os.PathLike[str]) -> Path:
+def view(
+    shown: Graph | Compiled | CompiledModule | MemoryPlan, path: str | os.PathLike[str]
+) -> Path:
     """Draw into `path` and return it; its suffix (.html, .svg or .dot) chooses the form.
 
     A memory plan becomes a page (.html) with its timeline: every block, its name and its line.
@@ -49,7 +52,7 @@ def view(shown: Graph | Compiled | MemoryPlan, path: str | os.PathLike[str]) -> 
 
         text = page(shown)
     else:
-        text = form(shown)
+        text = form(cast(Any, getattr(shown, "_compiled", shown)))  # of a module, what records it
     file.write_text(text, encoding="utf-8")
     return file
 

@@ -1,0 +1,93 @@
+"""A compiled module that still is the module: its class, its fields, its parameters.
+
+It shares the fields of the original, one dictionary for both, so that parameters, buffers, hooks
+and modes are the same ones whoever sets them, and names in a `state_dict` have no prefix. A module
+that holds it registers it, `isinstance` and the class's own methods work, and those that call the
+module (`generate`) call what is compiled.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from typing_extensions import override
+
+from lazytorch.compiled import Compiled
+from lazytorch.lower.memory_plan import MemoryPlan
+from lazytorch.options import Options
+
+
+class CompiledModule(nn.Module):
+    """An `nn.Module` that records itself once per signature and replays afterwards.
+
+    Called like the original, and with what `Compiled` has beside.
+    """
+
+    __slots__ = ("_compiled",)
+    _compiled: Compiled
+
+    @override
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original returns; a call that no plan holds for is recorded first."""
+        return self._compiled(*args, **kwargs)
+
+    @override
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "_compiled":  # while it is being made
+                raise
+            return getattr(self._compiled, name)
+
+    def explain(self) -> str:
+        """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
+        return self._compiled.explain()
+
+    def source(self) -> str:
+        """The programs that run and their generated kernels."""
+        return self._compiled.source()
+
+    def memory(self, *args: Any, **kwargs: Any) -> MemoryPlan:
+        """What a call under `no_grad` takes at its highest, with a name for every byte."""
+        return self._compiled.memory(*args, **kwargs)
+
+    def refresh(self) -> None:
+        """Reread all weights: needed after a write that torch cannot see (`p.data`, NumPy)."""
+        self._compiled.refresh()
+
+    def release(self) -> None:
+        """Drop every plan and what it holds."""
+        self._compiled.release()
+
+    def wait(self) -> None:
+        """Return when every kernel is compiled and in use."""
+        self._compiled.wait()
+
+    @override
+    def _get_name(self) -> str:
+        return f"compiled {type(self).__name__}"
+
+    def __copy__(self) -> CompiledModule:
+        return self.of(copy.copy(self._compiled.fn), self._compiled.options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        return self.of(copy.deepcopy(self._compiled.fn, memo), self._compiled.options)
+
+    @override
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return CompiledModule.of, (self._compiled.fn, self._compiled.options)
+
+    @staticmethod
+    def of(module: Any, options: Options) -> CompiledModule:
+        """A module compiled, as an object of its own class; of one that is, the original anew."""
+        if isinstance(module, CompiledModule):
+            module = module._compiled.fn
+        kind: Any = type(module)
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
+        made = object.__new__(type(kind)(kind.__name__, (CompiledModule, kind), names))
+        object.__setattr__(made, "__dict__", vars(module))
+        object.__setattr__(made, "_compiled", Compiled(module, options))
+        return made

@@ -350,3 +350,23 @@ def test_recording_alone_is_no_new_version() -> None:
     version = x._version
     lt.trace(lambda x: x.add_(1), x)
     assert x._version == version and x.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_is_returned_unchanged_is_the_very_object(gradients: bool) -> None:
+    held, plain = torch.nn.Parameter(torch.ones(3)), torch.ones(3)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = held, torch.nn.Embedding(4, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return x * self.used, x, self.used, self.unused.weight, held, plain
+
+    net, x = Net(), torch.randn(3)
+    fast = lt.compile(net)
+    with torch.set_grad_enabled(gradients):
+        for _ in range(2):
+            for ours, theirs in zip(fast(x)[1:], net(x)[1:], strict=True):
+                assert ours is theirs

@@ -31,7 +31,6 @@ def finish(r: Recording, result: Any) -> Recorded:
     aliases: list[Alias | None] = []
     made: list[Leaf] = []
     bases: dict[Cell, int] = {}
-    shadows = {id(x): tensor for x, tensor in zip(r.shadows.values(), r.kept, strict=True)}
     pending: list[tuple[int, LazyTensor]] = []
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
@@ -47,6 +46,7 @@ def finish(r: Recording, result: Any) -> Recorded:
             if isinstance(leaf, Drawn):
                 leaf.refuse()
             made.append(Leaf(None, leaf))
+    shadows = {id(x): tensor for x, tensor in zip(r.shadows.values(), r.kept, strict=True)}
     number = {node: i for i, node in enumerate(r.sources)}
     owners: dict[Cell, list[LazyTensor]] = {}
     for _, x in pending:

@@ -145,7 +145,9 @@ def record_once(
             if type(leaves[i]) is float:
                 stand_ins[i] = recorder.number_argument(i, labels[i], leaves[i])
     for leaf in leaves:
-        if not isinstance(leaf, torch.Tensor) and not trees.plain(leaf):
+        # Modules and optimizers are looked into like those that the function itself holds.
+        looked_into = isinstance(leaf, torch.Tensor | torch.nn.Module | torch.optim.Optimizer)
+        if not looked_into and not trees.plain(leaf):
             trees.refuse_object(leaf, "the arguments")
     refuse_iterators(watch.reach.going_on)
     args, kwargs = trees.unflatten(spec, stand_ins)

@@ -85,7 +85,8 @@ def call_as_strided(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     if func._opname == "as_strided_":
         return move(r, args[0], to, "as_strided_")
     x.cell.shared = True
-    return r.at(to, x.requires_grad and torch.is_grad_enabled())
+    carries = x.requires_grad and torch.is_grad_enabled()
+    return r.at(to.through([Detach()] if x.requires_grad and not carries else []), carries)
 
 
 def window(

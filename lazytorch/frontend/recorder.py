@@ -287,7 +287,10 @@ class Recorder:
         return make(self.kind, self, Cell(node), None, typed, 0, differentiable)
 
     def view(self, x: LazyTensor, steps: Sequence[View], differentiable: bool) -> LazyTensor:
-        """A window on the memory of `x`."""
+        """A window on the memory of `x`; of one that has a history, without it where it is none."""
+        hides = isinstance(x, Traced) and x.requires_grad and not differentiable
+        if hides and not any(isinstance(step, Detach) for step in steps):
+            steps = (Detach(), *steps)
         to = place(x).through(steps)
         x.cell.shared = True
         return self.at(to, differentiable)

@@ -130,9 +130,12 @@ class Watch:
 
     def found_again(self, change: Change) -> bool:
         """Whether a tensor replaced another in a place that a plan looks up at every call."""
+        return self.looked_up(change) and alike(change.old, change.new)
+
+    def looked_up(self, change: Change) -> bool:
+        """Whether a call takes what is in this place then."""
         place = change.place
-        looked_up = isinstance(place, Slot) and (id(place.store), place.name) in self.state
-        return looked_up and alike(change.old, change.new)
+        return isinstance(place, Slot) and (id(place.store), place.name) in self.state
 
     def equals(self, old: Any, new: Any, depth: int = 0) -> bool:
         """Whether a value says what another said when this watch was made."""
@@ -167,12 +170,14 @@ class Watch:
 
     def repeats(self, change: Change) -> bool:
         """Whether a call can put a tensor in the place of another: none that a gradient belongs to,
-        by which it would be another tensor than eager's."""
+        by which it would be another tensor than eager's. One may have a history and the other none,
+        which another plan is then for."""
+        tensors = change.old, change.new
         return (
-            self.found_again(change)
-            and not change.old.requires_grad
-            and not isinstance(change.old, torch.nn.Parameter)
-            and not isinstance(change.new, torch.nn.Parameter)
+            self.looked_up(change)
+            and alike(*tensors, histories=True)
+            and not any(isinstance(x, torch.nn.Parameter) for x in tensors)
+            and not any(x.requires_grad and x.is_leaf for x in tensors)
         )
 
     def undo(self, repeated: bool = False) -> list[Change]:
@@ -236,14 +241,14 @@ class Watch:
         return line_of(self.reach.functions, change.key or change.label.rpartition(".")[2])
 
 
-def alike(a: object, b: object) -> bool:
-    """Whether a tensor may take another's place in a plan."""
+def alike(a: object, b: object, histories: bool = False) -> bool:
+    """Whether a tensor may take another's place in a plan; of `histories`, with or without one."""
     return (
         isinstance(a, torch.Tensor)
         and isinstance(b, torch.Tensor)
         and a.shape == b.shape
         and a.dtype is b.dtype
         and a.device == b.device
-        and a.requires_grad == b.requires_grad
+        and (histories or a.requires_grad == b.requires_grad)
         and a.stride() == b.stride()
     )

@@ -84,6 +84,8 @@ class FastPath:
             return None
         if plan.objects or plan.varying or plan.assumptions.each or plan.relied:
             return None
+        if any(leaf.ends or leaf.apart for leaf in recorded.leaves):
+            return None
         args, kwargs = given
         flat = [*args, *kwargs.values()]
         if len(flat) != len(leaves) or not all(map(is_, flat, leaves)):

@@ -89,10 +89,11 @@ def assemble(stage: Stage, outputs: tuple[Any, ...], given: Given, leaves: Seque
     """The function's result from the program's outputs; containers that it fills are filled,
     tensors get the gradients that it leaves, and the tensors that it replaces are replaced."""
     recorded = cast(Recorded, stage.recorded)
-    result = trees.unflatten(
-        recorded.spec,
-        [leaf.value if leaf.output is None else outputs[leaf.output] for leaf in recorded.leaves],
-    )
+    found = [x.value if x.output is None else outputs[x.output] for x in recorded.leaves]
+    for i, leaf in enumerate(recorded.leaves):
+        if leaf.ends or leaf.apart:
+            found[i] = found[i].detach().requires_grad_(leaf.ends)
+    result = trees.unflatten(recorded.spec, found)
     tensors: Sequence[torch.Tensor] = ()
     if recorded.replaced:
         result, tensors = result

@@ -242,5 +242,5 @@ def written(r: Recording, x: LazyTensor, value: Node) -> LazyTensor:
     """An argument that the forward wrote in place, which is a result now."""
     r.write(x, value)
     if isinstance(x, Traced):
-        x.differentiable, x.leaf, x.cell.carries = True, False, True
+        x.gain_history()
     return x

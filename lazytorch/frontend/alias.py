@@ -42,8 +42,8 @@ def chain(window: Window | None) -> list[Window]:
 class Cell:
     """One storage: its present value, and how often it was written."""
 
-    __slots__ = ("__weakref__", "carries", "initial", "offset", "shared", "typed", "value",
-                 "version")  # fmt: skip
+    __slots__ = ("__weakref__", "carries", "hidden", "histories", "initial", "offset", "shared",
+                 "typed", "value", "version")  # fmt: skip
 
     def __init__(self, value: Node, offset: int = 0) -> None:
         assert isinstance(value.type, TensorType)
@@ -54,6 +54,9 @@ class Cell:
         self.version = 0
         self.shared = False  # whether more than one tensor may show it
         self.carries = False  # whether a tensor on it has, or had, a history
+        # The families of windows that a write gave one, and of those, what the value has not.
+        self.histories: set[Window | None] = set()
+        self.hidden: set[Window | None] = set()
 
     def read(self, b: Builder, window: Window | None) -> Node:
         """The node of what `window` shows at present."""
@@ -77,9 +80,17 @@ class Cell:
         self.version += 1
 
 
+def family(window: Window | None) -> Window | None:
+    """The detached window that this one is a view of, or None for the cell: in eager, a write that
+    has a history gives it to all views of the same."""
+    while window is not None and not isinstance(window.step, Detach):
+        window = window.parent
+    return window
+
+
 def detached(window: Window | None) -> bool:
     """Whether a window shows its cell without the cell's history."""
-    return any(isinstance(one.step, Detach) for one in chain(window))
+    return family(window) is not None
 
 
 def fitted(b: Builder, value: Node, target: TensorType, operation: str) -> Node:

@@ -89,7 +89,7 @@ def call_elementwise(
 
 def call_value(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A pure overload: import it or keep it as `Aten`, then wrap the result."""
-    needed, enabled = differentiable(func, args, kwargs)
+    needed, enabled = differentiable(r, func, args, kwargs)
     result = nodes(r, func, args, kwargs)
     if needed and not enabled:
         result = detach_all(r, result)

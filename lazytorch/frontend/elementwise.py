@@ -51,7 +51,7 @@ def record_elementwise(r: Recording, op: Pointwise, args: tuple[Any, ...]) -> La
     for a in args:
         if a.__class__ is Traced:
             nodes.append(a.cell.value if a.window is None else r.read(a))
-            needed = needed or a.differentiable
+            needed = needed or a.differentiable or (bool(a.cell.histories) and a.requires_grad)
         elif type(a) in NUMBERS:  # a number that varies calls itself a float, but is none
             nodes.append(constant(a))
         elif isinstance(a, torch.SymFloat):

@@ -10,12 +10,12 @@ import torch
 
 from lazytorch.errors import UnsupportedError
 from lazytorch.frontend import trees
-from lazytorch.frontend.alias import Cell
+from lazytorch.frontend.alias import Cell, detached
 from lazytorch.frontend.drawn import Drawn
 from lazytorch.frontend.number import Number
 from lazytorch.frontend.place import place
 from lazytorch.frontend.sources import Cut, Leaf, Piece, Recorded, State
-from lazytorch.frontend.tensor import LazyTensor
+from lazytorch.frontend.tensor import LazyTensor, Traced
 from lazytorch.ir import Alias, Graph, Node, Write, postorder
 from lazytorch.ops.layout import Detach
 from lazytorch.types import carries
@@ -71,14 +71,34 @@ def finish(r: Recording, result: Any) -> Recorded:
                 aliases.append(None)
             index = bases[cell]
             if x is whole(owners[cell]):
-                made[position] = Leaf(index, None, carries_on(r, x))
+                made[position] = leaf_of(r, x, index)
                 continue
             alias = place(x).alias("output", index)
-        made[position] = Leaf(len(outputs), None, carries_on(r, x))
+        outer = [t for t, y in zip(r.kept, r.shadows.values(), strict=True) if y.cell is cell]
+        made[position] = leaf_of(r, x, len(outputs), outer)
         outputs.append(node)
         aliases.append(alias)
     last = piece(r, outputs, aliases, None)
     return Recorded(last, made, spec, r.notes, r.cuts, assumed=r.assumed)
+
+
+def leaf_of(r: Recording, x: LazyTensor, output: int, outer: Sequence[torch.Tensor] = ()) -> Leaf:
+    """A tensor of the result, with the part in gradients that it has; `outer` are the real tensors
+    whose memory it shows."""
+    histories = any(t.requires_grad for t in outer)
+    if not x.requires_grad:
+        return Leaf(output, apart=histories)
+    if isinstance(x, Traced) and x.behind is None and (x.leaf or detached(x.window)):
+        return Leaf(output, ends=True)
+    if outer and not histories and isinstance(x, Traced) and not x.leaf:
+        raise UnsupportedError(
+            "a result shows memory that came in without a history, into which the function wrote "
+            "what has one: a call could not give it that",
+            {"result": x.typed},
+            where=r.b.where,
+            hint="return a clone, or write what is detached",
+        )
+    return Leaf(output, None, carries_on(r, x))
 
 
 def hidden(results: list[LazyTensor]) -> bool:

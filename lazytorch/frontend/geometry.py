@@ -42,7 +42,7 @@ def move(r: Recorder, target: torch.Tensor, to: Place, operation: str) -> torch.
             r.b.where,
             "do it outside, or on a tensor of your own: y = x.view_as(x)",
         )
-    if isinstance(x, Traced) and x.differentiable and not torch.is_grad_enabled():
+    if isinstance(x, Traced) and x.requires_grad and not torch.is_grad_enabled():
         raise UnsupportedError(
             f"{operation} under no_grad of a tensor that requires grad",
             {"tensor": x.typed},
@@ -85,8 +85,9 @@ def call_as_strided(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     if func._opname == "as_strided_":
         return move(r, args[0], to, "as_strided_")
     x.cell.shared = True
-    carries = x.requires_grad and torch.is_grad_enabled()
-    return r.at(to.through([Detach()] if x.requires_grad and not carries else []), carries)
+    if not x.requires_grad or torch.is_grad_enabled():
+        return r.at(to, x.requires_grad)
+    return r.at(to.through([Detach()]), False).requires_grad_()
 
 
 def window(
@@ -207,7 +208,7 @@ def set_data(r: Recorder, x: LazyTensor, value: object) -> None:
     r.b.where = r.here()
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
-    if isinstance(x, Traced) and x.differentiable:
+    if isinstance(x, Traced) and x.requires_grad:
         raise UnsupportedError(
             "x.data = y inside a compiled function, where x requires grad",
             {"tensor": x.typed},
@@ -250,4 +251,5 @@ def call_detach(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         )  # fmt: skip
     r.write(x, r.b(Detach(), r.read(x)))
     x.differentiable = False
+    x.cell.histories.clear()
     return x

@@ -9,7 +9,7 @@ import torch
 from torch._C import DispatchKey
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.frontend.alias import copied, fitted
+from lazytorch.frontend.alias import copied, detached, fitted
 from lazytorch.frontend.geometry import resize
 from lazytorch.frontend.imports import IMPORTERS
 from lazytorch.frontend.tensor import LazyTensor, Traced
@@ -37,16 +37,24 @@ def call_mutating(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if not isinstance(target, torch.Tensor):
         return call_each(r, func, args, kwargs)
     x = r.lazy(target)
-    needed, enabled = differentiable(func, args, kwargs)
+    needed, enabled = differentiable(r, func, args, kwargs)
     value = nodes(r, functional, args, kwargs)
     if isinstance(value, tuple | list):
         value = value[0]
-    value = fitted(r.b, value, x.typed, func._opname)
+    store(r, x, target, fitted(r.b, value, x.typed, func._opname), needed, enabled)
+    return target
+
+
+def store(
+    r: Recorder, x: LazyTensor, target: torch.Tensor, value: Node, needed: bool, enabled: bool
+) -> None:
+    """An in-place write of what has a history if it is `needed`, where gradients are `enabled`."""
     if needed and not enabled:
         value = unnoticed(r, x, value)
+    elif needed and detached(x.window):  # other views of the memory see no history
+        value = r.detached(value)
     r.write(x, value)
     mark_written(r, x, target, needed and enabled)
-    return target
 
 
 def unnoticed(r: Recorder, x: LazyTensor, value: Node) -> Node:
@@ -57,10 +65,12 @@ def unnoticed(r: Recorder, x: LazyTensor, value: Node) -> Node:
 
 
 def mark_written(r: Recorder, x: LazyTensor, target: torch.Tensor, enabled: bool) -> None:
-    """An in-place operation with a differentiable operand makes the target require grad."""
+    """An in-place operation with a differentiable operand makes the target require grad, and what
+    it is a view of, and other views of that."""
     r.stored(target, x)
-    if enabled and isinstance(x, Traced) and x.typed.dtype.is_floating_point and target is x:
-        x.differentiable, x.leaf, x.cell.carries = True, False, True
+    carrying = x.typed.dtype.is_floating_point or x.typed.dtype.is_complex
+    if enabled and carrying and isinstance(x, Traced):
+        x.gain_history()
 
 
 @cache
@@ -103,14 +113,19 @@ def call_out(
     if results.__class__ is Node:
         results = items(r.b, results) if isinstance(results.type, TupleType) else [results]
     targets = [kwargs[name] for name in outs]
+    needed, enabled = differentiable(r, func, args, kwargs)
+    if needed and enabled:
+        raise RuntimeError(
+            f"{func._opname}(): functions with out=... arguments don't support automatic "
+            "differentiation, but one of the arguments requires grad."
+        )
     for target, value in zip(targets, results, strict=True):
         have = value.type
         assert isinstance(have, TensorType)
         if r.lazy(target).typed.shape != have.shape:
             resize(r, target, have.shape, have.strides, f"out= of {func._opname}")
         x = r.lazy(target)
-        r.write(x, fitted(r.b, value, x.typed, func._opname))
-        r.stored(target, x)
+        store(r, x, target, fitted(r.b, value, x.typed, func._opname), needed, enabled)
     return targets[0] if len(targets) == 1 else tuple(targets)
 
 
@@ -134,15 +149,14 @@ def call_functionalized(
     kind = AtenMutatingRandom if draws(func, args, kwargs) else AtenMutating
     result = r.b(kind(str(func), static, named, None, positions), *operands)
     values = items(r.b, result)
-    for x, value in zip(written, values[len(values) - len(written) :], strict=True):
-        r.write(x, fitted(r.b, value, x.typed, func._opname))
-    for target, x in zip(changed, written, strict=True):
-        r.stored(target, x)
+    needed, enabled = differentiable(r, func, args, kwargs)
+    made = values[len(values) - len(written) :]
+    for x, target, value in zip(written, changed, made, strict=True):
+        store(r, x, target, fitted(r.b, value, x.typed, func._opname), needed, enabled)
     returned = values[: len(values) - len(written)]
     aliased = [x.alias_info for x in func._schema.returns]
     if aliased and all(info is not None for info in aliased):
         return changed[0] if len(changed) == 1 else tuple(changed)
-    needed, enabled = differentiable(func, args, kwargs)
     kept = [r.detached(x) if needed and not enabled else x for x in returned]
     wrapped = tuple(r.wrap(x, enabled) for x in kept)
     return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
@@ -161,14 +175,10 @@ def call_copy(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """`copy_`: converted and broadcast into the target."""
     target, source = args[0], args[1]
     x = r.lazy(target)
-    needed, enabled = differentiable(func, args[:2], {})
+    needed, enabled = differentiable(r, func, args[:2], {})
     source = r.lazy(source)
     if source.typed.device != x.typed.device:
         source = r.call(aten._to_copy.default, (source,), {"device": x.typed.device})
     value = copied(r.b, r.read(source), x.typed)
-    value = fitted(r.b, value, x.typed, "copy_")
-    if needed and not enabled:
-        value = unnoticed(r, x, value)
-    r.write(x, value)
-    mark_written(r, x, target, needed and enabled)
+    store(r, x, target, fitted(r.b, value, x.typed, "copy_"), needed, enabled)
     return target

@@ -287,13 +287,15 @@ class Recorder:
         return make(self.kind, self, Cell(node), None, typed, 0, differentiable)
 
     def view(self, x: LazyTensor, steps: Sequence[View], differentiable: bool) -> LazyTensor:
-        """A window on the memory of `x`; of one that has a history, without it where it is none."""
-        hides = isinstance(x, Traced) and x.requires_grad and not differentiable
-        if hides and not any(isinstance(step, Detach) for step in steps):
-            steps = (Detach(), *steps)
-        to = place(x).through(steps)
+        """A window on the memory of `x`; one that no_grad keeps without the history of `x` is in
+        eager what gradients end at."""
+        ends = isinstance(x, Traced) and x.requires_grad and not differentiable
+        if any(isinstance(step, Detach) for step in steps):
+            ends = False
+        to = place(x).through((Detach(), *steps) if ends else steps)
         x.cell.shared = True
-        return self.at(to, differentiable)
+        made = self.at(to, differentiable)
+        return made.requires_grad_() if ends else made
 
     def at(self, place: Place, differentiable: bool) -> LazyTensor:
         """A tensor on a place."""

@@ -118,11 +118,17 @@ def assumption(node: Node, value: Any, sources: Mapping[Node, Source], where: st
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One leaf of the result: an output of the last piece, or a constant."""
+    """One leaf of the result: an output of the last piece, or a constant.
+
+    `ends` says that gradients end there: a tensor without history, made by the function, that
+    requires grad. `apart` is a view of what has a history that has none itself.
+    """
 
     output: int | None
     value: Any = None
     requires_grad: bool = False
+    ends: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from lazytorch.errors import UnsupportedError
-from lazytorch.frontend.alias import Cell, Window
+from lazytorch.frontend.alias import Cell, Window, family
 from lazytorch.frontend.modes import VIEWS
 from lazytorch.frontend.operators import operator
 from lazytorch.types import TensorType
@@ -172,7 +172,34 @@ class Traced(LazyTensor):
         if not self.differentiable and _flag(self):  # a factory was asked for it
             self.leaf = self.differentiable = self.cell.carries = True
             self.recorder.leaf(self)
+        if self.cell.histories:
+            self.look_for_writes()
         return self.differentiable
+
+    def gain_history(self) -> None:
+        """What was written in place has one; so have the other views of this one's family."""
+        own = family(self.window)
+        self.differentiable, self.leaf, self.cell.carries = True, False, True
+        self.cell.histories.add(own)
+        if own is not None:
+            self.cell.hidden.add(own)
+
+    def look_for_writes(self) -> None:
+        """Whether a write through another view gave this one a history.
+
+        Raises UnsupportedError where it was written through a detached tensor: the memory then has
+        one history for it, and another one for others.
+        """
+        own = family(self.window)
+        if own in self.cell.hidden:
+            raise UnsupportedError(
+                "a detached tensor is read after what has a history was written into it",
+                {"tensor": self.typed},
+                where=self.recorder.here(),
+                hint="write into a clone, or write what is detached",
+            )
+        if own in self.cell.histories:
+            self.differentiable, self.leaf = True, False
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
@@ -183,6 +210,12 @@ class Traced(LazyTensor):
     def requires_grad_(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, requires_grad: bool = True
     ) -> Traced:
+        if not requires_grad and self.requires_grad and not self.is_leaf:
+            raise RuntimeError(
+                "you can only change requires_grad flags of leaf variables. If you want to use a "
+                "computed variable in a subgraph that doesn't require differentiation use "
+                "var_no_grad = var.detach()."
+            )
         if requires_grad and not self.requires_grad:
             self.leaf = True
             self.recorder.leaf(self)
@@ -193,7 +226,7 @@ class Traced(LazyTensor):
     @property
     @override
     def is_leaf(self) -> bool:  # type: ignore[override]
-        return self.leaf or not self.differentiable
+        return not self.requires_grad or self.leaf
 
     @property
     @override

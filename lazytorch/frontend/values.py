@@ -32,22 +32,23 @@ def refuse_varying(op: Op) -> None:
             raise VaryingError(f"{op.name()} has no place for a number that varies")
 
 
-def differentiable(func: Any, args: Any, kwargs: Any) -> tuple[bool, bool]:
+def differentiable(r: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, bool]:
     """Whether some tensor among the arguments requires grad, and whether the result then does."""
-    needed = any_requires_grad(args) or (bool(kwargs) and any_requires_grad(kwargs.values()))
+    needed = any_requires_grad(r, args) or (bool(kwargs) and any_requires_grad(r, kwargs.values()))
     if not needed:
         return False, False
     enabled = torch.is_grad_enabled() and func._opname not in _CONSTANT_LIKE
     return True, enabled
 
 
-def any_requires_grad(values: Any) -> bool:
-    """Whether a tensor in a (nested) list of arguments requires grad."""
+def any_requires_grad(r: Recorder, values: Any) -> bool:
+    """Whether a tensor in a (nested) list of arguments requires grad: a real one, too, once the
+    recording wrote into it what has a history."""
     for value in values:
         if isinstance(value, torch.Tensor):
-            if value.requires_grad:
+            if value.requires_grad or r.shadows.get(id(value), value).requires_grad:
                 return True
-        elif isinstance(value, tuple | list) and any_requires_grad(value):
+        elif isinstance(value, tuple | list) and any_requires_grad(r, value):
             return True
     return False
 

@@ -16,7 +16,7 @@ from replacing import Mean, Plain, Returned, held
 from torch import nn
 
 import lazytorch as lt
-from lazytorch import compiled, passes
+from lazytorch import passes, staging
 from lazytorch.compiled import Compiled
 from lazytorch.ir import Graph
 from lazytorch.lower import last_call
@@ -85,7 +85,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> None:
     def replayer(program: Program, graph: Graph, *addresses: frozenset[int]) -> Replayer:
         return Replayer(program, graph, torch.device("cpu"), *addresses)
 
-    monkeypatch.setattr(compiled, "replayer", replayer)
+    monkeypatch.setattr(staging, "replayer", replayer)
 
 
 def settled(fn: Callable[..., Any], *args: Any, **options: Any) -> tuple[Compiled, Replayer]:

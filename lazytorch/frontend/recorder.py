@@ -295,7 +295,9 @@ class Recorder:
         to = place(x).through((Detach(), *steps) if ends else steps)
         x.cell.shared = True
         made = self.at(to, differentiable)
-        return made.requires_grad_() if ends else made
+        if ends:
+            made.requires_grad_()
+        return made
 
     def at(self, place: Place, differentiable: bool) -> LazyTensor:
         """A tensor on a place."""

@@ -13,6 +13,7 @@ from lazytorch.autodiff import install
 from lazytorch.compiled import Compiled
 from lazytorch.compiled_module import CompiledModule
 from lazytorch.frontend import trees
+from lazytorch.frontend.modes import current
 from lazytorch.frontend.number import Number
 from lazytorch.frontend.record import record
 from lazytorch.frontend.tensor import LazyTensor
@@ -54,10 +55,10 @@ def disable(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def eager(*args: Any, **kwargs: Any) -> Any:
         leaves, spec = trees.flatten((args, kwargs))
-        lazies = [x for x in leaves if isinstance(x, LazyTensor | Number)]
-        if not lazies:
+        recorders = [x.recorder for x in leaves if isinstance(x, LazyTensor | Number)]
+        recorder = next(iter(recorders), current())
+        if recorder is None:
             return fn(*args, **kwargs)
-        recorder = lazies[0].recorder
         varying = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor | Number)]
         kept = [None if i in varying else x for i, x in enumerate(leaves)]
 

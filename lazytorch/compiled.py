@@ -24,8 +24,9 @@ from lazytorch.frontend.modes import in_torch_func, uncollected
 from lazytorch.frontend.record import UnsettledError, argument_labels, changing
 from lazytorch.frontend.sources import Cut, Recorded
 from lazytorch.frontend.tensor import LazyTensor, Traced
+from lazytorch.frontend.unmoved import unmoved
 from lazytorch.frontend.watch import Watch
-from lazytorch.guards import Key, keywords, signature
+from lazytorch.guards import Key, signature
 from lazytorch.ir import Graph
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.lower.optimize import optimize
@@ -59,7 +60,6 @@ class Compiled:
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.options = options
-        self.in_order = keywords(fn)
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
         self.fast: FastPath | None = None
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
@@ -91,7 +91,7 @@ class Compiled:
         """A call that is not like the last one; inside torch.func's transforms it is eager."""
         if in_torch_func():
             return self.fn(*args, **kwargs)
-        leaves, spec = trees.flatten((args, kwargs := self.in_order(kwargs)))
+        leaves, spec = trees.flatten((args, kwargs))
         if any([isinstance(leaf, Traced) for leaf in leaves]):  # part of another recording
             return self.fn(*args, **kwargs)
         leaves = [leaf.force() if isinstance(leaf, LazyTensor) else leaf for leaf in leaves]
@@ -104,7 +104,7 @@ class Compiled:
                     self.restless.pop(key, None)
                 try:
                     result = self.execute(plan, (args, kwargs), leaves, spec)
-                    self.fast = FastPath.of(plan, (args, kwargs), leaves, spec, key, self.in_order)
+                    self.fast = FastPath.of(plan, (args, kwargs), leaves, spec, key)
                     return result
                 except StaleError as error:
                     self.fast = None
@@ -139,39 +139,47 @@ class Compiled:
         """Record and compile for a signature that has no plan, then run it."""
         # uncollected: thousands of nodes would be looked through again and again
         with self.lock as waited, uncollected():
-            if waited:  # another thread recorded, perhaps a call like this one
-                return self.call(*given)
-            self.fast = None
-            started, again = time.perf_counter(), bool(self.plans)
-            labels = argument_labels(self.fn, spec)
-            reasons = self.numbers.meet(spec, leaves, labels)
-            key = signature(leaves, spec, self.numbers.varying(spec))
-            reasons = reasons or [why_none(self.plans, key, leaves)]
-            trail = Trail(self, leaves, Watch(self.fn, leaves), self.numbers.varying(spec))
-            try:
-                plan = Plan(trail.extend(spec, ()), trail)
-            except UnsettledError as error:
-                if key in self.unsettled or self.options.max_bytes is not None:
-                    raise
-                self.unsettled.add(key)
-                Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))
-                return self.fn(*given[0], **given[1])
-            self.unsettled.discard(key)
-            if trail.failure:
-                reasons.append(self.numbers.keep(spec, range(len(leaves)), trail.failure, labels))
-            reasons += self.numbers.learn(spec, trail.assumed, labels)
-            key = signature(leaves, spec, self.numbers.varying(spec))
-            self.forget(key)
-            entry = self.plans.setdefault(key, [])
-            entry.insert(0, plan)
-            del entry[self.options.max_plans :]
-            while len(self.plans) > self.options.max_plans:
-                dropped, _ = self.plans.popitem(last=False)
-                self.restless.pop(dropped, None)
-            if again:
-                why, seconds = "; ".join(filter(None, reasons)), time.perf_counter() - started
-                Report.add(Event("recompile", self.name, why, seconds))
+            made = None if waited else self.first_plan(leaves, spec)
+        if waited:  # another thread recorded, perhaps a call like this one
+            return self.call(*given)
+        if made is None:
+            return self.fn(*given[0], **given[1])
+        plan, trail = made
         return self.execute(plan, given, leaves, spec, trail)
+
+    def first_plan(self, leaves: list[Any], spec: trees.Spec) -> tuple[Plan, Trail] | None:
+        """A new plan, and how it was recorded; None where this call is eager's."""
+        self.fast = None
+        started, again = time.perf_counter(), bool(self.plans)
+        labels = argument_labels(self.fn, spec)
+        reasons = self.numbers.meet(spec, leaves, labels)
+        key = signature(leaves, spec, self.numbers.varying(spec))
+        reasons = reasons or [why_none(self.plans, key, leaves)]
+        trail = Trail(self, leaves, Watch(self.fn, leaves), self.numbers.varying(spec))
+        try:
+            plan = Plan(trail.extend(spec, ()), trail)
+        except UnsettledError as error:
+            if key in self.unsettled or self.options.max_bytes is not None:
+                raise
+            self.unsettled.add(key)
+            Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))
+            return None
+        self.unsettled.discard(key)
+        if trail.failure:
+            reasons.append(self.numbers.keep(spec, range(len(leaves)), trail.failure, labels))
+        reasons += self.numbers.learn(spec, trail.assumed, labels)
+        key = signature(leaves, spec, self.numbers.varying(spec))
+        self.forget(key)
+        entry = self.plans.setdefault(key, [])
+        entry.insert(0, plan)
+        del entry[self.options.max_plans :]
+        while len(self.plans) > self.options.max_plans:
+            dropped, _ = self.plans.popitem(last=False)
+            self.restless.pop(dropped, None)
+        if again:
+            why, seconds = "; ".join(filter(None, reasons)), time.perf_counter() - started
+            Report.add(Event("recompile", self.name, why, seconds))
+        return plan, trail
 
     def forget(self, key: Key) -> None:
         """Drop the plans that no call can reach, since other floats vary now."""
@@ -203,7 +211,8 @@ class Compiled:
         """The backward pass of a recorded function; None where torch differentiates eager's."""
         try:
             draws = () if self.builds.failed else trail.setting.costs_of(recorded.piece).draws
-            found = differentiated(recorded, trail.leaves, self.program, draws)
+            with unmoved(trail.watch.reach.moving):
+                found = differentiated(recorded, trail.leaves, self.program, draws)
             if changes := trail.watch.undo():  # by hooks and by the user's own backward functions
                 raise changing(trail.watch, changes)
             return found

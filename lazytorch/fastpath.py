@@ -17,7 +17,7 @@ from torch._C._dynamo.guards import GlobalStateGuard
 
 from lazytorch.frontend import trees
 from lazytorch.frontend.sources import Recorded
-from lazytorch.guards import Key, Keywords, exact_leaf, strided
+from lazytorch.guards import Key, exact_leaf, strided
 from lazytorch.plan import Given, Plan
 from lazytorch.runtime.marks import exact
 
@@ -41,7 +41,6 @@ class FastPath:
         leaves: Sequence[Any],
         spec: trees.Spec,
         key: Key,
-        in_order: Keywords,
     ) -> None:
         self.plan = plan
         self.key = key
@@ -49,7 +48,6 @@ class FastPath:
         self.grad = torch.is_grad_enabled()  # then it takes more than running the stage
         self.count = len(leaves)
         self.names = list(given[1])
-        self.in_order = in_order
         self.tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         self.others = [i for i in range(self.count) if i not in self.tensors]
         self.constants = [exact_leaf(leaves[i]) for i in self.others]
@@ -74,7 +72,6 @@ class FastPath:
         leaves: Sequence[Any],
         spec: trees.Spec,
         key: Key,
-        in_order: Keywords,
     ) -> FastPath | None:
         """The fast path for calls like this one; None where there is none."""
         if plan.fast is not None:
@@ -93,14 +90,13 @@ class FastPath:
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         if not tensors or not all(map(strided, tensors)) or not apart(tensors):
             return None
-        plan.fast = FastPath(plan, given, leaves, spec, key, in_order)
+        plan.fast = FastPath(plan, given, leaves, spec, key)
         return plan.fast
 
     def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any] | None:
         """The leaves of a call that the plan holds for; None where the fast path does not apply."""
         leaves: Sequence[Any] = args
         if kwargs or self.names:
-            kwargs = self.in_order(kwargs)
             if list(kwargs) != self.names:
                 return None
             leaves = [*args, *kwargs.values()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,7 +9,6 @@ import torch
 from lazytorch.frontend import trees
 
 Key = tuple[object, ...]
-Keywords = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def signature(leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = frozenset()) -> Key:
@@ -39,27 +36,6 @@ def signature(leaves: list[Any], spec: trees.Spec, varying: frozenset[int] = fro
         parts.append(overlaps(leaves))
     parts.append(modes())
     return tuple(parts)
-
-
-def keywords(fn: Callable[..., Any]) -> Keywords:
-    """What puts keyword arguments in an order that is none of the caller's; for a function that
-    takes any, and may go through them in order, it leaves them as they are."""
-    try:
-        function = fn.forward if isinstance(fn, torch.nn.Module) else fn
-        kinds = [x.kind for x in inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):
-        return as_given
-    return as_given if inspect.Parameter.VAR_KEYWORD in kinds else by_name
-
-
-def as_given(given: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments themselves."""
-    return given
-
-
-def by_name(given: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments in the order of their names."""
-    return dict(sorted(given.items())) if len(given) > 1 else given
 
 
 def exact_leaf(leaf: object) -> tuple[type, object]:

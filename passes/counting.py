@@ -105,22 +105,24 @@ def pattern(x: Node) -> Line | Band | None:
 
 def line(value: torch.Tensor, dim: int) -> Line | None:
     """Whole numbers that count, from a vector of them."""
-    found: list[float] = value.to(torch.float64).tolist()
-    start, step = found[0], found[1] - found[0]
-    if not step or any(x % 1 or abs(x) > EXACT or str(x) == "-0.0" for x in found):
+    found = value.to(torch.float64)
+    start, step = float(found[0]), float(found[1] - found[0])
+    if not step or start % 1 or step % 1 or float(found.abs().max()) > EXACT:
         return None
-    same = all(x == start + step * i for i, x in enumerate(found))
-    return Line(dim, int(start), int(step)) if same else None
+    if bool(((found == 0) & found.signbit()).any()):
+        return None
+    counted = torch.arange(len(found), dtype=torch.float64) * step + start
+    return Line(dim, int(start), int(step)) if torch.equal(found, counted) else None
 
 
 def band(value: torch.Tensor) -> Band | None:
     """The diagonals of a matrix that are True throughout, if all others are False throughout."""
     rows, columns = value.shape
-    diagonal = torch.arange(columns) - torch.arange(rows)[:, None]
-    if not value.any():
+    diagonals = torch.cat([value[1:, 0].flip(0), value[0]]).nonzero() - (rows - 1)
+    if not len(diagonals):
         return None
-    low, high = int(diagonal[value].min()), int(diagonal[value].max())
-    if not torch.equal(value, (diagonal >= low) & (diagonal <= high)):
+    low, high = int(diagonals.min()), int(diagonals.max())
+    if not torch.equal(value, torch.ones_like(value).tril_(high).triu_(low)):
         return None
     found = Band(low if low > 1 - rows else None, high if high < columns - 1 else None)
     return None if found == Band(None, None) else found

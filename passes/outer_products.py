@@ -9,6 +9,8 @@ product to 0, which a zero's sign does not outlive.
 
 from __future__ import annotations
 
+import torch
+
 from lazytorch.ir import Builder, Graph, Node
 from lazytorch.ops.linalg import Bmm, Matmul, Mm
 from lazytorch.ops.pointwise import Mul
@@ -33,4 +35,4 @@ def outer(node: Node) -> bool:
     assert isinstance(x, TensorType) and isinstance(y, TensorType)
     if x.rank < 2 or y.rank < 2 or x.shape[-1] != 1:
         return False
-    return x.dtype is y.dtype and not x.dtype.is_complex
+    return x.dtype is y.dtype and not x.dtype.is_complex and x.dtype is not torch.bool

@@ -212,12 +212,85 @@ def test_a_scheduler_that_steps_inside_is_refused_and_put_back() -> None:
         scheduler.step()
 
 
-def test_a_scheduler_whose_state_cannot_be_kept_is_left_alone() -> None:
-    class Own(torch.optim.lr_scheduler.StepLR):
-        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-            self.factor = lambda: 2.0
-            super().__init__(optimizer, 2)
+class Own(torch.optim.lr_scheduler.LRScheduler):
+    """A scheduler of the user's, with a field that is not pickled and one that a forward reads."""
 
-    scheduler = Own(torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0))
-    x = torch.ones(2)
-    assert torch.equal(lt.compile(lambda x: x * scheduler.factor())(x), x * 2)
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.factor = lambda: 0.5
+        self.scale = 2.0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        return [group["lr"] * self.factor() for group in self.optimizer.param_groups]
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+@pytest.mark.parametrize("kind", [Own, lambda x: torch.optim.lr_scheduler.StepLR(x, 1)])
+def test_a_scheduler_steps_nowhere_else_and_its_rate_is_read_anew(kind: Any) -> None:
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
+    scheduler = kind(optimizer)
+    rate, x = optimizer.param_groups[0]["lr"], torch.ones(2)
+
+    def stepping(x: torch.Tensor) -> torch.Tensor:
+        scheduler.step()
+        return x * scheduler.get_last_lr()[0]
+
+    fast = lt.compile(stepping)
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="steps once, not once a call"):
+            fast(x)
+        assert (optimizer.param_groups[0]["lr"], scheduler.last_epoch) == (rate, 0)
+
+    def reading(x: torch.Tensor) -> torch.Tensor:
+        return x * scheduler.get_last_lr()[0] * getattr(scheduler, "scale", 1.0)
+
+    fast = lt.compile(reading)
+    for step in range(3):
+        scheduler.scale = step + 1.0
+        assert torch.equal(fast(x), reading(x))
+        optimizer.step()
+        scheduler.step()
+
+
+class Shifted(random.Random):
+    shift = 1.0
+
+
+class DrawsBackward(torch.autograd.Function):
+    generator = random.Random(0)
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        return grad * DrawsBackward.generator.random()
+
+
+def test_generators_that_hold_more_and_generators_of_a_backward_pass() -> None:
+    generator, x = Shifted(0), torch.ones(2)
+    fast = lt.compile(lambda x: x + generator.shift)
+    for value in (1.0, 2.0):
+        generator.shift = value
+        assert torch.equal(fast(x), x + value)
+    fast, found = lt.compile(lambda x: DrawsBackward.apply(x).sum()), set[float]()
+    for _ in range(3):
+        x = torch.ones(2, requires_grad=True)
+        fast(x).backward()
+        found.add(float(x.grad[0]))  # type: ignore[index]
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_what_is_kept_eager_draws_at_each_call_though_it_takes_no_tensor(tensors: bool) -> None:
+    generator = random.Random(0)
+
+    @lt.disable
+    def drawn() -> Any:
+        number = generator.random()
+        return torch.full((2,), number) if tensors else number
+
+    fast, copied = lt.compile(lambda x: x * drawn()), random.Random(0)
+    for _ in range(4):
+        torch.testing.assert_close(fast(torch.ones(2)), torch.full((2,), copied.random()))

@@ -1,5 +1,6 @@
 """Functions that a recording watches: globals, closures, defaults, keywords; and in threads."""
 
+import functools
 import threading
 from collections.abc import Callable
 
@@ -16,6 +17,11 @@ GLOBALS: dict[str, str] = {
     "read far down": "y = x\n    " + "y = y.abs().exp()\n    " * 200 + "return x * SCALE",
     "read by its name": "return x * globals()['SCALE']",
     "an attribute": "return x.SCALE if hasattr(x, 'shape') and x.dim() > 9 else x * 2.0",
+    "read of the function's own": "return x * scaled.__globals__['SCALE']",
+    "read of what it imports": "import test_watch_functions as own\n    return x * own.SCALE",
+    "imported": "from test_watch_functions import SCALE\n    return x * SCALE",
+    "read of all modules": "import sys\n    return x * sys.modules['test_watch_functions'].SCALE",
+    "read by a text": "return eval('x * SCALE')",
     "a word": "return {'SCALE': x * 2.0}['SCALE']",
 }
 
@@ -70,6 +76,39 @@ def test_defaults_of_keywords_are_watched() -> None:
         same(fast(x), scaled(x))
 
 
+OFFSET = torch.ones(2)
+
+
+def with_offset(x: torch.Tensor, bias: None = None) -> torch.Tensor:
+    return x + OFFSET
+
+
+def calling(x: torch.Tensor, bias: None = None) -> torch.Tensor:
+    return with_offset(x) * 2
+
+
+def test_functions_with_equal_defaults_are_watched_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, x = lt.compile(calling), torch.randn(2)
+    for value in (1.0, 2.0):
+        monkeypatch.setitem(globals(), "OFFSET", torch.full((2,), value))
+        same(fast(x), calling(x))
+
+
+def test_a_wrapper_sees_the_order_of_keywords() -> None:
+    def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a - b
+
+    @functools.wraps(inner)
+    def wrapper(**given: torch.Tensor) -> torch.Tensor:
+        first, second = given.values()
+        return first - second
+
+    fast, a, b = lt.compile(wrapper), torch.randn(3), torch.randn(3)
+    for _ in range(2):
+        same(fast(a=a, b=b), a - b)
+        same(fast(b=b, a=a), b - a)
+
+
 def test_the_order_of_keys_and_keywords_is_seen() -> None:
     def joined(given: dict[str, torch.Tensor], **more: torch.Tensor) -> dict[str, torch.Tensor]:
         whole = torch.cat([*given.values(), *more.values()])
@@ -109,5 +148,10 @@ def test_threads_that_make_one_call_at_first_record_it_once() -> None:
 
 
 def test_what_python_computes_element_by_element_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="apply_: Python computes"):
-        lt.compile(lambda x: x.apply_(lambda a: a + 1))(torch.ones(3))
+    for name, f in (
+        ("apply_", lambda x: x.apply_(lambda a: a + 1)),
+        ("map_", lambda x: x.map_(x, lambda a, b: a + b)),
+        ("map2_", lambda x: x.map2_(x, x, lambda a, b, c: a + b + c)),
+    ):
+        with pytest.raises(UnsupportedError, match=f"{name}: Python computes"):
+            lt.compile(f)(torch.ones(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import re
 import sys
 import sysconfig
 import types
@@ -36,8 +37,12 @@ _NAMED = frozenset(
 )
 """Instructions that tell one of the module's names."""
 _STORING = frozenset({dis.opmap["STORE_ATTR"], dis.opmap["DELETE_ATTR"]})
-_NAMING = frozenset({"globals", "vars", "eval", "exec"})
-"""Functions by which code reads names that are texts."""
+_NAMING = frozenset(
+    {"globals", "vars", "eval", "exec", "modules", "import_module", "__import__", "__globals__",
+     "f_globals"}
+)  # fmt: skip
+"""Names by which code reads a module's names by their texts."""
+_IMPORT = dis.opmap["IMPORT_NAME"]
 
 
 def ours(file: str) -> bool:
@@ -114,7 +119,15 @@ def global_names(code: types.CodeType) -> set[str]:
             found.add(one.co_names[number >> 1])  # the lowest bit prepares for a call
         elif op in _NAMED:
             found.add(one.co_names[number])
-    return found if found.isdisjoint(_NAMING) else found.union(words(code))
+    if all(_NAMING.isdisjoint(one.co_names) for one in codes(code)):
+        return found
+    texts = [x for one in codes(code) for x in one.co_consts if isinstance(x, str)]
+    return found.union(words(code), *[re.findall(r"\w+", text) for text in texts])
+
+
+def imported(code: types.CodeType) -> set[str]:
+    """The modules that the code itself imports."""
+    return {one.co_names[number] for one, op, number in steps(code) if op == _IMPORT}
 
 
 def stored_names(code: types.CodeType) -> set[str]:

@@ -61,6 +61,12 @@ def below_autograd() -> Generator[None]:
         yield
 
 
+def current() -> Recorder | None:
+    """What records the function that runs now, if one does."""
+    mode = _get_current_dispatch_mode()
+    return mode.recorder if isinstance(mode, RecordingMode) else None
+
+
 @contextmanager
 def uncollected() -> Generator[None]:
     """Without garbage collection; afterwards it is as it was."""

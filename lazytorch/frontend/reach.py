@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,7 @@ from torch import nn
 from lazytorch.frontend import classes, code
 from lazytorch.frontend.inside import NUMBERS, goes_on, inside, of_threads
 from lazytorch.frontend.places import CellStore, ContextStore, FieldStore, ListStore, Slot, Store
-from lazytorch.frontend.unmoved import moves
+from lazytorch.frontend.unmoved import GENERATORS, moves
 
 ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type(...), range, slice,
@@ -114,6 +115,10 @@ class Reach:
             self.iterators.append((label, value))
         elif moves(value):
             self.moving.append((label, value))
+            if not isinstance(value, GENERATORS):
+                self.container(label, vars(value))  # its optimizer, its rates
+            if code.users_class(type(value)):
+                self.object(label, value)
         elif isinstance(value, torch.optim.Optimizer):
             self.optimizer(label, value)
         elif isinstance(value, types.MethodType):
@@ -253,6 +258,9 @@ class Reach:
             store = CellStore(cell)
             if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):
                 self.slot(store, name, name)
+        for name in sorted(code.imported(own)):
+            if (module := sys.modules.get(name)) is not None:
+                self.python_module(module, name, names)
         space = function.__globals__
         wanted = code.global_names(own)
         for name in sorted(wanted - space.keys() if theirs else ()):

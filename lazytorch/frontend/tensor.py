@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from typing_extensions import override
@@ -122,8 +122,20 @@ class LazyTensor(torch.Tensor):
 
     @override
     def apply_(self, callable: Any) -> Any:
+        self.refuse_elements("apply_")
+
+    @override
+    def map_(self, other: Any, callable: Any) -> Any:
+        self.refuse_elements("map_")
+
+    def map2_(self, x: Any, y: Any, callable: Any) -> Any:
+        """As torch's, which its annotations leave out."""
+        self.refuse_elements("map2_")
+
+    def refuse_elements(self, name: str) -> NoReturn:
+        """Raise UnsupportedError."""
         raise UnsupportedError(
-            "apply_: Python computes one element after the other",
+            f"{name}: Python computes one element after the other",
             {"tensor": self.typed},
             hint="compute with whole tensors, or keep it eager with lt.disable",
         )

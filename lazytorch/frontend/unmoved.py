@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,37 +42,31 @@ def refuse_iterators(found: Iterable[tuple[str, object]]) -> None:
 
 @contextmanager
 def unmoved(objects: Iterable[tuple[str, Any]]) -> Generator[None]:
-    """A recording in which none of these objects may move; they are as they were afterwards."""
-    before = [(label, x, packed(x)) for label, x in objects]
+    """A recording in which none of these objects may move; generators are as they were afterwards,
+    schedulers by the watch, which sees what they hold."""
+    before = [(label, x, state_of(x)) for label, x in objects]
     moved: list[tuple[str, Any]] = []
     try:
         yield
     finally:
         for label, x, state in before:
-            if state is not None and packed(x) != state:
+            if pickle.dumps(state_of(x)) != pickle.dumps(state):
                 moved.append((label, x))
-                restore(x, pickle.loads(state))
+                restore(x, state)
     for label, x in moved:
         drew = isinstance(x, GENERATORS)
         what = (
             "draws what every later call would use again" if drew else "steps once, not once a call"
         )
-        draw = "draw with torch (torch.rand), or mark the function that draws lt.disable"
+        draw = "draw with torch (torch.rand), or mark a function that draws lt.disable"
         raise UnsupportedError(
             f"{label or 'an argument'} ({type(x).__name__}) {what}",
             hint=draw if drew else "step it outside of the compiled function",
         )
 
 
-def packed(x: Any) -> bytes | None:
-    """An object's state as bytes; None where it holds what has none, such as a lambda."""
-    with suppress(pickle.PicklingError, AttributeError, TypeError):
-        return pickle.dumps(state_of(x))
-    return None
-
-
 def state_of(x: Any) -> Any:
-    """What decides what an object does next."""
+    """What decides what a generator does next; of a scheduler, how often it stepped."""
     match x:
         case random.Random():
             return x.getstate()
@@ -81,11 +75,11 @@ def state_of(x: Any) -> Any:
         case np.random.Generator():
             return x.bit_generator.state
         case _:
-            return x.state_dict()
+            return getattr(x, "last_epoch", None), getattr(x, "_step_count", None)
 
 
 def restore(x: Any, state: Any) -> None:
-    """Let an object go on from a state again."""
+    """Let a generator go on from a state again."""
     match x:
         case random.Random():
             x.setstate(state)
@@ -94,4 +88,4 @@ def restore(x: Any, state: Any) -> None:
         case np.random.Generator():
             x.bit_generator.state = state
         case _:
-            x.load_state_dict(state)
+            pass

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from lazytorch.errors import ShapeError
 from lazytorch.ops.base import Pointwise
 from lazytorch.ops.create import CPU
 from lazytorch.ops.emitter import Emitter, Value, cast
@@ -32,6 +33,8 @@ class Counting(Pointwise):
         return True
 
     def infer(self) -> TensorType:
+        if self.shape[self.dim] < 2:
+            raise ShapeError(f"counting takes two numbers, {self.shape} has no such dimension")
         strides = tuple([int(d == self.dim) for d in range(len(self.shape))])
         return tensor_type(self.shape, self.dtype, self.device, strides)
 

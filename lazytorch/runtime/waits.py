@@ -26,13 +26,21 @@ def waits() -> Generator[list[str]]:
     if torch.cuda.get_sync_debug_mode():
         yield found
         return
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode(WARNS)
-        try:
-            yield found
-        finally:
-            torch.cuda.set_sync_debug_mode(0)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode(WARNS)
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode(0)
+    finally:
+        sort(caught, found)
+
+
+def sort(caught: list[warnings.WarningMessage], found: list[str]) -> None:
+    """Keep what tells of waiting, and give on the rest."""
     for x in caught:
         if TOLD in str(x.message):
             found.append(f"{x.filename}:{x.lineno}")

@@ -35,6 +35,7 @@ def test_a_column_times_a_row_is_a_multiplication(check: Check) -> None:
         "matmul %x %y",  # a sum of two
         "matmul %v %v",  # a number
         "matmul %t %c",  # lies otherwise than a multiplication's result
+        "mm %p %q",  # torch refuses it
     ],
 )
 def test_other_products_stay(check: Check, product: str) -> None:
@@ -42,7 +43,8 @@ def test_other_products_stay(check: Check, product: str) -> None:
         outer_products,
         f"""
         graph(%x: f32[5, 2], %y: f32[2, 7], %v: f32[1],
-              %t: f32[4, 5, 1]{{1, 4, 1}}, %c: f32[4, 1, 3]{{1, 1, 4}}) {{
+              %t: f32[4, 5, 1]{{1, 4, 1}}, %c: f32[4, 1, 3]{{1, 1, 4}},
+              %p: bool[5, 1], %q: bool[1, 7]) {{
           %0 = {product}
           return %0
         }}

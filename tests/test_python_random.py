@@ -274,6 +274,9 @@ def test_generators_that_hold_more_and_generators_of_a_backward_pass() -> None:
     for value in (1.0, 2.0):
         generator.shift = value
         assert torch.equal(fast(x), x + value)
+    bound = random.Random(0).random
+    with pytest.raises(UnsupportedError, match="draws what every later call would use again"):
+        lt.compile(lambda x: x * bound())(x)
     fast, found = lt.compile(lambda x: DrawsBackward.apply(x).sum()), set[float]()
     for _ in range(3):
         x = torch.ones(2, requires_grad=True)

@@ -119,6 +119,9 @@ def containers() -> Iterator[tuple[str, Case]]:
     yield "threading.local", (lambda x: x * local.s, [lambda: setattr(local, "s", 3.0)])
     numbers = array.array("d", [2.0])
     yield "array", (lambda x: x * numbers[0], [lambda: numbers.__setitem__(0, 3.0)])
+    growing = [1.0]
+    append, count = growing.append, growing.__len__
+    yield "bound", (lambda x: x * count(), [lambda: append(2.0)])
     raw = bytearray(b"\2")
     window = memoryview(raw)
     yield "bytearray", (lambda x: x * raw[0], [lambda: raw.__setitem__(0, 3)])

@@ -30,6 +30,9 @@ class Window:
         self.seen = -1
 
 
+_NO_WINDOWS: frozenset[Window | None] = frozenset()
+
+
 def chain(window: Window | None) -> list[Window]:
     """The windows from the cell to this one."""
     found: list[Window] = []
@@ -55,8 +58,8 @@ class Cell:
         self.shared = False  # whether more than one tensor may show it
         self.carries = False  # whether a tensor on it has, or had, a history
         # The families of windows that a write gave one, and of those, what the value has not.
-        self.histories: set[Window | None] = set()
-        self.hidden: set[Window | None] = set()
+        self.histories: frozenset[Window | None] = _NO_WINDOWS
+        self.hidden: frozenset[Window | None] = _NO_WINDOWS
 
     def read(self, b: Builder, window: Window | None) -> Node:
         """The node of what `window` shows at present."""

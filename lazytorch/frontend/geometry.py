@@ -251,5 +251,5 @@ def call_detach(r: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         )  # fmt: skip
     r.write(x, r.b(Detach(), r.read(x)))
     x.differentiable = False
-    x.cell.histories.clear()
+    x.cell.histories -= {None}
     return x

@@ -123,6 +123,8 @@ class Reach:
             self.optimizer(label, value)
         elif isinstance(value, types.MethodType):
             self.queue.extend([(label, value.__self__), (label, value.__func__)])
+        elif isinstance(value, types.BuiltinMethodType | types.MethodWrapperType):
+            self.queue.append((label, value.__self__))  # of an object, or a module
         elif isinstance(value, type):
             if code.users_class(value):
                 self.kind(value, made=True)

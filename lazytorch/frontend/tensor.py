@@ -192,9 +192,9 @@ class Traced(LazyTensor):
         """What was written in place has one; so have the other views of this one's family."""
         own = family(self.window)
         self.differentiable, self.leaf, self.cell.carries = True, False, True
-        self.cell.histories.add(own)
+        self.cell.histories |= {own}
         if own is not None:
-            self.cell.hidden.add(own)
+            self.cell.hidden |= {own}
 
     def look_for_writes(self) -> None:
         """Whether a write through another view gave this one a history.

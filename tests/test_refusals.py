@@ -142,3 +142,15 @@ def test_softmax_of_integers_is_refused_where_there_are_any(
     same(lt.compile(lambda x: f(x, 1))(none), f(none, 1))
     with pytest.raises(LazyTorchError, match="floating point"):
         lt.compile(lambda x: f(x, 1))(torch.ones((2, 3), dtype=dtype))
+
+
+def test_what_torch_only_asserts_is_an_error_with_a_line_and_in_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return torch.polar(x, x.long())
+
+    with pytest.raises(LazyTorchError, match=r"aten\.polar") as caught:
+        lt.compile(f)(torch.randn(3))
+    assert "torch.polar(x, x.long())" in str(caught.value)
+    assert not caplog.records

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -127,12 +130,9 @@ def resolve(overload: str) -> Any:
 @lru_cache(maxsize=4096)
 def shown(view: AtenView, x: TensorType) -> torch.Tensor:
     """What torch's fake kernel shows of an operand; UnsupportedError where it is no such view."""
-    with FakeTensorMode() as mode:
+    with faking(view.overload) as mode:
         operand = fake_value(x, mode)
-        try:
-            result = view.run(operand)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise ShapeError(f"{view.overload}: {str(error).splitlines()[0]}") from error
+        result = view.run(operand)
     same = result.layout is torch.strided and storage(result) == storage(operand)
     if not same or result.is_conj() or result.is_neg():
         raise UnsupportedError(f"{view.overload} shows its operand other than as strided memory")
@@ -154,14 +154,32 @@ def fake_type(op: Aten, xs: tuple[Type, ...]) -> Type:
         if device.type == "cuda":
             stand_ins = [fake_value(moved(x, torch.device("meta")), None) for x in xs]
             return moved(value_type(op.run(*stand_ins)), device)
-    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+    with faking(op.overload) as mode:
         values = tuple([fake_value(x, mode) for x in xs])
-        try:
-            return value_type(op.run(*values))
-        except LazyTorchError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise ShapeError(f"{op.overload}: {str(error).splitlines()[0]}") from error
+        return value_type(op.run(*values))
+
+
+@contextmanager
+def faking(overload: str) -> Generator[FakeTensorMode]:
+    """Around a fake kernel; ShapeError with torch's words if it refuses, which torch also logs."""
+    log = logging.getLogger(FakeTensorMode.__module__)
+    before, log.disabled = log.disabled, True
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+            yield mode
+    except LazyTorchError:
+        raise
+    except REFUSALS as error:
+        said = str(error) or type(error).__name__
+        raise ShapeError(f"{overload}: {said.splitlines()[0]}") from error
+    finally:
+        log.disabled = before
+
+
+REFUSALS = (
+    AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""What torch's kernels, and the Python that stands in for them, raise of operands."""
 
 
 STRICTER_FAKES = frozenset({"aten._grouped_mm.default"})
@@ -190,7 +208,7 @@ def real_type(op: Aten, xs: tuple[Type, ...]) -> Type:
     ]
     try:
         return value_type(op.run(*values))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except REFUSALS as error:
         raise ShapeError(f"{op.overload}: {str(error).splitlines()[0]}") from error
 
 

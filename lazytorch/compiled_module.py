@@ -2,13 +2,15 @@
 
 It shares the fields of the original, one dictionary for both, so that parameters, buffers, hooks
 and modes are the same ones whoever sets them, and names in a `state_dict` have no prefix. A module
-that holds it registers it, `isinstance` and the class's own methods work, and those that call the
-module (`generate`) call what is compiled.
+that holds it registers it, and `isinstance` works. Methods of the module's class run on the
+original, so that what calls it with other shapes each time (`generate`) compiles nothing.
 """
 
 from __future__ import annotations
 
 import copy
+import types
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -87,7 +89,35 @@ class CompiledModule(nn.Module):
             module = module._compiled.fn
         kind: Any = type(module)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
+        names |= {name: OfOriginal(name) for name in methods(kind)}
         made = object.__new__(type(kind)(kind.__name__, (CompiledModule, kind), names))
         object.__setattr__(made, "__dict__", vars(module))
         object.__setattr__(made, "_compiled", Compiled(module, options))
         return made
+
+
+original = attrgetter("_compiled.fn")
+"""What a compiled module was made of."""
+
+
+class OfOriginal:
+    """A method of the module's class, bound to the original."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, made: CompiledModule | None, kind: type) -> Any:
+        return self if made is None else getattr(original(made), self.name)
+
+
+def methods(kind: type) -> set[str]:
+    """The names of the methods that a class has beside every module's, and of those of every
+    module's that it has in its own way."""
+    bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    found = {
+        name
+        for base in bases
+        for name, value in vars(base).items()
+        if isinstance(value, types.FunctionType) and not name.startswith("__")
+    }
+    return found - vars(CompiledModule).keys()

@@ -58,6 +58,9 @@ def test_it_is_the_module() -> None:
         same(fast(X), net.linear(X))
         same(fast.twice(X), net.linear(net.linear(X)))
     assert fast.calls == 3 and len(fast.programs()) == 1
+    assert fast.twice.__self__ is fast.forward.__self__ is net
+    fast.twice = lambda x: x * 3  # type: ignore[assignment]
+    same(fast.twice(X), X * 3)
     assert "1 plan" in fast.explain()
 
 

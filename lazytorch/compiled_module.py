@@ -113,11 +113,13 @@ class OfOriginal:
 def methods(kind: type) -> set[str]:
     """The names of the methods that a class has beside every module's, and of those of every
     module's that it has in its own way."""
-    bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    every = vars(nn.Module)
     found = {
         name
-        for base in bases
-        for name, value in vars(base).items()
-        if isinstance(value, types.FunctionType) and not name.startswith("__")
+        for base in kind.__mro__
+        for name in vars(base)
+        if not name.startswith("__")
+        and isinstance(value := getattr(kind, name, None), types.FunctionType)
+        and value is not every.get(name)
     }
     return found - vars(CompiledModule).keys()

@@ -11,7 +11,14 @@ from torch import nn
 import lazytorch as lt
 
 
-class Net(nn.Module):
+class Mixed:
+    """What a class may have behind every module's class."""
+
+    def thrice(self, x: torch.Tensor) -> torch.Tensor:
+        return self(self(self(x)))  # type: ignore[operator]
+
+
+class Net(nn.Module, Mixed):
     """A module with modes, methods and attributes of its own, some of compiled functions' names."""
 
     def __init__(self, size: int = 3) -> None:
@@ -58,7 +65,8 @@ def test_it_is_the_module() -> None:
         same(fast(X), net.linear(X))
         same(fast.twice(X), net.linear(net.linear(X)))
     assert fast.calls == 3 and len(fast.programs()) == 1
-    assert fast.twice.__self__ is fast.forward.__self__ is net
+    assert fast.twice.__self__ is fast.forward.__self__ is fast.thrice.__self__ is net
+    assert fast.parameters.__self__ is fast
     fast.twice = lambda x: x * 3  # type: ignore[assignment]
     same(fast.twice(X), X * 3)
     assert "1 plan" in fast.explain()

@@ -260,7 +260,7 @@ class Reach:
             store = CellStore(cell)
             if theirs or plain(store.get(name)) or isinstance(store.get(name), nn.Module):
                 self.slot(store, name, name)
-        for name in sorted(code.imported(own)):
+        for name in sorted(code.imported(own) if theirs else ()):
             if (module := sys.modules.get(name)) is not None:
                 self.python_module(module, name, names)
         space = function.__globals__

@@ -10,7 +10,8 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -204,6 +205,34 @@ def test_what_comes_later_and_hides_what_was_found(monkeypatch: pytest.MonkeyPat
 
 
 FACTOR = 2.0
+
+
+class Settings(dict[str, float]):
+    def factor(self) -> float:
+        return self["scale"] * FACTOR
+
+
+class Pair(NamedTuple):
+    scale: float
+
+    def factor(self) -> float:
+        return self.scale * FACTOR
+
+
+class Choice(Enum):
+    ONE = 1
+
+    def factor(self) -> float:
+        return self.value * FACTOR
+
+
+@pytest.mark.parametrize("held", [Settings(scale=3.0), Pair(3.0), Choice.ONE], ids=str)
+def test_methods_of_containers_and_constants(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(lambda x: x * held.factor(), [lambda: monkeypatch.setitem(globals(), "FACTOR", 5.0)])
+    if isinstance(held, Settings):
+        held.more = 2.0  # type: ignore[attr-defined]
+        change = [lambda: setattr(held, "more", 3.0)]
+        follow(lambda x: x * held.more, change)  # type: ignore[attr-defined]
 
 
 class Made:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from lazytorch.frontend import classes, code
 from lazytorch.frontend.inside import NUMBERS, goes_on, inside, of_threads
@@ -34,6 +35,7 @@ ATOMS = frozenset(
 )  # fmt: skip
 LARGE = 4096  # entries of one container that are compared one by one
 _OPAQUE = (torch.Tensor, types.ModuleType, types.BuiltinFunctionType, type, Enum, np.generic)
+_WITH_MORE = (dict, list, set, deque, tuple, frozenset, np.ndarray, Enum, GENERATORS, LRScheduler)
 _OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = frozenset(f"_global{name}" for name in _HOOKS)
@@ -101,6 +103,8 @@ class Reach:
 
     def visit(self, label: str, value: Any) -> None:
         """One value that is not an atom."""
+        if isinstance(value, _WITH_MORE) and code.users_class(type(value)):
+            self.object(label, value)  # beside what any such value holds
         if isinstance(value, nn.Module):
             self.module(label, value)
         elif isinstance(value, dict | list | set | deque):
@@ -117,8 +121,6 @@ class Reach:
             self.moving.append((label, value))
             if not isinstance(value, GENERATORS):
                 self.container(label, vars(value))  # its optimizer, its rates
-            if code.users_class(type(value)):
-                self.object(label, value)
         elif isinstance(value, torch.optim.Optimizer):
             self.optimizer(label, value)
         elif isinstance(value, types.MethodType):

@@ -56,10 +56,11 @@ class Compiled:
 
     alive: ClassVar[weakref.WeakSet[Compiled]] = weakref.WeakSet()
 
-    def __init__(self, fn: Callable[..., Any], options: Options) -> None:
+    def __init__(self, fn: Callable[..., Any], options: Options, has_eager: bool = True) -> None:
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.options = options
+        self.has_eager = has_eager  # whether the function may be called as it is
         self.plans: OrderedDict[Key, list[Plan]] = OrderedDict()
         self.fast: FastPath | None = None
         self.restless: dict[Key, int] = {}  # recordings in a row, for a change of Python values
@@ -159,7 +160,7 @@ class Compiled:
         try:
             plan = Plan(trail.extend(spec, ()), trail)
         except UnsettledError as error:
-            if key in self.unsettled or self.options.max_bytes is not None:
+            if key in self.unsettled or self.options.max_bytes is not None or not self.has_eager:
                 raise
             self.unsettled.add(key)
             Report.add(Event("recompile", self.name, f"eager this once: {error.message}", 0.0))

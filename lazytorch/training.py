@@ -19,6 +19,7 @@ from lazytorch.first_step import first_step
 from lazytorch.frontend import scaler as scaling
 from lazytorch.frontend import trees
 from lazytorch.frontend.optimizers import StateMadeError
+from lazytorch.frontend.record import UnsettledError
 from lazytorch.options import Options
 from lazytorch.recorded_step import Loss, finite, recorded_step
 from lazytorch.report import Event, Report
@@ -118,7 +119,8 @@ class TrainStep:
         self.options = replace(Options.of(**options), fullgraph=True)
         recorded = functools.partial(recorded_step, model, loss_fn, self.state, self)
         recorded.__qualname__ = f"a training step of {type(model).__name__}"  # type: ignore[attr-defined]
-        self.compiled = Compiled(recorded, self.options)
+        self.compiled = Compiled(recorded, self.options, has_eager=False)
+        self.unsettled = 0  # steps in a row that were eager since the model filled a cache
 
     def __call__(self, *batch: Any, **named: Any) -> torch.Tensor:
         """Do one step; the loss before it."""
@@ -144,6 +146,10 @@ class TrainStep:
         except StateMadeError:  # the first step was skipped, a group is new, momentum was 0
             return self.eager(batch, named, before)
         except (UnsupportedError, CutError) as error:
+            self.unsettled += 1
+            few = self.unsettled <= self.options.max_plans and self.options.max_bytes is None
+            if few and isinstance(error, UnsettledError):
+                return self.eager(batch, named, before)
             for state in self.moved:  # eager asks for each of them at every step
                 state["step"] = state["step"].cpu()
             self.moved.clear()
@@ -155,6 +161,7 @@ class TrainStep:
             self.why = f"steps with {type(self.optimizer).__name__} are {said}"
             Report.add(Event("backward", "train_step", said, 0.0))
             return self.eager(batch, named, before)
+        self.unsettled = 0
         if before is not None and fine is not None and not bool(fine):
             before.restore()
         elif self.keep_grads:

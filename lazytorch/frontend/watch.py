@@ -170,12 +170,12 @@ class Watch:
 
     def repeats(self, change: Change) -> bool:
         """Whether a call can put a tensor in the place of another: none that a gradient belongs to,
-        by which it would be another tensor than eager's. One may have a history and the other none,
-        which another plan is then for."""
+        by which it would be another tensor than eager's. Where it is of another type, there is
+        another plan for what comes next."""
         tensors = change.old, change.new
         return (
             self.looked_up(change)
-            and alike(*tensors, histories=True)
+            and all(isinstance(x, torch.Tensor) for x in tensors)
             and not any(isinstance(x, torch.nn.Parameter) for x in tensors)
             and not any(x.requires_grad and x.is_leaf for x in tensors)
         )
@@ -241,14 +241,14 @@ class Watch:
         return line_of(self.reach.functions, change.key or change.label.rpartition(".")[2])
 
 
-def alike(a: object, b: object, histories: bool = False) -> bool:
-    """Whether a tensor may take another's place in a plan; of `histories`, with or without one."""
+def alike(a: object, b: object) -> bool:
+    """Whether a tensor may take another's place in a plan."""
     return (
         isinstance(a, torch.Tensor)
         and isinstance(b, torch.Tensor)
         and a.shape == b.shape
         and a.dtype is b.dtype
         and a.device == b.device
-        and (histories or a.requires_grad == b.requires_grad)
+        and a.requires_grad == b.requires_grad
         and a.stride() == b.stride()
     )

@@ -6,6 +6,7 @@ import copy
 import functools
 import sys
 import time
+import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -120,6 +121,10 @@ class Compiled:
         if name in ("fn", "options"):
             raise AttributeError(name)
         return getattr(self.fn, name)
+
+    def __get__(self, owner: object, kind: type | None = None) -> Any:
+        """As a method of a class: what it belongs to is the first argument."""
+        return self if owner is None else types.MethodType(self, owner)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled(copy.deepcopy(self.fn, memo), self.options)

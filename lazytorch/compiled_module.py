@@ -17,6 +17,7 @@ from torch import nn
 from typing_extensions import override
 
 from lazytorch.compiled import Compiled
+from lazytorch.errors import UnsupportedError
 from lazytorch.lower.memory_plan import MemoryPlan
 from lazytorch.options import Options
 
@@ -43,6 +44,16 @@ class CompiledModule(nn.Module):
             if name == "_compiled":  # while it is being made
                 raise
             return getattr(self._compiled, name)
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            raise UnsupportedError(
+                "a compiled module cannot become one of another class, which its original is not",
+                {"class": value.__qualname__},
+                hint="change the module (parametrize it, for one) before it is compiled",
+            )
+        super().__setattr__(name, value)
 
     def explain(self) -> str:
         """Stages, operation counts, milliseconds, kernels, what was fused and why not."""
@@ -90,7 +101,11 @@ class CompiledModule(nn.Module):
         kind: Any = type(module)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
         names |= {name: OfOriginal(name) for name in methods(kind)}
-        made = object.__new__(type(kind)(kind.__name__, (CompiledModule, kind), names))
+        try:
+            of_both: Any = type(kind)(kind.__name__, (CompiledModule, kind), names)
+        except TypeError:  # a class with places of its own for fields
+            of_both = type(kind.__name__, (CompiledModule,), names)
+        made = object.__new__(of_both)
         object.__setattr__(made, "__dict__", vars(module))
         object.__setattr__(made, "_compiled", Compiled(module, options))
         return made

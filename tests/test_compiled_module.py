@@ -4,11 +4,13 @@ import copy
 import io
 import pickle
 
+import pytest
 import torch
 from comparison import same
 from torch import nn
 
 import lazytorch as lt
+from lazytorch.errors import UnsupportedError
 
 
 class Mixed:
@@ -108,6 +110,56 @@ def test_a_module_that_holds_it_has_its_parameters() -> None:
     before = outer.inner.linear.weight.clone()
     lt.train_step(outer, lambda y, t: (y - t).square().mean(), optimizer)(X, X)
     assert not torch.equal(before, outer.inner.linear.weight)
+
+
+class Placed(nn.Module):
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def test_a_class_with_places_of_its_own_and_classes_that_change() -> None:
+    placed = Placed()
+    fast = lt.compile(placed)
+    for scale in (2.0, 3.0):
+        placed.scale = scale
+        same(fast(X), X * scale)
+    net = nn.Sequential(nn.ReLU())
+    fast = lt.compile(net)
+    same(fast(X), X.relu())
+    net[0].__class__ = nn.Tanh
+    same(fast(X), X.tanh())
+    with pytest.raises(UnsupportedError, match="before it is compiled"):
+        torch.nn.utils.parametrizations.weight_norm(lt.compile(nn.Linear(3, 3)))
+
+
+class Method(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    @lt.compile
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.linear(x)
+        return result + self.more if hasattr(self, "more") else result  # type: ignore[operator]
+
+
+def test_a_method_and_what_is_registered_later() -> None:
+    for model in (Method(), Method()):
+        same(model(X), model.linear(X))
+        model.register_buffer("more", torch.ones(3))
+        same(model(X), model.linear(X) + 1)
+        del model.more
+        model.register_parameter("more", nn.Parameter(torch.full((3,), 2.0)))
+        same(model(X), model.linear(X) + 2)
+        model(X).sum().backward()
+        assert model.linear.weight.grad is not None
+    assert Method.forward.name == "Method.forward"
 
 
 def test_copies_and_pickles_compile_for_themselves() -> None:

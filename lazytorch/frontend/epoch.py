@@ -1,12 +1,14 @@
 """A counter that moves when any module's attribute is set, so that guards are one comparison.
 
-Setting an attribute (`model.eval()`, `model.fc = ...`, `m.scale = 2`) goes through
-`nn.Module.__setattr__`, which is wrapped once, when the first function is compiled. Only a moved
+Setting an attribute (`model.eval()`, `model.fc = ...`, `m.scale = 2`) goes through methods of
+`nn.Module`, which are wrapped once, when the first function is compiled. Only a moved
 counter makes a compiled function compare the attributes themselves.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import nn
@@ -20,23 +22,23 @@ class Epoch:
 
     @classmethod
     def install(cls) -> None:
-        """Wrap `nn.Module.__setattr__` and `__delattr__`; once."""
+        """Wrap the methods of `nn.Module` that set attributes; once."""
         if cls.installed:
             return
         cls.installed = True
-        set_attribute = nn.Module.__setattr__
-        delete_attribute = nn.Module.__delattr__
+        for name in ("__setattr__", "__delattr__", "register_buffer", "register_parameter"):
+            setattr(nn.Module, name, cls.counted(getattr(nn.Module, name)))
 
-        def __setattr__(self: nn.Module, name: str, value: Any) -> None:
+    @classmethod
+    def counted(cls, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method that moves the counter."""
+
+        @functools.wraps(method)
+        def counting(self: nn.Module, *args: Any, **kwargs: Any) -> None:
             cls.now += 1
-            set_attribute(self, name, value)
+            method(self, *args, **kwargs)
 
-        def __delattr__(self: nn.Module, name: str) -> None:
-            cls.now += 1
-            delete_attribute(self, name)
-
-        nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign]
-        nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign]
+        return counting
 
     @classmethod
     def hidden(cls, kind: type[nn.Module]) -> bool:

@@ -68,6 +68,7 @@ class Reach:
         self.iterators: list[tuple[str, object]] = []
         self.stored: set[str] = set()
         self.kinds: list[type] = []
+        self.placed: list[tuple[str, nn.Module]] = []
         self.optimizers: list[tuple[str, torch.optim.Optimizer]] = []
         self.met: dict[int, object] = {}
         self.entered: set[tuple[int, bool | str]] = set()
@@ -93,6 +94,8 @@ class Reach:
             named = len(self.names)
             for label, value in self.objects:
                 self.fields(label, value)
+            for label, value in self.placed:
+                self.places(label, value)
             if not self.names.isdisjoint(("environ", "getenv")) and id(_ENVIRON) not in self.met:
                 self.queue.append(("os.environ", _ENVIRON))
         for label, value in self.objects:
@@ -160,6 +163,8 @@ class Reach:
             name = dotted(label, path)
             self.modules.append((name, module))
             self.kind(type(module))
+            if any(vars(kind).get("__slots__") for kind in type(module).__mro__):
+                self.placed.append((name, module))
             for key, value in vars(module).items():
                 if key not in _OF_TORCH and value.__class__ not in ATOMS:
                     self.queue.append((dotted(name, key), value))
@@ -211,6 +216,10 @@ class Reach:
         else:
             for name in [name for name in own if name in self.names]:
                 self.slot(own, name, dotted(label, name))
+        self.places(label, value)
+
+    def places(self, label: str, value: object) -> None:
+        """Named fields that the classes of an object have places for."""
         for name in classes.slotted(value, self.names):
             self.slot(FieldStore(value), name, dotted(label, name))
 

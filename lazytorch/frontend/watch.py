@@ -54,6 +54,7 @@ class Watch:
         self.empties = [h.container for h in self.empty.holders]
         self.children = Known([], [h for h in children if h.container])
         self.groups = (self.others, self.children, self.empty, self.attributes)
+        self.kinds = [type(module) for _, module in reach.modules]
         self.trees = [h.container for h in self.children.holders]
         self.copies = [dict(tree) for tree in self.trees]
         self.order = list(chain.from_iterable(self.trees))
@@ -92,7 +93,7 @@ class Watch:
             if self.epoch == Epoch.now:
                 return True
             epoch = Epoch.now
-            if self.attributes.same():
+            if self.attributes.same() and self.kinds == [type(m) for _, m in self.reach.modules]:
                 self.epoch = epoch
                 return True
         return self.equal()
@@ -121,6 +122,9 @@ class Watch:
             for change in known.changes((known.fields, known.contents)):
                 if not self.found_again(change) and not self.equals(change.old, change.new):
                     yield change
+        for (path, module), kind in zip(self.reach.modules, self.kinds, strict=True):
+            if type(module) is not kind:
+                yield Change(Holder(vars(module), path), f"{path}: its class", kind, type(module))
         for holder, old in self.arrays:
             if bytes_of(holder.container) != old:
                 yield Change(holder, holder.label, "an array", "other values")
